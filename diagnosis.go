@@ -1,0 +1,38 @@
+package trysail
+
+// DiagnosisCode is the short stable name of a cause, such as NET-LOOPBACK. People search for it, so it never changes.
+type DiagnosisCode string
+
+// Confidence says what a diagnosis rests on.
+type Confidence string
+
+// Certain rests on bytes, counters, sockets or typed errors; Likely on the text of logs.
+const (
+	Certain Confidence = "certain"
+	Likely  Confidence = "likely"
+)
+
+// Diagnosis is the one cause of a failed deployment, with evidence and fix.
+type Diagnosis struct {
+	Version       int           `json:"version"`
+	Code          DiagnosisCode `json:"code"`
+	Confidence    Confidence    `json:"confidence"`
+	ContainerName string        `json:"containerName,omitempty"` // empty when no single container is at fault
+	Summary       string        `json:"summary"`                 // one sentence that a person understands
+	Fix           string        `json:"fix"`                     // what to do about it
+	Evidence      []Evidence    `json:"evidence"`
+	Diff          []Difference  `json:"diff"` // to the last ACTIVE version
+}
+
+// Evidence is one recorded fact that a diagnosis rests on.
+type Evidence struct {
+	Kind string `json:"kind"` // "exit", "log", "probe", "image", …
+	Text string `json:"text"`
+}
+
+// Difference is one field that changed since the last ACTIVE version. Values of environment variables are masked.
+type Difference struct {
+	Field  string `json:"field"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+}

@@ -1,0 +1,36 @@
+// Package engine declares what runs pods. Its implementations are cri (one machine) and the in-memory one of
+// enginetest; both pass the same conformance suite, enginetest.Run.
+package engine
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/trysail/trysail"
+)
+
+// Engine runs pods on nodes. Every method is idempotent and safe for concurrent use.
+type Engine interface {
+	// Node reports what the machine has and can run.
+	Node(ctx context.Context) (trysail.Node, error)
+	// Pods lists every pod the engine has, whatever its state. A pod that Stop has removed is not listed.
+	Pods(ctx context.Context) ([]trysail.Pod, error)
+	// Prepare makes the image present on the node, so that Start does not have to wait for it.
+	// image is a name by digest. Errors: *trysail.ImageError.
+	Prepare(ctx context.Context, image string) error
+	// Start makes the pod exist and run. It returns when all its containers have been started, not when they are
+	// healthy. Starting a pod that runs, or ran and ended, changes nothing. A container that cannot be started is not
+	// an error of Start: its status carries the StartError. Errors: what keeps any pod from starting (the runtime is
+	// broken, no room); a later Start of the same pod continues.
+	Start(ctx context.Context, spec trysail.PodSpec) error
+	// Stop ends the pod, giving its containers grace between SIGTERM and SIGKILL, and removes it. Its log files stay.
+	// Stopping an absent pod is not an error.
+	Stop(ctx context.Context, id trysail.PodID, grace time.Duration) error
+	// Changes yields when anything about a pod may have changed, until ctx ends. It is a hint: callers also poll.
+	Changes(ctx context.Context) iter.Seq[struct{}]
+	// Usage samples CPU and memory of every running pod.
+	Usage(ctx context.Context) ([]trysail.Usage, error)
+	// Check reports whether the engine works at this moment: nil, or why not.
+	Check(ctx context.Context) error
+}

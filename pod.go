@@ -1,0 +1,195 @@
+package trysail
+
+import (
+	"net/netip"
+	"time"
+)
+
+// PodID names one pod for ever: it is never reused, so a repeated Start or Stop can do no harm.
+// It consists of lower-case letters, digits and dashes, and is at most 63 characters long.
+type PodID string
+
+// Limits bounds what one pod may use. All its containers share it.
+type Limits struct {
+	MilliCPU int64 // thousandths of a CPU
+	Memory   int64 // bytes
+}
+
+// PodSpec is all an engine needs to run a pod.
+type PodSpec struct {
+	ID         PodID
+	Service    string
+	ServiceID  string
+	Version    int
+	Limits     Limits
+	Containers []ContainerSpec // 1–10; they share one network namespace
+	// LogDir is where the engine leaves each container's output, in a file <container name>.log in CRI format
+	// (time stream P|F text), as it is written. The directory outlives the pod.
+	LogDir string
+}
+
+// ContainerSpec is one container of a pod.
+type ContainerSpec struct {
+	Name        string
+	Image       string // by digest: name@sha256:…
+	Command     []string
+	Environment map[string]string
+}
+
+// ContainerState is how far a container has come.
+type ContainerState string
+
+// The states of a container.
+const (
+	ContainerCreated ContainerState = "created"
+	ContainerRunning ContainerState = "running"
+	ContainerExited  ContainerState = "exited"
+)
+
+// ContainerStatus is what the engine sees of one container of a pod.
+type ContainerStatus struct {
+	Name       string
+	State      ContainerState
+	StartedAt  time.Time // zero if it never started
+	FinishedAt time.Time // zero unless exited
+	ExitCode   int       // meaningful when exited; ≥ 128 for signals
+	// OOMKilled is true only when the kernel killed the container's first process for want of memory.
+	OOMKilled bool
+	// StartError is the runtime's text when the container could not be started at all.
+	StartError string
+}
+
+// Pod is one running (or ended, but not yet removed) copy of a deployment, as the engine sees it.
+type Pod struct {
+	ID        PodID
+	ServiceID string
+	Version   int
+	CreatedAt time.Time
+	// Addr is the pod's address; invalid while it has none.
+	Addr netip.Addr
+	// Lost is true when the pod as a whole is gone (its sandbox died), whatever the containers say.
+	Lost       bool
+	Containers []ContainerStatus // ordered by name; a container that was not created yet is absent
+}
+
+// Running reports whether the pod exists and all n containers that it should have are running.
+func (p *Pod) Running(n int) bool {
+	if p.Lost || len(p.Containers) < n {
+		return false
+	}
+	for _, c := range p.Containers {
+		if c.State != ContainerRunning {
+			return false
+		}
+	}
+	return true
+}
+
+// Crashed reports whether any part of the pod has ended. Containers are long-running: one that ends, even with
+// exit code 0, takes its pod with it.
+func (p *Pod) Crashed() bool {
+	if p.Lost {
+		return true
+	}
+	for _, c := range p.Containers {
+		if c.State == ContainerExited {
+			return true
+		}
+	}
+	return false
+}
+
+// PodRecord is what the store keeps of a pod: that it shall exist, and later why it ended. It is written before the
+// pod is started and outlives it.
+type PodRecord struct {
+	ID        PodID
+	ServiceID string
+	Version   int
+	Power     Power
+	// Slot is which of the scale's places the pod fills: 0 … scale-1.
+	Slot int
+	// Attempt counts the starts of this slot for this version and power, from 1.
+	Attempt   int
+	CreatedAt time.Time
+	HealthyAt time.Time // when it first became healthy; zero before
+	StopAt    time.Time // when it was decided that it shall stop; zero while it shall run
+	EndedAt   time.Time // when it was gone; zero before
+	// Reason says why it was stopped: one sentence.
+	Reason string
+	// Failed is true when it was stopped because something was wrong with it (crash, health check), not because it
+	// was no longer wanted.
+	Failed bool
+}
+
+// Live reports whether the pod shall be running.
+func (p *PodRecord) Live() bool { return p.StopAt.IsZero() }
+
+// Node is a machine that runs pods.
+type Node struct {
+	Name         string
+	OS           string // "linux"
+	Architecture string // GOARCH
+	CPUs         int
+	Memory       int64 // bytes
+}
+
+// Usage is one sample of what a pod uses.
+type Usage struct {
+	Pod    PodID
+	At     time.Time
+	CPU    time.Duration // CPU time since the pod started
+	Memory int64         // bytes in use now
+	Limits Limits
+}
+
+// RouteMode is what the edge does with requests for a host.
+type RouteMode int
+
+// The modes of a route.
+const (
+	RouteNone     RouteMode = iota // 404: the service has nothing to serve
+	RouteServe                     // send requests to the serving targets
+	RouteDisabled                  // 503: the service is disabled
+)
+
+// Route is everything the edge has to know of one service. It is declarative: applying it twice changes nothing.
+type Route struct {
+	Service string
+	Host    string
+	Mode    RouteMode
+	Targets []Target // all that shall be probed; those with Serving are in rotation
+}
+
+// Target is an address that the edge may send requests to.
+type Target struct {
+	Pod     PodID
+	Version int
+	Addr    netip.AddrPort
+	TLS     bool // speak TLS to it (port declared HTTPS), without verifying its certificate
+	Check   HealthCheck
+	// Activating makes the edge probe fast, and failures do not make a target unhealthy that never was healthy.
+	Activating bool
+	// Serving puts the target in rotation as long as it is healthy.
+	Serving bool
+	// PresumeHealthy makes a target that the edge did not know before begin as healthy: it was, before a restart.
+	PresumeHealthy bool
+}
+
+// TargetHealth is what the edge's probes say of a target.
+type TargetHealth struct {
+	Healthy bool
+	Since   time.Time // of the last change of Healthy, or of the first probe
+	Probes  int       // how many probes have ended
+	Last    Probe     // the newest
+}
+
+// Probe is one health check with its outcome.
+type Probe struct {
+	At       time.Time
+	Took     time.Duration
+	OK       bool
+	Status   int    // HTTP status; 0 if there was no answer
+	Location string // of a redirect
+	Body     string // first bytes of the answer's body, at most 300
+	Error    string // why there was no answer: "connection refused", "timed out after 2s", …; empty if there was one
+}
