@@ -1,6 +1,9 @@
 package trysail
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Image is what a registry says of an image name.
 type Image struct {
@@ -30,3 +33,12 @@ func (e *ImageError) Error() string { return fmt.Sprintf("%s: %s", e.Code, e.Mes
 
 // Unwrap returns the cause.
 func (e *ImageError) Unwrap() error { return e.Err }
+
+// ImageReference is the name of an image by digest: name without its tag or digest, and digest (sha256:…).
+func ImageReference(name, digest string) string {
+	name, _, _ = strings.Cut(name, "@")
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+		name = name[:colon]
+	}
+	return name + "@" + digest
+}

@@ -119,6 +119,26 @@ type PodRecord struct {
 	// Failed is true when it was stopped because something was wrong with it (crash, health check), not because it
 	// was no longer wanted.
 	Failed bool
+	// Evidence is what was seen of a failed pod before it was removed; nil otherwise.
+	Evidence *PodEvidence
+}
+
+// PodEvidence is what was seen of a pod that failed.
+type PodEvidence struct {
+	Lost       bool              // the pod as a whole was gone
+	StartError string            // why the engine could not start the pod at all
+	Containers []ContainerStatus // as last seen
+	Health     TargetHealth      // as last seen by the edge; zero without a public endpoint
+	// LogTail holds the last lines of each container that wrote any.
+	LogTail map[string][]string
+	// Listeners are the TCP sockets that listened in the pod; nil when it was not possible to look.
+	Listeners []Listener
+}
+
+// Listener is a socket in a pod on which somebody waits for connections.
+type Listener struct {
+	Address netip.AddrPort
+	Process string // name of the program, "" if unknown
 }
 
 // Live reports whether the pod shall be running.

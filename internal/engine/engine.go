@@ -4,11 +4,22 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
 	"github.com/trysail/trysail"
 )
+
+// ErrUnavailable is in the chain of an error that says nothing about the pod or the image: the engine itself does not
+// answer at the moment (containerd restarts). The caller tries again, and the try does not count.
+var ErrUnavailable = errors.New("the engine does not answer")
+
+// Sockets is an optional ability of an Engine: seeing who listens inside a pod.
+type Sockets interface {
+	// Listeners lists the TCP sockets that listen in the pod's network.
+	Listeners(ctx context.Context, id trysail.PodID) ([]trysail.Listener, error)
+}
 
 // Engine runs pods on nodes. Every method is idempotent and safe for concurrent use.
 type Engine interface {
@@ -17,12 +28,12 @@ type Engine interface {
 	// Pods lists every pod the engine has, whatever its state. A pod that Stop has removed is not listed.
 	Pods(ctx context.Context) ([]trysail.Pod, error)
 	// Prepare makes the image present on the node, so that Start does not have to wait for it.
-	// image is a name by digest. Errors: *trysail.ImageError.
+	// image is a name by digest. Errors: *trysail.ImageError, ErrUnavailable.
 	Prepare(ctx context.Context, image string) error
 	// Start makes the pod exist and run. It returns when all its containers have been started, not when they are
 	// healthy. Starting a pod that runs, or ran and ended, changes nothing. A container that cannot be started is not
 	// an error of Start: its status carries the StartError. Errors: what keeps any pod from starting (the runtime is
-	// broken, no room); a later Start of the same pod continues.
+	// broken, no room), ErrUnavailable; a later Start of the same pod continues.
 	Start(ctx context.Context, spec trysail.PodSpec) error
 	// Stop ends the pod, giving its containers grace between SIGTERM and SIGKILL, and removes it. Its log files stay.
 	// Stopping an absent pod is not an error.

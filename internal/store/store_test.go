@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/store"
@@ -189,6 +191,7 @@ func TestStore_PodsOutliveTheirEnd(t *testing.T) {
 		return errors.Join(tx.InsertService(svc), tx.InsertDeployment(svc.ID, newDeployment()), tx.InsertPod(&p))
 	})
 	p.StopAt, p.EndedAt, p.Failed, p.Reason = p.CreatedAt.Add(1), p.CreatedAt.Add(2), true, "exited with code 3"
+	p.Evidence = &trysail.PodEvidence{LogTail: map[string][]string{"web": {"boom"}}, Listeners: []trysail.Listener{{Address: netip.MustParseAddrPort("127.0.0.1:80")}}}
 	update(t, s, func(tx *store.Tx) error { return tx.UpdatePod(&p) })
 	err := s.View(t.Context(), func(tx *store.Tx) error {
 		live, err := tx.Pods(svc.ID, false)
@@ -196,7 +199,7 @@ func TestStore_PodsOutliveTheirEnd(t *testing.T) {
 			t.Errorf("live pods: got %v, %v", live, err)
 		}
 		all, err := tx.Pods(svc.ID, true)
-		if d := cmp.Diff([]trysail.PodRecord{p}, all); err != nil || d != "" {
+		if d := cmp.Diff([]trysail.PodRecord{p}, all, cmpopts.EquateComparable(netip.AddrPort{})); err != nil || d != "" {
 			t.Errorf("all pods (-want +got), %v:\n%s", err, d)
 		}
 		return nil

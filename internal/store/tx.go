@@ -89,6 +89,11 @@ const serviceColumns = `s.id, s.name, s.created_at, s.host_label, s.power, s.sca
 // Services lists all services by creation time, with tags, current and next deployment.
 func (t *Tx) Services() ([]trysail.Service, error) { return t.selectServices("1 = 1") }
 
+// CountServices counts all services.
+func (t *Tx) CountServices() (n int, err error) {
+	return n, t.tx.QueryRowContext(t.ctx, "SELECT COUNT(*) FROM services").Scan(&n)
+}
+
 // Service returns the service of that name. Errors: ErrNotFound.
 func (t *Tx) Service(name string) (*trysail.Service, error) { return t.oneService("s.name = ?", name) }
 
@@ -321,12 +326,22 @@ func (t *Tx) Pods(serviceID string, ended bool) ([]trysail.PodRecord, error) {
 	return t.pods(where, serviceID)
 }
 
-// LivePods lists the pods of all services that have not ended.
-func (t *Tx) LivePods() ([]trysail.PodRecord, error) { return t.pods("ended_at = 0") }
+// PodsToPlan lists the pods of a service that have not ended, and those of the two versions that have, by creation time.
+// Version 0 is none.
+func (t *Tx) PodsToPlan(serviceID string, current, next int) ([]trysail.PodRecord, error) {
+	return t.pods("service_id = ? AND (ended_at = 0 OR version IN (?, ?))", serviceID, current, next)
+}
 
-// PodsOfVersion lists all kept pods of one version by creation time, those that ended too.
-func (t *Tx) PodsOfVersion(serviceID string, version int) ([]trysail.PodRecord, error) {
-	return t.pods("service_id = ? AND version = ?", serviceID, version)
+// Pod returns the record of one pod. Errors: ErrNotFound.
+func (t *Tx) Pod(id trysail.PodID) (trysail.PodRecord, error) {
+	list, err := t.pods("id = ?", id)
+	if err == nil && len(list) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return trysail.PodRecord{}, err
+	}
+	return list[0], nil
 }
 
 func (t *Tx) pods(where string, args ...any) ([]trysail.PodRecord, error) {
@@ -334,11 +349,15 @@ func (t *Tx) pods(where string, args ...any) ([]trysail.PodRecord, error) {
 	err := t.query(func(r *sql.Rows) error {
 		var p trysail.PodRecord
 		var created, healthy, stop, ended int64
-		err := r.Scan(&p.ID, &p.ServiceID, &p.Version, &p.Power, &p.Slot, &p.Attempt, &created, &healthy, &stop, &ended, &p.Reason, &p.Failed)
+		var evidence string
+		err := r.Scan(&p.ID, &p.ServiceID, &p.Version, &p.Power, &p.Slot, &p.Attempt, &created, &healthy, &stop, &ended, &p.Reason, &p.Failed, &evidence)
 		p.CreatedAt, p.HealthyAt, p.StopAt, p.EndedAt = fromUnix(created), fromUnix(healthy), fromUnix(stop), fromUnix(ended)
+		if err == nil && evidence != "" {
+			err = json.Unmarshal([]byte(evidence), &p.Evidence)
+		}
 		list = append(list, p)
 		return err
-	}, `SELECT id, service_id, version, power, slot, attempt, created_at, healthy_at, stop_at, ended_at, reason, failed
+	}, `SELECT id, service_id, version, power, slot, attempt, created_at, healthy_at, stop_at, ended_at, reason, failed, evidence
 		FROM pods WHERE `+where+" ORDER BY created_at, id", args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading pods: %w", err)
@@ -363,8 +382,15 @@ func (t *Tx) InsertPod(p *trysail.PodRecord) error {
 // UpdatePod writes what can change of a pod's record. Errors: ErrNotFound.
 func (t *Tx) UpdatePod(p *trysail.PodRecord) error {
 	t.touch(p.ServiceID)
-	return t.execOne("UPDATE pods SET healthy_at = ?, stop_at = ?, ended_at = ?, reason = ?, failed = ? WHERE id = ?",
-		unix(p.HealthyAt), unix(p.StopAt), unix(p.EndedAt), p.Reason, p.Failed, p.ID)
+	var evidence []byte
+	if p.Evidence != nil {
+		var err error
+		if evidence, err = json.Marshal(p.Evidence); err != nil {
+			return err
+		}
+	}
+	return t.execOne("UPDATE pods SET healthy_at = ?, stop_at = ?, ended_at = ?, reason = ?, failed = ?, evidence = ? WHERE id = ?",
+		unix(p.HealthyAt), unix(p.StopAt), unix(p.EndedAt), p.Reason, p.Failed, string(evidence), p.ID)
 }
 
 // AccessKey is a key that may sign API calls.

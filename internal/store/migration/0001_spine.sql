@@ -48,7 +48,8 @@ CREATE TABLE pods (
   stop_at    INTEGER NOT NULL DEFAULT 0,
   ended_at   INTEGER NOT NULL DEFAULT 0,
   reason     TEXT NOT NULL DEFAULT '',
-  failed     INTEGER NOT NULL DEFAULT 0
+  failed     INTEGER NOT NULL DEFAULT 0,
+  evidence   TEXT NOT NULL DEFAULT '' -- JSON, of a failed pod
 ) STRICT;
 CREATE INDEX pods_by_service ON pods (service_id, version);
 

@@ -1,0 +1,120 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/store"
+)
+
+// ImageResolver says what an image name stands for at this moment.
+type ImageResolver interface {
+	// Resolve asks the registry. Errors: *trysail.ImageError.
+	Resolve(ctx context.Context, name string) (trysail.Image, error)
+}
+
+// Config is what a Control works with.
+type Config struct {
+	Region  string
+	Account string // 12 digits; part of ARNs
+	// MaxServices is how many services there may be. Zero means 100, the Lightsail quota.
+	MaxServices int
+	// PreflightTimeout bounds how long a deployment call waits for registries. Zero means 1 s.
+	PreflightTimeout time.Duration
+
+	Store  *store.Store
+	Logs   *logs.Store
+	Images ImageResolver
+	Log    *slog.Logger
+}
+
+// Control carries out API operations. Its methods are safe for concurrent use. The only errors of theirs that a client
+// may see are *trysail.Error.
+type Control struct{ Config }
+
+// New makes a Control.
+func New(cfg Config) *Control {
+	if cfg.MaxServices == 0 {
+		cfg.MaxServices = 100
+	}
+	if cfg.PreflightTimeout == 0 {
+		cfg.PreflightTimeout = time.Second
+	}
+	return &Control{cfg}
+}
+
+// change runs fn in one transaction together with the audit row of the operation. It turns the store's errors into
+// what a client may see.
+func (c *Control) change(ctx context.Context, caller trysail.Caller, operation, resource string, fn func(*store.Tx) error) error {
+	return clientError(c.Store.Update(ctx, func(tx *store.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return tx.Audit(caller, operation, resource)
+	}))
+}
+
+// changeService is change on one service, which fn alters and returns to the store as a whole.
+func (c *Control) changeService(ctx context.Context, caller trysail.Caller, operation, name string, fn func(*store.Tx, *trysail.Service) error) (*trysail.Service, error) {
+	var after *trysail.Service
+	err := c.change(ctx, caller, operation, name, func(tx *store.Tx) error {
+		s, err := service(tx, name)
+		if err != nil {
+			return err
+		}
+		if err := fn(tx, s); err != nil {
+			return err
+		}
+		after = s
+		return tx.UpdateService(s)
+	})
+	return after, err
+}
+
+// service finds a service by name. Errors: NotFound.
+func service(tx *store.Tx, name string) (*trysail.Service, error) {
+	s, err := tx.Service(name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, trysail.Errorf(trysail.CodeNotFound, "Service %q not found.", name)
+	}
+	return s, err
+}
+
+// busy refuses a change while another one is under way. The texts are those that Terraform retries on.
+func busy(s *trysail.Service) error {
+	switch {
+	case s.Next != nil:
+		return trysail.Errorf(trysail.CodeInvalid, "Sorry, deployment %d is in progress for service %q. Please wait for it to complete before trying again.", s.Next.Version, s.Name)
+	case s.State == trysail.ServiceDeleting:
+		return trysail.Errorf(trysail.CodeInvalid, "Please try again when service %q is done DELETING.", s.Name)
+	case s.State == trysail.ServicePending || s.State == trysail.ServiceUpdating || s.State == trysail.ServiceDeploying:
+		return trysail.Errorf(trysail.CodeInvalid, "Please try again when service %q is done %s. Please try again in a few minutes.", s.Name, s.State)
+	}
+	return nil
+}
+
+// clientError lets a full disk through as a clear error; everything else that is not a *trysail.Error stays internal.
+func clientError(err error) error {
+	if errors.Is(err, store.ErrFull) {
+		return &full{err}
+	}
+	return err
+}
+
+// full is what a client sees of a full disk; the log sees the cause.
+type full struct{ error }
+
+// As makes errors.As see a *trysail.Error.
+func (f *full) As(target any) bool {
+	e, ok := target.(**trysail.Error)
+	if ok {
+		*e = &trysail.Error{Code: trysail.CodeUnavailable, Message: "The disk of this Trysail is full, so nothing was changed. Free some space and try again."}
+	}
+	return ok
+}
+
+func (f *full) Unwrap() error { return f.error }

@@ -1,0 +1,169 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/store"
+)
+
+// CreateContainerServiceDeployment makes the service's next version and begins to activate it.
+// Errors: Invalid (validation, an image that does not exist, busy, disabled), NotFound.
+func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller trysail.Caller, serviceName string, in DeploymentInput) (*trysail.Service, error) {
+	if err := trysail.ValidateServiceName(serviceName); err != nil {
+		return nil, err
+	}
+	// What is cheap to refuse is refused before a registry is asked.
+	err := c.Store.View(ctx, func(tx *store.Tx) error {
+		s, err := service(tx, serviceName)
+		if err != nil {
+			return err
+		}
+		return deployable(s)
+	})
+	if err != nil {
+		return nil, clientError(err)
+	}
+	d, err := c.newDeployment(ctx, serviceName, in)
+	if err != nil {
+		return nil, err
+	}
+	return c.changeService(ctx, caller, "CreateContainerServiceDeployment", serviceName, func(tx *store.Tx, s *trysail.Service) error {
+		if err := deployable(s); err != nil {
+			return err
+		}
+		d.CreatedAt, s.Next = tx.Now(), d
+		s.State, s.Detail = trysail.ServiceDeploying, trysail.StateDetail{Code: trysail.DetailCreatingDeployment}
+		return tx.InsertDeployment(s.ID, d)
+	})
+}
+
+// deployable reports why the service cannot take a deployment now.
+func deployable(s *trysail.Service) error {
+	if err := busy(s); err != nil {
+		return err
+	}
+	if s.Disabled {
+		return trysail.Errorf(trysail.CodeInvalid, "Service %q is disabled. Enable it before you create a deployment.", s.Name)
+	}
+	return nil
+}
+
+// newDeployment turns a request into a valid deployment whose images exist, as far as the registries say so in time.
+func (c *Control) newDeployment(ctx context.Context, serviceName string, in DeploymentInput) (*trysail.Deployment, error) {
+	d := &trysail.Deployment{State: trysail.DeploymentActivating, Containers: in.Containers}
+	if in.PublicEndpoint != nil {
+		d.PublicEndpoint = endpoint(*in.PublicEndpoint)
+	}
+	if err := trysail.ValidateDeployment(serviceName, d); err != nil {
+		return nil, err
+	}
+	return d, c.preflight(ctx, d)
+}
+
+// endpoint fills in what a request left out.
+func endpoint(in EndpointInput) *trysail.PublicEndpoint {
+	ep := &trysail.PublicEndpoint{ContainerName: in.ContainerName, ContainerPort: in.ContainerPort, HealthCheck: trysail.DefaultHealthCheck()}
+	if in.HealthCheck == nil {
+		return ep
+	}
+	set(&ep.HealthCheck.HealthyThreshold, in.HealthCheck.HealthyThreshold)
+	set(&ep.HealthCheck.UnhealthyThreshold, in.HealthCheck.UnhealthyThreshold)
+	set(&ep.HealthCheck.TimeoutSeconds, in.HealthCheck.TimeoutSeconds)
+	set(&ep.HealthCheck.IntervalSeconds, in.HealthCheck.IntervalSeconds)
+	set(&ep.HealthCheck.Path, in.HealthCheck.Path)
+	set(&ep.HealthCheck.SuccessCodes, in.HealthCheck.SuccessCodes)
+	return ep
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// preflight resolves the images side by side. An image that the registry says does not exist is refused here; what
+// cannot be found out in time is left to the reconciler.
+func (c *Control) preflight(ctx context.Context, d *trysail.Deployment) error {
+	ctx, cancel := context.WithTimeout(ctx, c.PreflightTimeout)
+	defer cancel()
+	var mu sync.Mutex // guards digests and failed
+	digests, failed := map[string]string{}, map[string]error{}
+	var wg sync.WaitGroup
+	asked := map[string]bool{}
+	for _, name := range d.ContainerNames() {
+		image := d.Containers[name].Image
+		if strings.HasPrefix(image, ":") {
+			return trysail.Errorf(trysail.CodeInvalid, "Container %q has the stored image %q. Stored images are not available in this version of Trysail; use the name of an image in a registry.", name, image)
+		}
+		if asked[image] {
+			continue
+		}
+		asked[image] = true
+		wg.Go(func() {
+			found, err := c.Images.Resolve(ctx, image)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed[image] = err
+				return
+			}
+			digests[image] = found.Digest
+		})
+	}
+	wg.Wait()
+	d.Digests = digests
+	for _, name := range d.ContainerNames() {
+		e, ok := errors.AsType[*trysail.ImageError](failed[d.Containers[name].Image])
+		if ok && e.Final {
+			return trysail.Errorf(trysail.CodeInvalid, "Container %q has image %q, which cannot be deployed: %s %s", name, e.Image, e.Message, e.Fix)
+		}
+	}
+	return nil
+}
+
+// GetContainerServiceDeployments lists the kept deployments, newest first. Errors: NotFound.
+func (c *Control) GetContainerServiceDeployments(ctx context.Context, _ trysail.Caller, serviceName string) (list []trysail.Deployment, err error) {
+	err = c.Store.View(ctx, func(tx *store.Tx) error {
+		s, err := service(tx, serviceName)
+		if err != nil {
+			return err
+		}
+		list, err = tx.Deployments(s.ID)
+		return err
+	})
+	return list, err
+}
+
+// GetDeploymentDiagnosis says why a version failed; version 0 means the newest one that did.
+// Errors: NotFound (service, version, or the version has not failed).
+func (c *Control) GetDeploymentDiagnosis(ctx context.Context, _ trysail.Caller, serviceName string, version int) (found *trysail.Diagnosis, err error) {
+	err = c.Store.View(ctx, func(tx *store.Tx) error {
+		s, err := service(tx, serviceName)
+		if err != nil {
+			return err
+		}
+		list, err := tx.Deployments(s.ID)
+		if err != nil {
+			return err
+		}
+		for _, d := range list {
+			if d.State != trysail.DeploymentFailed || version != 0 && d.Version != version {
+				if version != 0 && d.Version == version {
+					return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q has not failed; it is %s.", version, serviceName, d.State)
+				}
+				continue
+			}
+			found, err = tx.Diagnosis(s.ID, d.Version)
+			return err
+		}
+		if version != 0 {
+			return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q not found.", version, serviceName)
+		}
+		return trysail.Errorf(trysail.CodeNotFound, "Service %q has no failed deployment.", serviceName)
+	})
+	return found, err
+}

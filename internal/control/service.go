@@ -1,0 +1,183 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/store"
+)
+
+// CreateContainerService makes a service, with its first deployment if the request has one.
+// Errors: Invalid (validation, name in use, quota).
+func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Caller, in CreateContainerServiceInput) (*trysail.Service, error) {
+	err := firstError(
+		trysail.ValidateServiceName(in.ServiceName), trysail.ValidatePower(in.Power), trysail.ValidateScale(in.Scale),
+		trysail.ValidateTags(in.Tags), refuseDomains(in.PublicDomainNames))
+	if err != nil {
+		return nil, err
+	}
+	var d *trysail.Deployment
+	if in.Deployment != nil {
+		if d, err = c.newDeployment(ctx, in.ServiceName, *in.Deployment); err != nil {
+			return nil, err
+		}
+	}
+	s := &trysail.Service{
+		ID: newUUID(), Name: in.ServiceName, HostLabel: newHostLabel(),
+		Capacity: trysail.Capacity{Power: trysail.Power(in.Power), Scale: in.Scale},
+		State:    trysail.ServicePending, Detail: trysail.StateDetail{Code: trysail.DetailCreatingSystemResources},
+		Tags: slices.SortedFunc(slices.Values(in.Tags), func(a, b trysail.Tag) int { return cmp.Compare(a.Key, b.Key) }),
+	}
+	if in.ECRPuller != nil {
+		s.ECRPuller = *in.ECRPuller
+	}
+	err = c.change(ctx, caller, "CreateContainerService", s.Name, func(tx *store.Tx) error {
+		if err := c.nameFree(tx, s.Name); err != nil {
+			return err
+		}
+		s.CreatedAt = tx.Now()
+		if err := tx.InsertService(s); err != nil || d == nil {
+			return err
+		}
+		d.CreatedAt, s.Next = tx.Now(), d
+		return tx.InsertDeployment(s.ID, d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// nameFree refuses a name that is taken, and one service too many.
+func (c *Control) nameFree(tx *store.Tx, name string) error {
+	switch other, err := tx.Service(name); {
+	case err == nil && other.State == trysail.ServiceDeleting:
+		return busy(other)
+	case err == nil:
+		return trysail.Errorf(trysail.CodeInvalid, "Some names are already in use: %s", name)
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	n, err := tx.CountServices()
+	if err == nil && n >= c.MaxServices {
+		return trysail.Errorf(trysail.CodeInvalid, "Sorry, you've either reached or will exceed your maximum limit of Lightsail Container Services. This Trysail allows %d (--max-services).", c.MaxServices)
+	}
+	return err
+}
+
+// GetContainerServices lists the service of that name, or all for "". The result is shared: the caller must not change it.
+// Errors: NotFound.
+func (c *Control) GetContainerServices(ctx context.Context, _ trysail.Caller, serviceName string) ([]trysail.Service, error) {
+	all, err := c.Store.Services(ctx)
+	if err != nil || serviceName == "" {
+		return all, err
+	}
+	for i := range all {
+		if all[i].Name == serviceName {
+			return all[i : i+1], nil
+		}
+	}
+	return nil, trysail.Errorf(trysail.CodeNotFound, "Service %q not found.", serviceName)
+}
+
+// UpdateContainerService changes capacity, switch and registry access. Without an effective change it only answers.
+// Errors: Invalid (validation, busy), NotFound.
+func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Caller, in UpdateContainerServiceInput) (*trysail.Service, error) {
+	var powerErr, scaleErr error
+	if in.Power != nil {
+		powerErr = trysail.ValidatePower(*in.Power)
+	}
+	if in.Scale != nil {
+		scaleErr = trysail.ValidateScale(*in.Scale)
+	}
+	if err := firstError(trysail.ValidateServiceName(in.ServiceName), powerErr, scaleErr, refuseDomains(in.PublicDomainNames)); err != nil {
+		return nil, err
+	}
+	return c.changeService(ctx, caller, "UpdateContainerService", in.ServiceName, func(_ *store.Tx, s *trysail.Service) error {
+		before := *s
+		if in.Power != nil {
+			s.Power = trysail.Power(*in.Power)
+		}
+		if in.Scale != nil {
+			s.Scale = *in.Scale
+		}
+		if in.IsDisabled != nil {
+			s.Disabled = *in.IsDisabled
+		}
+		if in.ECRPuller != nil {
+			s.ECRPuller = *in.ECRPuller
+		}
+		if s.Capacity == before.Capacity && s.Disabled == before.Disabled && s.ECRPuller == before.ECRPuller {
+			return nil
+		}
+		if err := busy(&before); err != nil {
+			return err
+		}
+		s.State, s.Detail = trysail.ServiceUpdating, trysail.StateDetail{Code: trysail.DetailProvisioningService}
+		// With pods that run now there is something to go back to.
+		if s.Current != nil && !s.Disabled && !before.Disabled && s.Capacity != before.Capacity {
+			s.Fallback = &before.Capacity
+		}
+		return nil
+	})
+}
+
+// DeleteContainerService begins to delete a service with everything that belongs to it. Errors: Invalid (busy), NotFound.
+func (c *Control) DeleteContainerService(ctx context.Context, caller trysail.Caller, serviceName string) error {
+	if err := trysail.ValidateServiceName(serviceName); err != nil {
+		return err
+	}
+	_, err := c.changeService(ctx, caller, "DeleteContainerService", serviceName, func(_ *store.Tx, s *trysail.Service) error {
+		if err := busy(s); err != nil {
+			return err
+		}
+		s.State, s.Detail = trysail.ServiceDeleting, trysail.StateDetail{}
+		return nil
+	})
+	return err
+}
+
+// refuseDomains says that custom domains are not served yet, rather than losing them silently.
+func refuseDomains(names map[string][]string) error {
+	if err := trysail.ValidatePublicDomainNames(names); err != nil {
+		return err
+	}
+	for _, list := range names {
+		if len(list) > 0 {
+			return trysail.Errorf(trysail.CodeInvalid, "Custom domains (publicDomainNames) are not available in this version of Trysail.")
+		}
+	}
+	return nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newUUID makes a random UUID (version 4).
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails, see crypto/rand
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	h := hex.EncodeToString(b[:])
+	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+}
+
+// newHostLabel makes 64 random bits as 13 characters.
+func newHostLabel() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails, see crypto/rand
+	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
+}

@@ -1,0 +1,165 @@
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"syscall"
+)
+
+// headerRequestID names a request in the pod's log, in ours and on the error page.
+const headerRequestID = "X-Request-Id"
+
+// maxAttempts is how many targets a request tries at most.
+const maxAttempts = 4
+
+// errNoTarget is why a request fails when no target is in rotation.
+var errNoTarget = errors.New("no target in rotation")
+
+// exchange is one request on its way. While current is set, it is registered there.
+type exchange struct {
+	id      string
+	service *service
+	cancel  context.CancelCauseFunc
+	client  *clientWriter
+	body    *clientBody // nil if the request has none
+	current *target
+	tried   []*target // could not take it
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+// enter registers the request at the best target that it has not tried.
+func (x *exchange) enter() (*target, error) {
+	for {
+		v := x.service.view.Load()
+		t := v.choose(x.tried)
+		if t == nil {
+			return nil, errNoTarget
+		}
+		if t.begin(x) {
+			x.current = t
+			return t, nil
+		}
+		if x.service.view.Load() == v { // closed by Drain; otherwise the new view has other targets
+			x.tried = append(x.tried, t)
+		}
+	}
+}
+
+// leave is the counterpart of enter.
+func (x *exchange) leave() {
+	if x.current != nil {
+		x.current.end(x)
+		x.current = nil
+	}
+}
+
+// cut ends the request. The caller holds the lock of the target it is registered at, so it has not ended yet.
+func (x *exchange) cut() {
+	x.cancel(errCut)
+	x.client.interrupt()
+}
+
+// balancer is the http.RoundTripper behind the proxy: it chooses the target, and another one when that fails in a way
+// that makes a second try harmless.
+type balancer struct{}
+
+// RoundTrip sends the request. Its exchange stays registered at the target that answered.
+func (balancer) RoundTrip(req *http.Request) (*http.Response, error) {
+	x := exchangeOf(req.Context())
+	var failed error
+	for attempt := 1; ; attempt++ {
+		t, err := x.enter()
+		if err != nil {
+			if failed != nil {
+				err = failed
+			}
+			return nil, err
+		}
+		res, err := t.transport.RoundTrip(outgoing(req, t))
+		if err == nil {
+			return res, nil
+		}
+		if _, refused := errors.AsType[*dialError](err); refused {
+			t.suspect()
+		}
+		if attempt == maxAttempts || req.Context().Err() != nil || !x.repeatable(req, err) {
+			return nil, err // current stays set: the error handler names it
+		}
+		failed = err
+		x.leave()
+		x.tried = append(x.tried, t)
+	}
+}
+
+// outgoing returns the request as it goes to t. It is a copy, since a failed attempt may still look at its own.
+func outgoing(req *http.Request, t *target) *http.Request {
+	out := req.WithContext(req.Context())
+	u := *req.URL
+	u.Scheme, u.Host = t.scheme, t.addr
+	out.URL = &u
+	if out.Body != nil {
+		out.Body = io.NopCloser(out.Body) // a failed attempt must not close it; the proxy does in the end
+	}
+	return out
+}
+
+// repeatable reports whether the request can be sent again after err. If no connection came about, the pod has seen
+// nothing of it. If the connection broke, the pod may have done something, which only methods that change nothing
+// allow to repeat, and a body is gone; the client has not been sent anything.
+func (x *exchange) repeatable(req *http.Request, err error) bool {
+	if x.body != nil && x.body.touched.Load() {
+		return false
+	}
+	if _, refused := errors.AsType[*dialError](err); refused {
+		return true
+	}
+	switch req.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+	default:
+		return false
+	}
+	return x.body == nil && isBroken(err)
+}
+
+// isBroken reports whether the pod closed the connection instead of answering.
+func isBroken(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// requestID returns the client's id of the request if it is usable, and a new one otherwise. It is safe in headers,
+// logs and HTML.
+func requestID(r *http.Request) string {
+	if ids := r.Header[headerRequestID]; len(ids) == 1 && validID(ids[0]) {
+		return ids[0]
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// validID accepts UUIDs, hexadecimal, base64, ULIDs, W3C and Amazon trace ids.
+func validID(id string) bool {
+	if id == "" || len(id) > 128 {
+		return false
+	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '-', c == '_', c == '.', c == ':', c == '=', c == '+', c == '/', c == '@', c == ';':
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,273 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// keepAlive makes the kernel find out within two minutes that the other side of a quiet connection is gone.
+func keepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+}
+
+// listeners are the two ways in.
+type listeners struct {
+	serving sync.WaitGroup
+	port    string // of https, set by Start before anything is served
+
+	// state guards what follows.
+	state   sync.Mutex
+	servers []*http.Server
+	addrs   [2]string // http, https
+	failed  error     // why one of them ended by itself
+}
+
+// Start listens on both addresses and serves until Close. It fails, with nothing left open, when one of them cannot
+// be had.
+func (e *Edge) Start() error {
+	plain, err := e.listen(e.cfg.HTTPAddr, "--http")
+	if err != nil {
+		return err
+	}
+	secure, err := e.listen(e.cfg.HTTPSAddr, "--https")
+	if err != nil {
+		plain.Close()
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || len(e.in.servers) > 0 {
+		plain.Close()
+		secure.Close()
+		return errors.New("edge: started twice or after it was closed")
+	}
+	_, e.in.port, _ = net.SplitHostPort(secure.Addr().String())
+
+	redirect := e.newServer(http.HandlerFunc(e.redirect))
+	redirect.ReadTimeout, redirect.WriteTimeout = e.cfg.HeaderTimeout, e.cfg.HeaderTimeout // nothing here is long
+	serve := e.newServer(e.handler())
+	serve.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: e.getCertificate}
+	e.in.state.Lock()
+	e.in.servers = []*http.Server{redirect, serve}
+	e.in.addrs = [2]string{plain.Addr().String(), secure.Addr().String()}
+	e.in.state.Unlock()
+	e.in.serving.Go(func() { e.in.ended("--http", redirect.Serve(plain)) })
+	e.in.serving.Go(func() { e.in.ended("--https", serve.ServeTLS(secure, "", "")) })
+	e.log.Info("edge is serving", "http", plain.Addr(), "https", secure.Addr(), "domain", e.cfg.Domain)
+	return nil
+}
+
+// HTTPAddr is the address bound for plain HTTP, empty before Start.
+func (e *Edge) HTTPAddr() string { return e.in.addr(0) }
+
+// HTTPSAddr is the address bound for HTTPS, empty before Start.
+func (e *Edge) HTTPSAddr() string { return e.in.addr(1) }
+
+func (l *listeners) addr(i int) string {
+	l.state.Lock()
+	defer l.state.Unlock()
+	return l.addrs[i]
+}
+
+// Check reports why the edge does not serve, or nil if it does.
+func (e *Edge) Check() error {
+	e.in.state.Lock()
+	started, failed := len(e.in.servers) > 0, e.in.failed
+	e.in.state.Unlock()
+	e.mu.Lock()
+	closed := e.closed
+	e.mu.Unlock()
+	switch {
+	case closed:
+		return errors.New("edge: closed")
+	case !started:
+		return errors.New("edge: not started")
+	case failed != nil:
+		return failed
+	}
+	_, err := e.ca.certificate(e.cfg.Domain)
+	return err
+}
+
+// ended notes the end of a server. Only an end that nobody asked for is a failure.
+func (l *listeners) ended(flag string, err error) {
+	if errors.Is(err, http.ErrServerClosed) {
+		return
+	}
+	l.state.Lock()
+	defer l.state.Unlock()
+	l.failed = errors.Join(l.failed, fmt.Errorf("serving %s: %w", flag, err))
+}
+
+// shutdown stops accepting and waits for requests in flight; when ctx ends it closes their connections and returns
+// ctx's error.
+func (l *listeners) shutdown(ctx context.Context) error {
+	l.state.Lock()
+	servers := l.servers
+	l.state.Unlock()
+	errs := make([]error, len(servers))
+	var group sync.WaitGroup
+	for i, srv := range servers {
+		group.Go(func() {
+			if errs[i] = srv.Shutdown(ctx); errs[i] != nil {
+				_ = srv.Close() // the reason is in errs
+			}
+		})
+	}
+	group.Wait()
+	l.serving.Wait()
+	return errors.Join(errs...)
+}
+
+func (e *Edge) listen(addr, flag string) (net.Listener, error) {
+	cfg := net.ListenConfig{KeepAliveConfig: keepAlive()}
+	l, err := cfg.Listen(context.Background(), "tcp", addr)
+	switch {
+	case err == nil:
+		return newLimitListener(l, e.cfg.MaxConnections, e.cfg.MaxConnectionsPerClient, e.log), nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("listening on %s: the port is in use by another program; stop it, or choose another address with %s: %w", addr, flag, err)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("listening on %s: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another address with %s: %w", addr, flag, err)
+	default:
+		return nil, fmt.Errorf("listening on %s (%s): %w", addr, flag, err)
+	}
+}
+
+func (e *Edge) newServer(h http.Handler) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true) // by ALPN, so never on plain HTTP
+	return &http.Server{
+		Handler:           h,
+		Protocols:         &protocols,
+		ReadHeaderTimeout: e.cfg.HeaderTimeout,
+		IdleTimeout:       e.cfg.IdleTimeout,
+		MaxHeaderBytes:    e.cfg.MaxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: e.cfg.MaxStreams,
+			SendPingTimeout:      e.cfg.IdleTimeout,
+			WriteByteTimeout:     e.cfg.IdleTimeout,
+		},
+		// What clients do wrong in a handshake is their business, and there is a lot of it.
+		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// redirect sends plain HTTP to HTTPS: same host, path and query. 301 is what Lightsail answers; for methods other than
+// GET and HEAD it is 308, as clients turn a POST that got 301 into a GET and lose its body. Names that HTTPS would not
+// answer under get the 404 page, so the edge never vouches for a Host that somebody made up.
+func (e *Edge) redirect(w http.ResponseWriter, r *http.Request) {
+	name, ok := hostname(r.Host)
+	if !ok || !e.serves(name) || r.Method == http.MethodConnect {
+		writeError(w, r, http.StatusNotFound, "")
+		return
+	}
+	uri := r.URL.RequestURI()
+	if uri[0] != '/' { // OPTIONS *
+		uri = "/"
+	}
+	if e.in.port != "443" {
+		name += ":" + e.in.port
+	}
+	status := http.StatusPermanentRedirect
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		status = http.StatusMovedPermanently
+	}
+	w.Header().Set("Location", "https://"+name+uri)
+	writePage(w, r, status, fmt.Sprintf(pageFormat, title(status), ""))
+}
+
+// limitListener accepts no more connections than it may and closes the others at once.
+type limitListener struct {
+	net.Listener
+	max, maxPerClient int
+	log               *slog.Logger
+	loggedAt          atomic.Int64 // Unix seconds
+
+	// mu guards what follows: who is connected now.
+	mu      sync.Mutex
+	open    int
+	clients map[netip.Addr]int
+}
+
+func newLimitListener(l net.Listener, limit, perClient int, log *slog.Logger) *limitListener {
+	return &limitListener{Listener: l, max: limit, maxPerClient: perClient, log: log, clients: map[netip.Addr]int{}}
+}
+
+// Accept waits for the next connection that is within the limits.
+func (l *limitListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		client := clientKey(conn.RemoteAddr())
+		if l.admit(client) {
+			return &limitConn{Conn: conn, release: sync.OnceFunc(func() { l.release(client) })}, nil
+		}
+		conn.Close()
+		now := time.Now().Unix()
+		if last := l.loggedAt.Load(); now-last >= 60 && l.loggedAt.CompareAndSwap(last, now) {
+			l.log.Warn("too many connections, new ones are refused", "client", client, "max", l.max, "max_per_client", l.maxPerClient)
+		}
+	}
+}
+
+func (l *limitListener) admit(client netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= l.max || !client.IsLoopback() && l.clients[client] >= l.maxPerClient {
+		return false
+	}
+	l.open++
+	l.clients[client]++
+	return true
+}
+
+func (l *limitListener) release(client netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.clients[client]--; l.clients[client] == 0 {
+		delete(l.clients, client)
+	}
+}
+
+// clientKey is what one client is taken to be: an IPv4 address or an IPv6 network of 64 bits.
+func clientKey(addr net.Addr) netip.Addr {
+	ap, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip := ap.Addr().Unmap().WithZone("")
+	if ip.Is4() || ip.IsLoopback() {
+		return ip
+	}
+	return netip.PrefixFrom(ip, 64).Masked().Addr()
+}
+
+// limitConn gives its place back when it is closed.
+type limitConn struct {
+	net.Conn
+	release func()
+}
+
+// Close closes the connection.
+func (c *limitConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
+
+// CloseWrite lets the server end its side first, so that a client can still read the answer.
+func (c *limitConn) CloseWrite() error { return closeWrite(c.Conn) }

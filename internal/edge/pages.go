@@ -1,0 +1,72 @@
+package edge
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+)
+
+// page404 is byte for byte what Lightsail answers for a service that is not there.
+const page404 = "<!DOCTYPE html>\n" +
+	"<html>\n" +
+	"<head><title>404 No Such Service</title></head>\n" +
+	"<body bgcolor=\"white\">\n" +
+	"<center><h1>404 No Such Service</h1></center>\n" +
+	"</body>\n" +
+	"</html>"
+
+// pageFormat is page404 with a title (twice) and a line of detail in HTML.
+const pageFormat = "<!DOCTYPE html>\n" +
+	"<html>\n" +
+	"<head><title>%[1]s</title></head>\n" +
+	"<body bgcolor=\"white\">\n" +
+	"<center><h1>%[1]s</h1></center>\n" +
+	"%[2]s" +
+	"</body>\n" +
+	"</html>"
+
+// title is the heading of the error page for status. The words are those that AWS load balancers use.
+func title(status int) string {
+	switch status {
+	case http.StatusServiceUnavailable:
+		return "503 Service Temporarily Unavailable"
+	case http.StatusGatewayTimeout:
+		return "504 Gateway Time-out"
+	case http.StatusNotFound:
+		return "404 No Such Service"
+	default:
+		return strconv.Itoa(status) + " " + http.StatusText(status)
+	}
+}
+
+// writeError answers with the error page for status. The id of the request, if there is one, is shown so that a user
+// can name it and an operator can find it in the log. It must be valid (see requestID), which makes it safe in HTML.
+func writeError(w http.ResponseWriter, r *http.Request, status int, id string) {
+	page := page404
+	if status != http.StatusNotFound {
+		detail := ""
+		if id != "" {
+			detail = "<center>Request ID: " + id + "</center>\n"
+		}
+		page = fmt.Sprintf(pageFormat, title(status), detail)
+	}
+	h := w.Header()
+	clear(h) // of what a failed attempt left there
+	if id != "" {
+		h.Set(headerRequestID, id)
+	}
+	if status >= 500 {
+		h.Set("Cache-Control", "no-store")
+	}
+	writePage(w, r, status, page)
+}
+
+func writePage(w http.ResponseWriter, r *http.Request, status int, page string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html")
+	h.Set("Content-Length", strconv.Itoa(len(page)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write([]byte(page)) // the client may be gone
+	}
+}

@@ -1,0 +1,123 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+	"sync"
+)
+
+// copyBuffer is how much of a body is moved at once.
+const copyBuffer = 32 << 10
+
+// newProxy makes the reverse proxy that forward uses.
+func newProxy(e *Edge) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Transport:     balancer{},
+		Rewrite:       e.rewrite,
+		ErrorHandler:  e.proxyFailed,
+		FlushInterval: -1, // what the pod sends is on its way at once
+		BufferPool:    &bufferPool{},
+		ErrorLog:      slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// forward sends the request to a target of s and the answer back.
+func (e *Edge) forward(w http.ResponseWriter, r *http.Request, s *service) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	rc := http.NewResponseController(w)
+	cw := newClientWriter(w, rc, e.cfg.IdleTimeout)
+	x := &exchange{id: requestID(r), service: s, cancel: cancel, client: cw}
+	defer x.leave()
+	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, x))
+	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
+		x.body = newClientBody(r.Body, rc, e.cfg.IdleTimeout)
+		r.Body = x.body
+		if r.ProtoMajor == 1 {
+			// A pod may answer before it has read everything. Without this the server would first wait for the rest.
+			_ = rc.EnableFullDuplex()
+			cw.body = x.body
+			defer x.body.abandon()
+		}
+	}
+	if strings.Contains(strings.ToLower(r.Header.Get("Upgrade")), "h2c") {
+		// Ignoring an upgrade is always allowed. This one would open a tunnel for requests nobody looks at.
+		r.Header.Del("Upgrade")
+	}
+	e.proxy.ServeHTTP(cw, r)
+}
+
+// rewrite makes the pod's request from the client's. ReverseProxy has taken out the headers that are for one hop only
+// and what the client claims in Forwarded and X-Forwarded-*.
+func (e *Edge) rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	// ReverseProxy drops parameters that net/url cannot parse. Which parameters are good is for the pod to say.
+	out.URL.RawQuery = in.URL.RawQuery
+	out.Host = in.Host
+	out.Trailer = in.Trailer // the same map: it is filled when the body ends
+
+	client := in.RemoteAddr
+	if ap, err := netip.ParseAddrPort(in.RemoteAddr); err == nil {
+		client = ap.Addr().Unmap().WithZone("").String()
+	}
+	if prior := in.Header["X-Forwarded-For"]; len(prior) > 0 {
+		client = strings.Join(prior, ", ") + ", " + client
+	}
+	out.Header["X-Forwarded-For"] = []string{client}
+	out.Header["X-Forwarded-Proto"] = []string{"https"}
+	out.Header["X-Forwarded-Host"] = []string{in.Host}
+	out.Header["X-Forwarded-Port"] = []string{e.in.port}
+	out.Header[headerRequestID] = []string{exchangeOf(in.Context()).id}
+}
+
+// proxyFailed answers a request that got no answer from a pod.
+func (e *Edge) proxyFailed(w http.ResponseWriter, r *http.Request, err error) {
+	x := exchangeOf(r.Context())
+	cut := errors.Is(context.Cause(r.Context()), errCut)
+	if cw, ok := w.(*clientWriter); r.Context().Err() != nil && !cut || ok && (cw.answered.Load() || cw.tunnel.Load() != nil) {
+		// The client left, or it has a part of an answer already and must not take it for the whole.
+		panic(http.ErrAbortHandler)
+	}
+	status := http.StatusBadGateway
+	switch {
+	case errors.Is(err, errNoTarget):
+		status = http.StatusServiceUnavailable
+	case cut:
+		err = errCut
+	case x.body != nil && x.body.failed() != nil:
+		err = x.body.failed()
+		status = http.StatusBadRequest
+		if errors.Is(err, errStalled) {
+			status = http.StatusRequestTimeout
+		}
+	case isTimeout(err):
+		status = http.StatusGatewayTimeout
+	}
+	if t := x.current; t != nil && status >= 500 {
+		t.logFailure(x.id, status, err)
+	}
+	writeError(w, r, status, x.id)
+}
+
+// bufferPool keeps the buffers of bodies that ended for the next ones.
+type bufferPool struct{ pool sync.Pool }
+
+// Get returns a buffer.
+func (p *bufferPool) Get() []byte {
+	if b, ok := p.pool.Get().(*[copyBuffer]byte); ok {
+		return b[:]
+	}
+	return make([]byte, copyBuffer)
+}
+
+// Put takes it back.
+func (p *bufferPool) Put(b []byte) {
+	if len(b) == copyBuffer {
+		p.pool.Put((*[copyBuffer]byte)(b))
+	}
+}

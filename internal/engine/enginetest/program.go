@@ -1,0 +1,254 @@
+package enginetest
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Program is what runs in a container. It returns the exit code.
+type Program func(p *Process) int
+
+// Process is a program's view of the world: of the container it runs in, or of a Memory engine's imitation of one.
+type Process struct {
+	Hostname string
+	Args     []string // the whole command line; Args[0] is the program
+	Env      map[string]string
+	Stdout   io.Writer
+	Stderr   io.Writer
+	Term     <-chan struct{} // closed by the first SIGTERM
+	Killed   <-chan struct{} // closed when a goroutine that imitates a process shall end; never in a real one
+	Listen   func(port int) (net.Listener, error)
+	Dial     func(port int) (net.Conn, error) // to another container of the pod
+	Alloc    func(bytes int64)                // uses memory until the process ends; does not return if that is too much
+}
+
+// Wait runs until SIGTERM and ends with 0.
+func Wait(p *Process) int {
+	select {
+	case <-p.Term:
+	case <-p.Killed:
+	}
+	return 0
+}
+
+// ExitAfter returns a program that ends with the code after d. SIGTERM ends it with 0 before.
+func ExitAfter(d time.Duration, code int) Program {
+	return func(p *Process) int {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			return code
+		case <-p.Term:
+		case <-p.Killed:
+		}
+		return 0
+	}
+}
+
+// Serve returns a program that serves HTTP on the port. handler nil answers every request with 200 and the pod's name.
+// SIGTERM ends it with 0 at once.
+func Serve(port int, handler http.Handler) Program { return ServeAfter(0, port, handler) }
+
+// ServeAfter is Serve by a program that takes d to start.
+func ServeAfter(d time.Duration, port int, handler http.Handler) Program {
+	return func(p *Process) int {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-p.Term:
+			return 0
+		case <-p.Killed:
+			return 0
+		}
+		h := handler
+		if h == nil {
+			h = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, p.Hostname) })
+		}
+		return p.serve(port, h, nil)
+	}
+}
+
+// serve serves HTTP until SIGTERM, or until somebody sends an exit code.
+func (p *Process) serve(port int, h http.Handler, exit <-chan int) int {
+	l, err := p.Listen(port)
+	if err != nil {
+		fmt.Fprintln(p.Stderr, err)
+		return 1
+	}
+	s := &http.Server{Handler: h}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.Serve(l)
+	}()
+	defer func() {
+		_ = s.Close()
+		<-served
+	}()
+	select {
+	case code := <-exit:
+		return code
+	case <-p.Term:
+	case <-p.Killed:
+	}
+	return 0
+}
+
+// TestProgram is the program of the conformance suite. Its command line is
+//
+//	serve PORT [WORD…]    serve HTTP: /args, /env, /hostname, /get?port=P&path=Q (from another container of the pod),
+//	                      /alloc?bytes=N, /exit?code=N, /print?text=T
+//	exit CODE [DELAY]     end with the code
+//	print N DELAY         write lines "line 0" … and then wait
+//	ignore                run and ignore SIGTERM
+//	alloc BYTES DELAY     use so much memory and then wait
+//	wait                  run until SIGTERM
+//
+// A word "--entry" before it is skipped: it stands for what an image's ENTRYPOINT holds.
+func TestProgram(p *Process) int {
+	args := p.Args[1:]
+	if len(args) > 0 && args[0] == "--entry" {
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		args = []string{"wait"}
+	}
+	arg := func(i int) string {
+		if i < len(args) {
+			return args[i]
+		}
+		return ""
+	}
+	switch args[0] {
+	case "serve":
+		return p.serveTest(atoi(arg(1)))
+	case "exit":
+		return ExitAfter(duration(arg(2)), atoi(arg(1)))(p)
+	case "print":
+		return p.print(atoi(arg(1)), duration(arg(2)))
+	case "ignore":
+		<-p.Killed
+		return 0
+	case "alloc":
+		if code := ExitAfter(duration(arg(2)), -1)(p); code == 0 {
+			return 0
+		}
+		p.Alloc(int64(atoi(arg(1))))
+		return Wait(p)
+	case "wait":
+		return Wait(p)
+	}
+	fmt.Fprintln(p.Stderr, "unknown command", args)
+	return 2
+}
+
+func (p *Process) print(n int, delay time.Duration) int {
+	for i := range n {
+		fmt.Fprintf(p.Stdout, "line %d\n", i)
+		if delay == 0 {
+			continue
+		}
+		if code := ExitAfter(delay, -1)(p); code == 0 {
+			return 0
+		}
+	}
+	return Wait(p)
+}
+
+func (p *Process) serveTest(port int) int {
+	exit := make(chan int, 1)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/hostname", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, p.Hostname) })
+	mux.HandleFunc("/args", func(w http.ResponseWriter, _ *http.Request) {
+		for _, a := range p.Args {
+			fmt.Fprintln(w, a)
+		}
+	})
+	mux.HandleFunc("/env", func(w http.ResponseWriter, _ *http.Request) {
+		for _, k := range slices.Sorted(maps.Keys(p.Env)) {
+			fmt.Fprintf(w, "%s=%s\n", k, p.Env[k])
+		}
+	})
+	mux.HandleFunc("/exit", func(w http.ResponseWriter, r *http.Request) {
+		// The whole answer is out before the server closes.
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		exit <- atoi(r.FormValue("code"))
+	})
+	mux.HandleFunc("/alloc", func(_ http.ResponseWriter, r *http.Request) { p.Alloc(int64(atoi(r.FormValue("bytes")))) })
+	mux.HandleFunc("/print", func(_ http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(p.Stdout, r.FormValue("text"))
+		fmt.Fprintln(p.Stderr, "err "+r.FormValue("text"))
+	})
+	mux.HandleFunc("/get", p.proxy)
+	return p.serve(port, mux, exit)
+}
+
+// proxy answers with what another container of the pod answers.
+func (p *Process) proxy(w http.ResponseWriter, r *http.Request) {
+	c, err := p.Dial(atoi(r.FormValue("port")))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n", r.FormValue("path"))
+	_, _ = io.Copy(w, c)
+}
+
+// Main runs TestProgram as a real process: it is the whole main function of the suite's container image.
+func Main() int {
+	term, killed := make(chan struct{}), make(chan struct{})
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	go func() {
+		<-signals
+		close(term)
+	}()
+	hostname, _ := os.Hostname()
+	env := map[string]string{}
+	for _, kv := range os.Environ() {
+		name, value, _ := strings.Cut(kv, "=")
+		env[name] = value
+	}
+	var mu sync.Mutex
+	var hold [][]byte // guarded by mu; never freed, that is its purpose
+	return TestProgram(&Process{
+		Hostname: hostname, Args: os.Args, Env: env, Stdout: os.Stdout, Stderr: os.Stderr, Term: term, Killed: killed,
+		Listen: func(port int) (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", port)) },
+		Dial:   func(port int) (net.Conn, error) { return net.Dial("tcp", fmt.Sprintf("localhost:%d", port)) },
+		Alloc: func(n int64) {
+			b := make([]byte, n)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			mu.Lock()
+			hold = append(hold, b)
+			mu.Unlock()
+		},
+	})
+}
+
+func atoi(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+func duration(s string) time.Duration {
+	d, _ := time.ParseDuration(s)
+	return d
+}

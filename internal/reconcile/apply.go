@@ -1,0 +1,425 @@
+package reconcile
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/diagnose"
+	"github.com/trysail/trysail/internal/engine"
+	"github.com/trysail/trysail/internal/store"
+)
+
+// errStale says that somebody changed the service since the plan was made. The next round sees the change.
+var errStale = errors.New("the service has changed since the plan was made")
+
+// apply carries one step out. Store first, then the world, so that a crash between the two is repaired by the next
+// plan. What may take long is started here and goes on beside the rounds.
+func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
+	if _, quiet := step.(SetRoute); !quiet {
+		r.Log.DebugContext(ctx, "step", "service", w.Service.Name, "step", step.String())
+	}
+	switch s := step.(type) {
+	case Begin:
+		return r.begin(ctx, w, s)
+	case BeginUpdate:
+		return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+			svc.Detail = trysail.StateDetail{Code: trysail.DetailProvisioningService, Message: "Changing the capacity"}
+			return errors.Join(r.openWindow(tx, svc.ID, svc.Current), tx.UpdateService(svc))
+		})
+	case SetDetail:
+		return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+			svc.Detail = s.Detail
+			return tx.UpdateService(svc)
+		})
+	case PrepareImages:
+		id := w.Service.ID
+		r.act(ctx, fmt.Sprintf("images/%s/%d", id, s.Version), id, func(ctx context.Context) error { return r.prepare(ctx, id, s.Version) })
+	case CreatePods:
+		return r.create(ctx, w, s)
+	case StartPod:
+		r.start(ctx, w, s.Pod)
+	case MarkHealthy:
+		return r.change(ctx, w, func(tx *store.Tx, _ *trysail.Service) error { return markHealthy(tx, s.Pods) })
+	case StopPod:
+		return r.stop(ctx, w, s)
+	case EndPod:
+		r.end(ctx, w, s)
+	case SetRoute:
+		r.Router.Apply(s.Route)
+	case Activate:
+		return r.activate(ctx, w, s)
+	case Fail:
+		return r.fail(ctx, w, s)
+	case Revert:
+		return r.revert(ctx, w, s)
+	case Settle:
+		return r.settle(ctx, w, s)
+	case RemoveService:
+		r.Router.Remove(w.Service.Name)
+		if err := r.Logs.Delete(w.Service.ID); err != nil {
+			return err
+		}
+		return r.Store.Update(ctx, func(tx *store.Tx) error { return tx.DeleteService(w.Service.ID) })
+	default:
+		return fmt.Errorf("applying: no such step: %v", step)
+	}
+	return nil
+}
+
+// change runs fn in a transaction on the service as it is now, if it still is what the plan was made for. w sees the
+// change.
+func (r *Reconciler) change(ctx context.Context, w *World, fn func(*store.Tx, *trysail.Service) error) error {
+	var after *trysail.Service
+	err := r.Store.Update(ctx, func(tx *store.Tx) error {
+		svc, err := tx.ServiceByID(w.Service.ID)
+		if err != nil {
+			return err
+		}
+		if svc.State != w.Service.State || svc.Disabled != w.Service.Disabled || svc.Capacity != w.Service.Capacity || version(svc.Next) != version(w.Service.Next) {
+			return errStale
+		}
+		after = svc
+		return fn(tx, svc)
+	})
+	if err == nil {
+		w.Service = *after
+	}
+	return err
+}
+
+func version(d *trysail.Deployment) int {
+	if d == nil {
+		return 0
+	}
+	return d.Version
+}
+
+// openWindow gives a deployment its time to become healthy.
+func (r *Reconciler) openWindow(tx *store.Tx, serviceID string, d *trysail.Deployment) error {
+	if d == nil {
+		return nil
+	}
+	d.Deadline = tx.Now().Add(r.ActivationTimeout)
+	return tx.UpdateDeployment(serviceID, d)
+}
+
+func (r *Reconciler) begin(ctx context.Context, w *World, s Begin) error {
+	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		svc.State = trysail.ServiceDeploying
+		svc.Detail = trysail.StateDetail{Code: trysail.DetailCreatingDeployment, Message: "Pulling images"}
+		return errors.Join(r.openWindow(tx, svc.ID, svc.Next), tx.UpdateService(svc))
+	})
+	if err == nil {
+		r.say(ctx, w, w.Service.Next, "Creating your deployment")
+	}
+	return err
+}
+
+// say writes a system line of a deployment, as AWS does, into the log of each of its containers.
+func (r *Reconciler) say(ctx context.Context, w *World, d *trysail.Deployment, text string) {
+	r.write(ctx, w, d, fmt.Sprintf("[deployment:%d] %s", d.Version, text))
+}
+
+// explain writes a line of ours into the log of each container of a deployment.
+func (r *Reconciler) explain(ctx context.Context, w *World, d *trysail.Deployment, text string) {
+	for line := range strings.Lines(text) {
+		r.write(ctx, w, d, "[trysail] "+strings.TrimRight(line, "\n"))
+	}
+}
+
+func (r *Reconciler) write(ctx context.Context, w *World, d *trysail.Deployment, line string) {
+	if err := r.Logs.Append(w.Service.ID, d.ContainerNames(), time.Now().UTC(), line); err != nil {
+		// The line is a report, not a decision: a full disk must not stop the deployment.
+		r.Log.WarnContext(ctx, "a system line could not be written", "service", w.Service.Name, "error", err)
+	}
+}
+
+func (r *Reconciler) create(ctx context.Context, w *World, s CreatePods) error {
+	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		for _, p := range s.Pods {
+			p.ID, p.CreatedAt = newPodID(svc.Name, p), tx.Now()
+			if err := tx.InsertPod(&p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if d := deployment(&w.Service, s.Version); err == nil && d != nil {
+		text := "Started 1 new node"
+		if n := len(s.Pods); n > 1 {
+			text = fmt.Sprintf("Started %d new nodes", n)
+		}
+		r.say(ctx, w, d, text)
+	}
+	return err
+}
+
+// newPodID makes a name that a person can read and that is never used again.
+func newPodID(service string, p trysail.PodRecord) trysail.PodID {
+	return trysail.PodID(fmt.Sprintf("%.30s-v%d-%d-%s", service, p.Version, p.Slot, strings.ToLower(rand.Text()[:8])))
+}
+
+func deployment(s *trysail.Service, version int) *trysail.Deployment {
+	for _, d := range []*trysail.Deployment{s.Current, s.Next} {
+		if d != nil && d.Version == version {
+			return d
+		}
+	}
+	return nil
+}
+
+func startKey(id trysail.PodID) string { return "start/" + string(id) }
+func endKey(id trysail.PodID) string   { return "end/" + string(id) }
+
+// start makes the engine run a pod. The engine's refusal counts as a failed start; its silence does not.
+func (r *Reconciler) start(ctx context.Context, w *World, rec trysail.PodRecord) {
+	d := deployment(&w.Service, rec.Version)
+	if d == nil {
+		return
+	}
+	spec := trysail.PodSpec{
+		ID: rec.ID, Service: w.Service.Name, ServiceID: rec.ServiceID, Version: rec.Version,
+		Limits: rec.Power.Limits(), LogDir: r.Logs.PodDir(rec.ServiceID, string(rec.ID)),
+	}
+	for _, name := range d.ContainerNames() {
+		c := d.Containers[name]
+		spec.Containers = append(spec.Containers, trysail.ContainerSpec{
+			Name: name, Image: trysail.ImageReference(c.Image, d.Digests[c.Image]), Command: c.Command, Environment: c.Environment,
+		})
+	}
+	r.act(ctx, startKey(rec.ID), w.Service.ID, func(actx context.Context) error {
+		// The plan may be older than the end of another start of this pod.
+		if wanted, err := r.wanted(actx, rec); err != nil || !wanted {
+			return err
+		}
+		err := r.Engine.Start(actx, spec)
+		if err == nil || actx.Err() != nil || errors.Is(err, engine.ErrUnavailable) {
+			return err
+		}
+		return r.Store.Update(ctx, func(tx *store.Tx) error {
+			rec.StopAt, rec.Failed, rec.Reason = tx.Now(), true, "the engine could not start it"
+			rec.Evidence = &trysail.PodEvidence{StartError: err.Error()}
+			return tx.UpdatePod(&rec)
+		})
+	})
+}
+
+// wanted reports whether the pod shall run, as the store has it now.
+func (r *Reconciler) wanted(ctx context.Context, rec trysail.PodRecord) (yes bool, err error) {
+	err = r.Store.View(ctx, func(tx *store.Tx) error {
+		now, err := tx.Pod(rec.ID)
+		yes = err == nil && now.Live()
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return yes, err
+}
+
+func markHealthy(tx *store.Tx, pods []trysail.PodRecord) error {
+	for _, p := range pods {
+		p.HealthyAt = tx.Now()
+		if err := tx.UpdatePod(&p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Reconciler) stop(ctx context.Context, w *World, s StopPod) error {
+	rec := s.Pod
+	if s.Failed {
+		rec.Evidence = r.evidence(ctx, w, rec)
+	}
+	err := r.change(ctx, w, func(tx *store.Tx, _ *trysail.Service) error {
+		rec.StopAt, rec.Reason, rec.Failed = tx.Now(), s.Reason, s.Failed
+		return tx.UpdatePod(&rec)
+	})
+	if d := w.Service.Current; err == nil && s.Failed && version(d) == rec.Version {
+		r.Log.WarnContext(ctx, "a pod of the active version failed", "service", w.Service.Name, "version", rec.Version, "pod", rec.ID, "reason", s.Reason)
+		r.explain(ctx, w, d, fmt.Sprintf("Version %d: %s. It is started again.", rec.Version, s.Reason))
+	}
+	return err
+}
+
+// end drains and stops a pod. A start of it that is under way is given up.
+func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
+	rec, name := s.Pod, w.Service.Name
+	grace := r.StopGrace
+	if rec.Failed {
+		grace = min(grace, 5*time.Second)
+	}
+	if r.cancel(startKey(rec.ID)) {
+		return // the round that follows its end comes back here
+	}
+	r.act(ctx, endKey(rec.ID), w.Service.ID, func(ctx context.Context) error {
+		if s.Drain > 0 {
+			dctx, cancel := context.WithTimeout(ctx, s.Drain)
+			err := r.Router.Drain(dctx, name, rec.ID)
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				r.Log.InfoContext(ctx, "requests in flight were cut", "service", name, "pod", rec.ID, "after", s.Drain)
+			}
+		}
+		if err := r.Engine.Stop(ctx, rec.ID, grace); err != nil {
+			return fmt.Errorf("stopping pod %s: %w", rec.ID, err)
+		}
+		if rec.CreatedAt.IsZero() {
+			return nil // it had no record
+		}
+		return r.Store.Update(ctx, func(tx *store.Tx) error {
+			rec.EndedAt = tx.Now()
+			err := tx.UpdatePod(&rec)
+			if errors.Is(err, store.ErrNotFound) {
+				return nil // its version is not kept any more
+			}
+			return err
+		})
+	})
+}
+
+func (r *Reconciler) activate(ctx context.Context, w *World, s Activate) error {
+	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		if version(svc.Next) != s.Version {
+			return errStale
+		}
+		if svc.Current != nil {
+			svc.Current.State = trysail.DeploymentInactive
+			if err := tx.UpdateDeployment(svc.ID, svc.Current); err != nil {
+				return err
+			}
+		}
+		svc.Next.State = trysail.DeploymentActive
+		svc.Current, svc.Next = svc.Next, nil
+		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
+		return errors.Join(tx.UpdateDeployment(svc.ID, svc.Current), tx.UpdateService(svc), markHealthy(tx, s.Healthy))
+	})
+	if err != nil {
+		return err
+	}
+	r.Log.InfoContext(ctx, "deployment is active", "service", w.Service.Name, "version", s.Version)
+	r.say(ctx, w, w.Service.Current, "Reached a steady state")
+	r.say(ctx, w, w.Service.Current, "Finalizing your deployment")
+	r.forgetImages(w.Service.ID, s.Version)
+	return nil
+}
+
+func (r *Reconciler) fail(ctx context.Context, w *World, s Fail) error {
+	failed := w.Service.Next
+	if version(failed) != s.Version {
+		return errStale
+	}
+	verdict, live := r.diagnose(ctx, w, s)
+	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		for _, p := range live {
+			p.StopAt, p.Failed, p.Reason = tx.Now(), true, "the deployment failed"
+			if err := tx.UpdatePod(&p); err != nil {
+				return err
+			}
+		}
+		svc.Next.State = trysail.DeploymentFailed
+		if err := errors.Join(tx.UpdateDeployment(svc.ID, svc.Next), tx.SetDiagnosis(svc.ID, &verdict)); err != nil {
+			return err
+		}
+		svc.Next, svc.Detail, svc.State = nil, trysail.StateDetail{}, trysail.ServiceReady
+		if svc.Current != nil {
+			svc.State = trysail.ServiceRunning
+		}
+		return tx.UpdateService(svc)
+	})
+	if err != nil {
+		return err
+	}
+	r.Log.WarnContext(ctx, "deployment failed", "service", w.Service.Name, "version", s.Version, "code", verdict.Code, "summary", verdict.Summary)
+	if s.TookTooLong {
+		r.say(ctx, w, failed, "Took too long")
+	}
+	r.say(ctx, w, failed, "Canceled")
+	r.explain(ctx, w, failed, fmt.Sprintf("%s: %s", verdict.Code, verdict.Summary))
+	r.explain(ctx, w, failed, "Fix: "+verdict.Fix)
+	r.forgetImages(w.Service.ID, version(w.Service.Current))
+	return nil
+}
+
+// diagnose gathers the evidence of the pods that still live, and names the cause.
+func (r *Reconciler) diagnose(ctx context.Context, w *World, s Fail) (trysail.Diagnosis, []trysail.PodRecord) {
+	in := diagnose.Input{
+		Deployment: w.Service.Next, Previous: w.Service.Current, Power: w.Service.Power,
+		TookTooLong: s.TookTooLong, Window: r.ActivationTimeout,
+	}
+	var live []trysail.PodRecord
+	for _, p := range w.Pods {
+		if p.Version != s.Version {
+			continue
+		}
+		if p.Live() {
+			p.Evidence = r.evidence(ctx, w, p)
+			live = append(live, p)
+		}
+		in.Pods = append(in.Pods, p)
+	}
+	r.mu.Lock()
+	in.Image = r.imageErr[imageKey{w.Service.ID, s.Version}]
+	r.mu.Unlock()
+	return diagnose.Diagnose(in), live
+}
+
+// evidence is what can be seen of a pod now, before it is removed.
+func (r *Reconciler) evidence(ctx context.Context, w *World, rec trysail.PodRecord) *trysail.PodEvidence {
+	const lines = 20
+	o := w.Observed[rec.ID]
+	e := &trysail.PodEvidence{Lost: o.Lost, Containers: o.Containers, Health: w.Health[rec.ID], LogTail: map[string][]string{}}
+	if d := deployment(&w.Service, rec.Version); d != nil {
+		for _, name := range d.ContainerNames() {
+			tail, err := r.Logs.Tail(rec.ServiceID, string(rec.ID), name, lines)
+			if err != nil {
+				r.Log.WarnContext(ctx, "the last lines of a container cannot be read", "pod", rec.ID, "container", name, "error", err)
+			}
+			if len(tail) > 0 {
+				e.LogTail[name] = tail
+			}
+		}
+	}
+	if sockets, ok := r.Engine.(engine.Sockets); ok && !o.Crashed() {
+		found, err := sockets.Listeners(ctx, rec.ID)
+		if err != nil {
+			r.Log.WarnContext(ctx, "the sockets of a pod cannot be seen", "pod", rec.ID, "error", err)
+		} else {
+			e.Listeners = append([]trysail.Listener{}, found...)
+		}
+	}
+	return e
+}
+
+func (r *Reconciler) revert(ctx context.Context, w *World, s Revert) error {
+	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		if svc.Fallback != nil {
+			svc.Capacity, svc.Fallback = *svc.Fallback, nil
+		}
+		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
+		return tx.UpdateService(svc)
+	})
+	if err != nil {
+		return err
+	}
+	r.Log.WarnContext(ctx, "update given up", "service", w.Service.Name, "reason", s.Reason, "power", w.Service.Power, "scale", w.Service.Scale)
+	r.explain(ctx, w, w.Service.Current, fmt.Sprintf("The update was given up because %s. The service has power %s and scale %d.", s.Reason, w.Service.Power, w.Service.Scale))
+	return nil
+}
+
+func (r *Reconciler) settle(ctx context.Context, w *World, s Settle) error {
+	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		svc.State, svc.Detail, svc.Fallback = s.State, trysail.StateDetail{}, nil
+		return tx.UpdateService(svc)
+	})
+	if err == nil {
+		r.Log.InfoContext(ctx, "service settled", "service", w.Service.Name, "state", s.State)
+	}
+	return err
+}

@@ -1,0 +1,603 @@
+package reconcile
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/trysail/trysail"
+)
+
+// Rules are the numbers that Plan decides by. They do not change while the program runs.
+type Rules struct {
+	// Region and Domain make the services' host names.
+	Region, Domain string
+	// ActivationTimeout is how long a deployment, or an update, may take to become healthy.
+	ActivationTimeout time.Duration
+	// DrainTimeout is how long requests in flight to a pod that is no longer wanted may take.
+	DrainTimeout time.Duration
+}
+
+const (
+	// maxStarts is how often a slot of a new version is started before the deployment is canceled, as on AWS.
+	maxStarts = 3
+	// settleTime is how long a pod without public endpoint must run to count as healthy: there is nothing to probe.
+	settleTime = time.Second
+	// suspectAfter is how long a pod that was healthy may fail its health checks before a replacement is started.
+	suspectAfter = 30 * time.Second
+	// forgiveAfter is how long a pod must have been healthy for the failures before it to be forgotten.
+	forgiveAfter = 10 * time.Minute
+	// maxBackoff bounds the wait before a crashed pod of the ACTIVE version is started again.
+	maxBackoff = 5 * time.Minute
+	// crashedDrain is how long requests in flight to a pod that failed may take: parts of it may still answer.
+	crashedDrain = time.Second
+)
+
+// Images is how far the images of a version are.
+type Images struct {
+	Ready   bool
+	Tries   int       // that failed
+	RetryAt time.Time // of the next try
+	Final   bool      // another try cannot help
+}
+
+// World is everything that Plan looks at: what shall be and what is, of one service.
+type World struct {
+	Now     time.Time
+	Service trysail.Service
+	// Pods are the records of all pods that have not ended, and of the ended ones of the current and next version.
+	Pods []trysail.PodRecord
+	// Observed is what the engine has; Health is what the edge says of its targets.
+	Observed map[trysail.PodID]trysail.Pod
+	Health   map[trysail.PodID]trysail.TargetHealth
+	Images   map[int]Images // by version
+}
+
+// Plan returns the steps that lead from what is to what shall be, in order, and when to look again even if nothing
+// happens (zero: no need). It is a pure function, and carrying its steps out twice does no harm.
+func Plan(w World, r Rules) (steps []Step, wake time.Time) {
+	p := &planner{World: w, rules: r, stopping: map[trysail.PodID]bool{}}
+	switch {
+	case w.Service.State == trysail.ServiceDeleting:
+		p.delete()
+	case w.Service.Disabled:
+		p.disable()
+	default:
+		p.run()
+	}
+	return p.steps, p.wake
+}
+
+// planner collects the steps. Its methods only read the World.
+type planner struct {
+	World
+	rules Rules
+	steps []Step
+	wake  time.Time
+	// stopping are the pods that this plan stops.
+	stopping map[trysail.PodID]bool
+}
+
+func (p *planner) add(s Step) { p.steps = append(p.steps, s) }
+
+// stop plans that a pod shall not run any more. failed says that something was wrong with it.
+func (p *planner) stop(rec trysail.PodRecord, reason string, failed bool) {
+	if !p.stopping[rec.ID] {
+		p.stopping[rec.ID] = true
+		p.add(StopPod{Pod: rec, Reason: reason, Failed: failed})
+	}
+}
+
+// wakeAt asks for another look at t. A time that has passed is not waited for.
+func (p *planner) wakeAt(t time.Time) {
+	if t.After(p.Now) && (p.wake.IsZero() || t.Before(p.wake)) {
+		p.wake = t
+	}
+}
+
+// delete ends all pods, then the service.
+func (p *planner) delete() {
+	p.stopAll("the service is being deleted")
+	p.route(trysail.RouteNone)
+	p.finishPods()
+	if p.unended() == 0 {
+		p.add(RemoveService{})
+	}
+}
+
+// disable ends all pods; the edge answers 503.
+func (p *planner) disable() {
+	p.route(trysail.RouteDisabled)
+	p.stopAll("the service is being disabled")
+	p.finishPods()
+	if p.Service.State != trysail.ServiceDisabled && p.unended() == 0 {
+		p.add(Settle{trysail.ServiceDisabled})
+	}
+}
+
+// run keeps the current version at its capacity and brings the next one up.
+func (p *planner) run() {
+	if p.begin() {
+		return
+	}
+	p.noteHealth()
+	switched := false
+	if p.Service.Next != nil {
+		switched = p.activate(p.Service.Next)
+	}
+	if !switched {
+		if p.Service.Current != nil {
+			p.maintain(p.Service.Current)
+		} else if p.Service.State == trysail.ServiceUpdating {
+			p.add(Settle{trysail.ServiceReady})
+		}
+		p.stopStrays()
+		p.route(trysail.RouteServe)
+	}
+	p.finishPods()
+}
+
+// begin handles what has just been asked for, and reports whether the rest has to wait for that to be recorded.
+// A request that nobody has looked at yet has no detail message.
+func (p *planner) begin() bool {
+	s := &p.Service
+	switch {
+	case s.Next != nil && (s.State != trysail.ServiceDeploying || s.Detail.Message == ""):
+		p.add(Begin{s.Next.Version})
+		return true
+	case s.Next == nil && s.State == trysail.ServicePending:
+		p.add(Settle{trysail.ServiceReady})
+		return true
+	case s.State == trysail.ServiceUpdating && s.Detail.Message == "":
+		p.add(BeginUpdate{})
+		return true
+	}
+	return false
+}
+
+// noteHealth records first healths and stops pods that crashed.
+func (p *planner) noteHealth() {
+	var healthy []trysail.PodRecord
+	for _, rec := range p.live() {
+		switch {
+		case p.crashed(rec.ID):
+			p.stop(rec, crashReason(p.Observed[rec.ID]), true)
+		case rec.HealthyAt.IsZero() && p.ready(rec) && p.isCurrent(rec.Version):
+			healthy = append(healthy, rec)
+		}
+	}
+	if len(healthy) > 0 {
+		p.add(MarkHealthy{healthy})
+	}
+}
+
+// activate brings version d up. It reports whether all its pods are healthy and the switch is planned.
+func (p *planner) activate(d *trysail.Deployment) bool {
+	if !p.Now.Before(d.Deadline) {
+		p.add(Fail{Version: d.Version, TookTooLong: true})
+		return false
+	}
+	p.wakeAt(d.Deadline)
+	if !p.images(d) {
+		if im := p.Images[d.Version]; im.Final || im.Tries >= maxStarts {
+			p.add(Fail{Version: d.Version})
+		} else {
+			p.detail(trysail.DetailCreatingDeployment, "Pulling images")
+		}
+		return false
+	}
+	var create, healthy []trysail.PodRecord
+	for slot := range p.Service.Scale {
+		in := p.slot(d.Version, p.Service.Power, slot)
+		if rec, ok := p.best(in.live); ok {
+			if p.ready(rec) {
+				healthy = append(healthy, rec)
+			}
+			continue
+		}
+		if len(in.live) > 0 {
+			continue // it crashed, and that is to be recorded first
+		}
+		starts := len(in.all)
+		if starts >= maxStarts {
+			p.add(Fail{Version: d.Version})
+			return false
+		}
+		if at := in.lastEnd().Add(time.Duration(starts) * time.Second); starts > 0 && p.Now.Before(at) {
+			p.wakeAt(at)
+			continue
+		}
+		create = append(create, p.newPod(d.Version, slot, starts+1))
+	}
+	if len(create) > 0 {
+		p.add(CreatePods{Version: d.Version, Pods: create})
+	}
+	if len(healthy) == p.Service.Scale {
+		p.routeTo(d, trysail.RouteServe)
+		p.add(Activate{Version: d.Version, Healthy: healthy})
+		return true
+	}
+	p.detail(p.progress(d, len(healthy)))
+	return false
+}
+
+// progress says in words how far the activation is.
+func (p *planner) progress(d *trysail.Deployment, healthy int) (code, message string) {
+	for _, rec := range p.live() {
+		if o, ok := p.Observed[rec.ID]; rec.Version == d.Version && (!ok || !o.Running(len(d.Containers))) {
+			return trysail.DetailCreatingDeployment, "Starting " + nodes(p.Service.Scale)
+		}
+	}
+	if d.PublicEndpoint == nil {
+		return trysail.DetailEvaluatingHealthCheck, "Waiting for the containers to settle"
+	}
+	return trysail.DetailEvaluatingHealthCheck, fmt.Sprintf("%d of %s healthy: waiting for GET %s on port %d of container %s",
+		healthy, nodes(p.Service.Scale), d.PublicEndpoint.HealthCheck.Path, d.PublicEndpoint.ContainerPort, d.PublicEndpoint.ContainerName)
+}
+
+// maintain keeps version d, which is ACTIVE, at the service's capacity, and ends an update.
+func (p *planner) maintain(d *trysail.Deployment) {
+	updating := p.Service.State == trysail.ServiceUpdating
+	var create []trysail.PodRecord
+	complete, given := true, false // every slot has a ready pod; a slot was started too often during this update
+	for slot := range p.Service.Scale {
+		in := p.slot(d.Version, p.Service.Power, slot)
+		best, ok := p.best(in.live)
+		if ok && p.ready(best) {
+			p.stopOthers(in.live, best)
+			continue
+		}
+		complete = false
+		given = given || updating && in.failuresSince(d.Deadline.Add(-p.rules.ActivationTimeout)) >= maxStarts
+		if slices.ContainsFunc(in.live, func(r trysail.PodRecord) bool { return !p.suspect(r) }) {
+			continue // a pod is on its way, or has crashed and that is to be recorded first
+		}
+		if at := in.retryAt(); p.Now.Before(at) {
+			p.wakeAt(at)
+			continue
+		}
+		create = append(create, p.newPod(d.Version, slot, len(in.all)+1))
+	}
+	if len(create) > 0 && !given && p.images(d) {
+		p.add(CreatePods{Version: d.Version, Pods: create})
+	}
+	extra := p.extras(d)
+	if complete {
+		for _, rec := range extra {
+			p.stop(rec, "the service's capacity changed", false)
+		}
+	}
+	if !updating {
+		return
+	}
+	p.wakeAt(d.Deadline)
+	switch {
+	case complete && len(extra) == 0:
+		p.add(Settle{trysail.ServiceRunning})
+	case complete:
+		// The pods of the old capacity are being stopped.
+	case given:
+		p.add(Revert{fmt.Sprintf("a node was started %d times and failed each time", maxStarts)})
+	case !p.Now.Before(d.Deadline):
+		p.add(Revert{"it took too long"})
+	}
+}
+
+// extras lists the live pods of version d that are not of the service's capacity.
+func (p *planner) extras(d *trysail.Deployment) []trysail.PodRecord {
+	var list []trysail.PodRecord
+	for _, rec := range p.live() {
+		if rec.Version == d.Version && (rec.Power != p.Service.Power || rec.Slot >= p.Service.Scale) {
+			list = append(list, rec)
+		}
+	}
+	return list
+}
+
+// stopOthers stops what else fills a slot: a suspect whose replacement is ready, or the replacement of a suspect that
+// recovered.
+func (p *planner) stopOthers(live []trysail.PodRecord, best trysail.PodRecord) {
+	for _, rec := range live {
+		if rec.ID == best.ID || p.crashed(rec.ID) {
+			continue
+		}
+		if p.suspect(rec) {
+			p.stop(rec, "it failed its health checks and was replaced", true)
+		} else {
+			p.stop(rec, "the pod that it was to replace recovered", false)
+		}
+	}
+}
+
+// stopStrays stops the pods of versions that are neither current nor next.
+func (p *planner) stopStrays() {
+	for _, rec := range p.live() {
+		if !p.isCurrent(rec.Version) && !p.isNext(rec.Version) {
+			p.stop(rec, fmt.Sprintf("version %d is no longer wanted", rec.Version), false)
+		}
+	}
+}
+
+func (p *planner) stopAll(reason string) {
+	for _, rec := range p.live() {
+		p.stop(rec, reason, false)
+	}
+}
+
+// finishPods starts and ends pods as their records say. The route has been set before.
+func (p *planner) finishPods() {
+	known := map[trysail.PodID]bool{}
+	for _, rec := range p.Pods {
+		if !rec.EndedAt.IsZero() {
+			continue
+		}
+		known[rec.ID] = true
+		o, seen := p.Observed[rec.ID]
+		switch {
+		case !rec.Live() && rec.Failed:
+			p.add(EndPod{Pod: rec, Drain: crashedDrain})
+		case !rec.Live():
+			p.add(EndPod{Pod: rec, Drain: p.rules.DrainTimeout})
+		case p.stopping[rec.ID]:
+		case !seen || !o.Crashed() && len(o.Containers) < p.containers(rec.Version):
+			p.add(StartPod{rec})
+		}
+	}
+	for id, o := range p.Observed {
+		if !known[id] {
+			p.add(EndPod{Pod: trysail.PodRecord{ID: id, ServiceID: o.ServiceID, Version: o.Version}})
+		}
+	}
+}
+
+// unended counts the pods that exist in any way.
+func (p *planner) unended() int {
+	n := len(p.Observed)
+	for _, rec := range p.Pods {
+		if _, seen := p.Observed[rec.ID]; rec.EndedAt.IsZero() && !seen {
+			n++
+		}
+	}
+	return n
+}
+
+// images asks for the images of d and reports whether they are there.
+func (p *planner) images(d *trysail.Deployment) bool {
+	im := p.Images[d.Version]
+	switch {
+	case im.Ready:
+	case p.Now.Before(im.RetryAt):
+		p.wakeAt(im.RetryAt)
+	default:
+		p.add(PrepareImages{d.Version})
+	}
+	return im.Ready
+}
+
+// detail sets the state detail if it is not that already.
+func (p *planner) detail(code, message string) {
+	if d := (trysail.StateDetail{Code: code, Message: message}); d != p.Service.Detail {
+		p.add(SetDetail{d})
+	}
+}
+
+// route tells the edge about the current version's pods, and those of the next that want probing.
+func (p *planner) route(mode trysail.RouteMode) { p.setRoute(p.Service.Current, mode) }
+
+// routeTo makes the edge serve version d although it is not the current one yet.
+func (p *planner) routeTo(d *trysail.Deployment, mode trysail.RouteMode) { p.setRoute(d, mode) }
+
+func (p *planner) setRoute(serve *trysail.Deployment, mode trysail.RouteMode) {
+	s := &p.Service
+	if mode == trysail.RouteServe && (serve == nil || serve.PublicEndpoint == nil) {
+		mode = trysail.RouteNone
+	}
+	r := trysail.Route{Service: s.Name, Host: s.Host(p.rules.Region, p.rules.Domain), Mode: mode}
+	for _, d := range []*trysail.Deployment{s.Current, s.Next} {
+		if d == nil || d.PublicEndpoint == nil || s.Disabled || s.State == trysail.ServiceDeleting {
+			continue
+		}
+		for _, rec := range p.live() {
+			o := p.Observed[rec.ID]
+			if rec.Version != d.Version || !o.Addr.IsValid() || o.Crashed() || p.stopping[rec.ID] {
+				continue
+			}
+			serving := mode == trysail.RouteServe && d.Version == serve.Version && p.everHealthy(rec)
+			r.Targets = append(r.Targets, target(d, rec, o.Addr, serving))
+		}
+	}
+	p.add(SetRoute{r})
+}
+
+func target(d *trysail.Deployment, rec trysail.PodRecord, addr netip.Addr, serving bool) trysail.Target {
+	ep := d.PublicEndpoint
+	protocol := d.Containers[ep.ContainerName].Ports[strconv.Itoa(ep.ContainerPort)]
+	return trysail.Target{
+		Pod: rec.ID, Version: rec.Version, Addr: netip.AddrPortFrom(addr, uint16(ep.ContainerPort)), //nolint:gosec // validated: 1–65535
+		TLS: protocol == trysail.ProtocolHTTPS, Check: ep.HealthCheck,
+		Activating: !serving, Serving: serving, PresumeHealthy: !rec.HealthyAt.IsZero(),
+	}
+}
+
+func (p *planner) newPod(version, slot, attempt int) trysail.PodRecord {
+	return trysail.PodRecord{ServiceID: p.Service.ID, Version: version, Power: p.Service.Power, Slot: slot, Attempt: attempt}
+}
+
+func (p *planner) live() []trysail.PodRecord {
+	var list []trysail.PodRecord
+	for _, rec := range p.Pods {
+		if rec.Live() && rec.EndedAt.IsZero() {
+			list = append(list, rec)
+		}
+	}
+	return list
+}
+
+func (p *planner) isCurrent(version int) bool {
+	return p.Service.Current != nil && p.Service.Current.Version == version
+}
+
+func (p *planner) isNext(version int) bool {
+	return p.Service.Next != nil && p.Service.Next.Version == version
+}
+
+// deployment returns the current or next deployment of that version, or nil.
+func (p *planner) deployment(version int) *trysail.Deployment {
+	switch {
+	case p.isCurrent(version):
+		return p.Service.Current
+	case p.isNext(version):
+		return p.Service.Next
+	}
+	return nil
+}
+
+func (p *planner) containers(version int) int {
+	if d := p.deployment(version); d != nil {
+		return len(d.Containers)
+	}
+	return 0
+}
+
+func (p *planner) crashed(id trysail.PodID) bool {
+	o, ok := p.Observed[id]
+	return ok && o.Crashed()
+}
+
+// everHealthy reports whether the pod runs and is healthy or was so before.
+func (p *planner) everHealthy(rec trysail.PodRecord) bool {
+	return p.ready(rec) || !rec.HealthyAt.IsZero() && !p.crashed(rec.ID)
+}
+
+// ready reports whether the pod runs and can serve at this moment.
+func (p *planner) ready(rec trysail.PodRecord) bool {
+	d := p.deployment(rec.Version)
+	o, ok := p.Observed[rec.ID]
+	if d == nil || !ok || !o.Running(len(d.Containers)) {
+		return false
+	}
+	if d.PublicEndpoint != nil {
+		h, probed := p.Health[rec.ID]
+		return h.Healthy || !probed && !rec.HealthyAt.IsZero()
+	}
+	if !rec.HealthyAt.IsZero() {
+		return true
+	}
+	var started time.Time
+	for _, c := range o.Containers {
+		if c.StartedAt.After(started) {
+			started = c.StartedAt
+		}
+	}
+	p.wakeAt(started.Add(settleTime))
+	return !p.Now.Before(started.Add(settleTime))
+}
+
+// suspect reports whether the pod was healthy once, but has not been for so long that a replacement should be started.
+func (p *planner) suspect(rec trysail.PodRecord) bool {
+	h, probed := p.Health[rec.ID]
+	if rec.HealthyAt.IsZero() || !probed || h.Healthy {
+		return false
+	}
+	since := h.Since
+	if since.Before(rec.HealthyAt) {
+		since = rec.HealthyAt
+	}
+	p.wakeAt(since.Add(suspectAfter))
+	return !p.Now.Before(since.Add(suspectAfter))
+}
+
+// best chooses the pod that fills a slot: a ready one before one that may become so, and then the oldest.
+func (p *planner) best(live []trysail.PodRecord) (trysail.PodRecord, bool) {
+	var found *trysail.PodRecord
+	for i := range live {
+		rec := &live[i]
+		if p.crashed(rec.ID) {
+			continue
+		}
+		if found == nil || p.ready(*rec) && !p.ready(*found) {
+			found = rec
+		}
+	}
+	if found == nil {
+		return trysail.PodRecord{}, false
+	}
+	return *found, true
+}
+
+// slotPods are the pods of one version and power in one slot, oldest first.
+type slotPods struct{ all, live []trysail.PodRecord }
+
+func (p *planner) slot(version int, power trysail.Power, slot int) slotPods {
+	var s slotPods
+	for _, rec := range p.Pods {
+		if rec.Version != version || rec.Power != power || rec.Slot != slot {
+			continue
+		}
+		s.all = append(s.all, rec)
+		if rec.Live() && rec.EndedAt.IsZero() {
+			s.live = append(s.live, rec)
+		}
+	}
+	return s
+}
+
+// lastEnd is when the newest stopped pod was stopped.
+func (s slotPods) lastEnd() (t time.Time) {
+	for _, rec := range s.all {
+		if rec.StopAt.After(t) {
+			t = rec.StopAt
+		}
+	}
+	return t
+}
+
+// failuresSince counts the pods that were created after t and failed.
+func (s slotPods) failuresSince(t time.Time) (n int) {
+	for _, rec := range s.all {
+		if rec.Failed && rec.CreatedAt.After(t) {
+			n++
+		}
+	}
+	return n
+}
+
+// retryAt is when the slot may be started again: at once after the first failure, then 1 s, 2 s, 4 s … up to 5 min
+// after the last one.
+func (s slotPods) retryAt() time.Time {
+	failures := 0
+	for _, rec := range slices.Backward(s.all) {
+		if !rec.Failed || !rec.HealthyAt.IsZero() && rec.StopAt.Sub(rec.HealthyAt) > forgiveAfter {
+			break
+		}
+		failures++
+	}
+	if failures < 2 {
+		return time.Time{}
+	}
+	return s.lastEnd().Add(min(time.Second<<min(failures-2, 16), maxBackoff))
+}
+
+func crashReason(o trysail.Pod) string {
+	for _, c := range o.Containers {
+		switch {
+		case c.State != trysail.ContainerExited:
+		case c.StartError != "":
+			return fmt.Sprintf("container %s could not be started", c.Name)
+		case c.OOMKilled:
+			return fmt.Sprintf("container %s ran out of memory", c.Name)
+		default:
+			return fmt.Sprintf("container %s exited with code %d", c.Name, c.ExitCode)
+		}
+	}
+	return "the pod was gone"
+}
+
+func nodes(n int) string {
+	if n == 1 {
+		return "1 node"
+	}
+	return strconv.Itoa(n) + " nodes"
+}

@@ -1,0 +1,418 @@
+// Package reconcile makes what is equal to what shall be: it observes the engine and the edge, lets Plan decide, and
+// applies the plan's steps. It is the only package that changes the world.
+//
+// Everything it decides is in the store before it is done, and every step can be repeated. So there is no recovery
+// code: after a crash the next round sees what is half done and finishes it.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine"
+	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/store"
+)
+
+// Router is the edge, as reconcile sees it.
+type Router interface {
+	// Apply makes the edge do what the route says. Targets that left rotation finish their requests.
+	Apply(route trysail.Route)
+	// Remove forgets a service.
+	Remove(service string)
+	// Health reports on the service's targets.
+	Health(service string) map[trysail.PodID]trysail.TargetHealth
+	// Drain waits until a pod that left rotation has no request in flight; when ctx ends it cuts the rest.
+	Drain(ctx context.Context, service string, pod trysail.PodID) error
+	// Changes yields the name of a service whose targets' health has changed.
+	Changes() <-chan string
+}
+
+// ImageResolver says what an image name stands for at this moment.
+type ImageResolver interface {
+	// Resolve asks the registry. Errors: *trysail.ImageError.
+	Resolve(ctx context.Context, name string) (trysail.Image, error)
+}
+
+// Config is what a Reconciler works with. All fields but StopGrace are required.
+type Config struct {
+	Rules
+	Store  *store.Store
+	Engine engine.Engine
+	Router Router
+	Images ImageResolver
+	Logs   *logs.Store
+	Log    *slog.Logger
+	// StopGrace is the time between SIGTERM and SIGKILL; zero means 30 s, as ECS has it.
+	StopGrace time.Duration
+}
+
+const (
+	// pollEvery is how often the engine is asked even if it reports no change: its reports are only hints.
+	pollEvery = 15 * time.Second
+	// retryAfter is the wait after a step that did not work for reasons outside of the service.
+	retryAfter = time.Second
+	// unavailableRetry is the wait while the engine does not answer: containerd restarts in a fraction of a second.
+	unavailableRetry = 200 * time.Millisecond
+)
+
+// Reconciler runs rounds: one at a time per service, and many services at a time.
+type Reconciler struct {
+	Config
+
+	wg sync.WaitGroup // everything that runs on behalf of Run
+
+	observing sync.Mutex // held while the engine is asked, so that an older answer never replaces a newer one
+
+	mu       sync.Mutex                               // guards all below; never held during I/O
+	ids      map[string]string                        // service name → id, for the router's changes
+	queue    map[string]*entry                        // by service id
+	observed map[string]map[trysail.PodID]trysail.Pod // by service id
+	actions  map[string]context.CancelFunc            // actions under way, by key
+	images   map[imageKey]Images
+	imageErr map[imageKey]*trysail.ImageError
+}
+
+// entry is the state of a service in the queue.
+type entry struct {
+	running bool        // a round is under way
+	dirty   bool        // another one is wanted
+	timer   *time.Timer // the next look
+}
+
+type imageKey struct {
+	service string // id
+	version int
+}
+
+// New makes a Reconciler. Run starts it.
+func New(cfg Config) *Reconciler {
+	if cfg.StopGrace == 0 {
+		cfg.StopGrace = 30 * time.Second
+	}
+	return &Reconciler{
+		Config: cfg, ids: map[string]string{}, queue: map[string]*entry{}, observed: map[string]map[trysail.PodID]trysail.Pod{},
+		actions: map[string]context.CancelFunc{}, images: map[imageKey]Images{}, imageErr: map[imageKey]*trysail.ImageError{},
+	}
+}
+
+// Run works until ctx ends, and waits for what is under way. Pods keep running.
+func (r *Reconciler) Run(ctx context.Context) error {
+	defer r.wg.Wait()
+	sub := r.Store.Subscribe()
+	if err := r.adopt(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	r.wg.Go(func() {
+		for range r.Engine.Changes(ctx) {
+			r.observe(ctx)
+		}
+	})
+	changes := r.Router.Changes()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			r.stopTimers()
+			return nil
+		case <-sub.Wake():
+			for _, id := range sub.Take() {
+				r.enqueue(ctx, id)
+			}
+		case name, open := <-changes:
+			if !open {
+				changes = nil // the edge has been closed
+				continue
+			}
+			r.mu.Lock()
+			id := r.ids[name]
+			r.mu.Unlock()
+			if id != "" {
+				r.enqueue(ctx, id)
+			}
+		case <-poll.C:
+			r.wg.Go(func() { r.observe(ctx) })
+		}
+	}
+}
+
+// adopt begins with what is there: pods that outlived the last run, and deployments that it left half done. Those get
+// a new window, since the time without Trysail is not their fault.
+func (r *Reconciler) adopt(ctx context.Context) error {
+	var services []trysail.Service
+	err := r.Store.Update(ctx, func(tx *store.Tx) (err error) {
+		if services, err = tx.Services(); err != nil {
+			return err
+		}
+		for _, s := range services {
+			for _, d := range []*trysail.Deployment{s.Next, s.Current} {
+				if d == nil || d.State == trysail.DeploymentActive && s.State != trysail.ServiceUpdating {
+					continue
+				}
+				d.Deadline = tx.Now().Add(r.ActivationTimeout)
+				if err := tx.UpdateDeployment(s.ID, d); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.observe(ctx)
+	for _, s := range services {
+		r.enqueue(ctx, s.ID)
+	}
+	return nil
+}
+
+// observe asks the engine for its pods and wakes the services whose pods have changed.
+func (r *Reconciler) observe(ctx context.Context) {
+	r.observing.Lock()
+	defer r.observing.Unlock()
+	pods, err := r.Engine.Pods(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.Log.WarnContext(ctx, "the engine does not say which pods it has", "error", err)
+		}
+		return
+	}
+	seen := map[string]map[trysail.PodID]trysail.Pod{}
+	for _, p := range pods {
+		if seen[p.ServiceID] == nil {
+			seen[p.ServiceID] = map[trysail.PodID]trysail.Pod{}
+		}
+		seen[p.ServiceID][p.ID] = p
+	}
+	r.mu.Lock()
+	before := r.observed
+	r.observed = seen
+	r.mu.Unlock()
+	for id, now := range seen {
+		if !reflect.DeepEqual(before[id], now) {
+			r.enqueue(ctx, id)
+		}
+	}
+	for id := range before {
+		if seen[id] == nil {
+			r.enqueue(ctx, id)
+		}
+	}
+}
+
+// enqueue asks for a round for the service. During a round it makes another one follow.
+func (r *Reconciler) enqueue(ctx context.Context, id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	e := r.queue[id]
+	if e == nil {
+		e = &entry{}
+		r.queue[id] = e
+	}
+	e.dirty = true
+	if e.running {
+		return
+	}
+	e.running = true
+	r.wg.Go(func() { r.work(ctx, id, e) })
+}
+
+// work runs rounds until there is nothing new to look at.
+func (r *Reconciler) work(ctx context.Context, id string, e *entry) {
+	for {
+		r.mu.Lock()
+		if !e.dirty || ctx.Err() != nil {
+			e.running = false
+			if e.timer == nil {
+				delete(r.queue, id)
+			}
+			r.mu.Unlock()
+			return
+		}
+		e.dirty = false
+		if e.timer != nil {
+			e.timer.Stop()
+			e.timer = nil
+		}
+		r.mu.Unlock()
+
+		wake, err := r.round(ctx, id)
+		if err != nil && ctx.Err() == nil {
+			if !errors.Is(err, errStale) {
+				r.Log.WarnContext(ctx, "a round did not finish and is repeated", "service_id", id, "error", err)
+			}
+			wake = time.Now().Add(retryAfter)
+		}
+		if !wake.IsZero() {
+			r.later(ctx, id, e, time.Until(wake))
+		}
+	}
+}
+
+// later asks for a round after d.
+func (r *Reconciler) later(ctx context.Context, id string, e *entry, d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var t *time.Timer
+	t = time.AfterFunc(max(d, 0), func() {
+		r.mu.Lock()
+		mine := e.timer == t
+		if mine {
+			e.timer = nil
+		}
+		r.mu.Unlock()
+		if mine {
+			r.enqueue(ctx, id)
+		}
+	})
+	e.timer = t
+}
+
+func (r *Reconciler) stopTimers() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.queue {
+		if e.timer != nil {
+			e.timer.Stop()
+		}
+	}
+}
+
+// round looks at one service and applies the plan for it.
+func (r *Reconciler) round(ctx context.Context, id string) (wake time.Time, err error) {
+	w, err := r.world(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		r.endOrphans(ctx, id)
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	steps, wake := Plan(w, r.Rules)
+	for _, s := range steps {
+		if err := r.apply(ctx, &w, s); err != nil {
+			return wake, err
+		}
+	}
+	return wake, nil
+}
+
+// world gathers what Plan looks at.
+func (r *Reconciler) world(ctx context.Context, id string) (World, error) {
+	var w World
+	err := r.Store.View(ctx, func(tx *store.Tx) error {
+		s, err := tx.ServiceByID(id)
+		if err != nil {
+			return err
+		}
+		w.Service, w.Now = *s, tx.Now()
+		var current, next int
+		if s.Current != nil {
+			current = s.Current.Version
+		}
+		if s.Next != nil {
+			next = s.Next.Version
+		}
+		w.Pods, err = tx.PodsToPlan(id, current, next)
+		return err
+	})
+	if err != nil {
+		return w, err
+	}
+	w.Health = r.Router.Health(w.Service.Name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids[w.Service.Name] = id
+	w.Observed = r.observed[id]
+	w.Images = map[int]Images{}
+	for key, im := range r.images {
+		if key.service == id {
+			w.Images[key.version] = im
+		}
+	}
+	return w, nil
+}
+
+// endOrphans ends the pods of a service that does not exist any more.
+func (r *Reconciler) endOrphans(ctx context.Context, id string) {
+	r.mu.Lock()
+	pods := r.observed[id]
+	for name, known := range r.ids {
+		if known == id {
+			delete(r.ids, name)
+		}
+	}
+	for key := range r.images {
+		if key.service == id {
+			delete(r.images, key)
+			delete(r.imageErr, key)
+		}
+	}
+	r.mu.Unlock()
+	for pod := range pods {
+		r.act(ctx, endKey(pod), id, func(ctx context.Context) error { return r.Engine.Stop(ctx, pod, 0) })
+	}
+}
+
+// act does something slow beside the rounds, unless that is under way already. A round follows when it has ended, with
+// a fresh look at the engine. An action that did not work is left to the next plan.
+func (r *Reconciler) act(ctx context.Context, key, service string, do func(context.Context) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.actions[key] != nil || ctx.Err() != nil {
+		return
+	}
+	actx, cancel := context.WithCancel(ctx)
+	r.actions[key] = cancel
+	r.wg.Go(func() {
+		err := do(actx)
+		defer cancel()
+		r.observe(ctx)
+		r.mu.Lock()
+		delete(r.actions, key)
+		r.mu.Unlock()
+		switch {
+		case err == nil || actx.Err() != nil:
+		case errors.Is(err, engine.ErrUnavailable):
+			r.pause(ctx, unavailableRetry)
+		default:
+			r.Log.WarnContext(ctx, "an action did not work and is repeated", "action", key, "service_id", service, "error", err)
+			r.pause(ctx, retryAfter)
+		}
+		r.enqueue(ctx, service)
+	})
+}
+
+// cancel ends an action and reports whether it was under way.
+func (r *Reconciler) cancel(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cancel := r.actions[key]
+	if cancel != nil {
+		cancel()
+	}
+	return cancel != nil
+}
+
+// pause waits for d or until ctx ends.
+func (r *Reconciler) pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
