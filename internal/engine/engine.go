@@ -21,6 +21,13 @@ type Sockets interface {
 	Listeners(ctx context.Context, id trysail.PodID) ([]trysail.Listener, error)
 }
 
+// Pruner is an optional ability of an Engine: removing images.
+type Pruner interface {
+	// Prune removes the images that no pod uses and that are not in keep (names by digest; the digest decides), and
+	// returns how many bytes that is about.
+	Prune(ctx context.Context, keep []string) (freed int64, err error)
+}
+
 // Engine runs pods on nodes. Every method is idempotent and safe for concurrent use.
 type Engine interface {
 	// Node reports what the machine has and can run.

@@ -39,7 +39,7 @@ type ImageResolver interface {
 	Resolve(ctx context.Context, name string) (trysail.Image, error)
 }
 
-// Config is what a Reconciler works with. All fields but StopGrace are required.
+// Config is what a Reconciler works with. All fields but the last two are required.
 type Config struct {
 	Rules
 	Store  *store.Store
@@ -50,6 +50,8 @@ type Config struct {
 	Log    *slog.Logger
 	// StopGrace is the time between SIGTERM and SIGKILL; zero means 30 s, as ECS has it.
 	StopGrace time.Duration
+	// LogRetention is how long log lines are kept; zero means logs.Retention.
+	LogRetention time.Duration
 }
 
 const (
@@ -95,6 +97,9 @@ func New(cfg Config) *Reconciler {
 	if cfg.StopGrace == 0 {
 		cfg.StopGrace = 30 * time.Second
 	}
+	if cfg.LogRetention == 0 {
+		cfg.LogRetention = logs.Retention
+	}
 	return &Reconciler{
 		Config: cfg, ids: map[string]string{}, queue: map[string]*entry{}, observed: map[string]map[trysail.PodID]trysail.Pod{},
 		actions: map[string]context.CancelFunc{}, images: map[imageKey]Images{}, imageErr: map[imageKey]*trysail.ImageError{},
@@ -116,6 +121,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.observe(ctx)
 		}
 	})
+	r.wg.Go(func() { r.keepHouse(ctx) })
 	changes := r.Router.Changes()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()

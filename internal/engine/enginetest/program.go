@@ -110,11 +110,12 @@ func (p *Process) serve(port int, h http.Handler, exit <-chan int) int {
 // TestProgram is the program of the conformance suite. Its command line is
 //
 //	serve PORT [WORD…]    serve HTTP: /args, /env, /hostname, /get?port=P&path=Q (from another container of the pod),
-//	                      /alloc?bytes=N, /exit?code=N, /print?text=T
+//	                      /alloc?bytes=N, /exit?code=N, /print?text=T, /fetch?url=U, /file?path=P
 //	exit CODE [DELAY]     end with the code
 //	print N DELAY         write lines "line 0" … and then wait
 //	ignore                run and ignore SIGTERM
 //	alloc BYTES DELAY     use so much memory and then wait
+//	burn                  use all CPU time there is, until SIGTERM
 //	wait                  run until SIGTERM
 //
 // A word "--entry" before it is skipped: it stands for what an image's ENTRYPOINT holds.
@@ -148,11 +149,25 @@ func TestProgram(p *Process) int {
 		}
 		p.Alloc(int64(atoi(arg(1))))
 		return Wait(p)
+	case "burn":
+		return p.burn()
 	case "wait":
 		return Wait(p)
 	}
 	fmt.Fprintln(p.Stderr, "unknown command", args)
 	return 2
+}
+
+func (p *Process) burn() int {
+	for i := 0; ; i++ {
+		select {
+		case <-p.Term:
+			return 0
+		case <-p.Killed:
+			return 0
+		default:
+		}
+	}
 }
 
 func (p *Process) print(n int, delay time.Duration) int {
@@ -195,6 +210,23 @@ func (p *Process) serveTest(port int) int {
 		fmt.Fprintln(p.Stderr, "err "+r.FormValue("text"))
 	})
 	mux.HandleFunc("/get", p.proxy)
+	mux.HandleFunc("/fetch", func(w http.ResponseWriter, r *http.Request) {
+		answer, err := http.Get(r.FormValue("url"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer answer.Body.Close()
+		_, _ = io.Copy(w, answer.Body)
+	})
+	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) {
+		b, err := os.ReadFile(r.FormValue("path"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write(b)
+	})
 	return p.serve(port, mux, exit)
 }
 

@@ -1,0 +1,90 @@
+# Trysail's day-to-day commands. `make build`, `make demo` and `make test` each work by themselves on a fresh Debian 12
+# machine with Go: what they need is installed by scripts/setup.sh, tools run as pinned Go modules.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BUILDFLAGS := -trimpath -buildvcs=false
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+FUZZTIME  ?= 30s
+BENCHARGS ?=
+
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+# A bare chroot may have no home; Go wants one for its caches.
+export HOME ?= /root
+export XDG_CACHE_HOME ?= $(HOME)/.cache
+
+.PHONY: build demo test unit engine e2e wire lint fuzz vuln cover bench clean help
+
+build: ## bin/trysail: one static program
+	@scripts/setup.sh build
+	CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "$(LDFLAGS)" -o bin/trysail ./cmd/trysail
+
+demo: ## install what is missing, build, deploy a sample service and a broken one, clean up
+	@scripts/setup.sh demo
+	@$(MAKE) --no-print-directory -s build
+	@go run ./test/demo
+
+test: ## everything that must pass: unit, wire, engine and end-to-end tests
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory build
+	go test -race -shuffle=on ./...
+	go test -tags e2e -count 1 -timeout 20m ./test/...
+
+unit: ## the Go tests that need neither root nor a network
+	go test -short -shuffle=on ./...
+
+engine: ## as root: the engine's contract on real containerd
+	@scripts/setup.sh demo
+	go test -count 1 ./internal/engine/...
+
+e2e: ## the built program, driven by the AWS CLI, boto3 and the SDKs (RUN=regexp for some of it)
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory build
+	go test -tags e2e -count 1 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
+
+wire: ## requests and responses against the samples inside the Go SDK
+	go test -count 1 ./internal/api/... ./internal/sigv4/...
+
+lint: ## formatting, vet, linters, tidy go.mod
+	go vet ./...
+	go vet -tags e2e ./test/...
+	go run $(GOLANGCI_LINT) run
+	go mod tidy -diff
+
+fuzz: ## every fuzz target for FUZZTIME
+	@go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r package dir; do \
+		{ grep -hoP '^func \KFuzz\w+' "$$dir"/*_test.go 2>/dev/null || true; } | \
+		while read -r target; do \
+			echo "== $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+		done; \
+	done
+
+vuln: ## known vulnerabilities in what we call
+	go run $(GOVULNCHECK) ./...
+
+cover: ## coverage of the tests and of the program in the end-to-end tests
+	@scripts/setup.sh test
+	rm -rf coverage && mkdir -p coverage/unit coverage/e2e
+	CGO_ENABLED=0 go build -cover -coverpkg=./... $(BUILDFLAGS) -ldflags "-X main.version=$(VERSION)" -o coverage/trysail ./cmd/trysail
+	go test -count 1 -cover -coverpkg=./... ./... -args -test.gocoverdir="$(CURDIR)/coverage/unit"
+	GOCOVERDIR="$(CURDIR)/coverage/e2e" TRYSAIL_BIN="$(CURDIR)/coverage/trysail" go test -tags e2e -count 1 -timeout 30m ./test/e2e
+	go tool covdata percent -i=coverage/unit,coverage/e2e
+	go tool covdata textfmt -i=coverage/unit,coverage/e2e -o coverage/all.out
+	go tool cover -func=coverage/all.out | tail -1
+
+bench: ## speed and memory side by side with bare pods and with Docker: one table (BENCHARGS='-help')
+	@scripts/setup.sh bench
+	@$(MAKE) --no-print-directory -s build
+	go run ./test/bench $(BENCHARGS)
+
+clean: ## remove what the targets made in this folder
+	rm -rf bin coverage test/js/node_modules
+
+help: ## this list
+	@grep -hP '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10

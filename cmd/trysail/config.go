@@ -1,0 +1,223 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/trysail/trysail/internal/cli"
+	"github.com/trysail/trysail/internal/logs"
+)
+
+// config is everything that can be set of a server. Each field is a flag of trysail serve and an environment variable;
+// flags says what they do and what they are by default.
+type config struct {
+	dataDir           string
+	listen            string
+	http              string
+	https             string
+	domain            string
+	region            string
+	engine            string
+	activationTimeout time.Duration
+	drainTimeout      time.Duration
+	maxServices       int
+	logRetention      time.Duration
+	subnet            string
+	logLevel          string
+	logFormat         string
+}
+
+// flags declares the flags of trysail serve. The help is the manual: what it does, and what follows from a change.
+func (c *config) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.dataDir, "data-dir", cli.DefaultDataDir,
+		"directory of all state: database, images, logs, local CA; made if missing, with mode 0700")
+	f.StringVar(&c.listen, "listen", "127.0.0.1:4500",
+		"address of the API; plain HTTP on a loopback address, HTTPS with a certificate of the local CA on any other")
+	f.StringVar(&c.http, "http", ":80",
+		"address where requests for services are redirected to HTTPS")
+	f.StringVar(&c.https, "https", ":443",
+		"address where services are served; a port other than 443 becomes part of their URLs")
+	f.StringVar(&c.domain, "domain", "localhost",
+		"base of the services' host names, <service>.<13 characters>.<region>.cs.<domain>; for one of your own, point *.<region>.cs.<domain> at this machine")
+	f.StringVar(&c.region, "region", "us-east-1",
+		"AWS region that the API says it is; part of the services' host names")
+	f.StringVar(&c.engine, "engine", "containerd",
+		"what runs the containers: containerd, on this machine")
+	f.DurationVar(&c.activationTimeout, "activation-timeout", 5*time.Minute,
+		"how long a deployment may take to become healthy before it counts as FAILED")
+	f.DurationVar(&c.drainTimeout, "drain-timeout", 30*time.Second,
+		"how long requests in flight may take when a container is replaced, or when the server stops; then they are cut")
+	f.IntVar(&c.maxServices, "max-services", 100,
+		"how many services there may be at most")
+	f.DurationVar(&c.logRetention, "log-retention", logs.Retention,
+		"how long lines of container logs are kept")
+	f.StringVar(&c.subnet, "subnet", "",
+		"IPv4 network of the containers' addresses, /8 to /24; by default one that is free on this machine, 10.92.0.0/16 if possible; it is chosen at the first start")
+	f.StringVar(&c.logLevel, "log-level", "info",
+		"least level of what the server itself logs to standard error: debug, info, warn or error")
+	f.StringVar(&c.logFormat, "log-format", "text",
+		"form of what the server itself logs: text or json")
+}
+
+// variable is the environment variable of a flag.
+func variable(flag string) string {
+	return "TRYSAIL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// environment sets the flags that the command line leaves out from their variables. Errors: usage.
+func environment(f *pflag.FlagSet, getenv func(string) string) error {
+	var errs []error
+	f.VisitAll(func(flag *pflag.Flag) {
+		value := getenv(variable(flag.Name))
+		if value == "" || flag.Changed || flag.Name == "help" {
+			return
+		}
+		if err := flag.Value.Set(value); err != nil {
+			errs = append(errs, cli.Usagef("%s is %q: %v", variable(flag.Name), value, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// maxRegion is longer than any region's name.
+const maxRegion = 32
+
+// maxDomain keeps <service>.<13 characters>.<region>.cs.<domain> within the 253 characters of a DNS name.
+const maxDomain = 253 - 63 - 1 - 13 - 1 - maxRegion - len(".cs.")
+
+// validate checks the values and makes the data directory's path absolute. Errors: usage; they name the flag.
+func (c *config) validate() error {
+	if c.dataDir == "" {
+		return cli.Usagef("--data-dir is empty")
+	}
+	dir, err := filepath.Abs(c.dataDir)
+	if err != nil {
+		return cli.Usagef("--data-dir %q: %v", c.dataDir, err)
+	}
+	c.dataDir = dir
+	for _, a := range [][2]string{{"--listen", c.listen}, {"--http", c.http}, {"--https", c.https}} {
+		if err := checkAddress(a[0], a[1]); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !isDNSName(c.domain) || len(c.domain) > maxDomain:
+		return cli.Usagef("--domain %q is not a DNS name of at most %d characters in lower case, such as apps.example.com", c.domain, maxDomain)
+	case !isDNSLabel(c.region) || len(c.region) > maxRegion:
+		return cli.Usagef("--region %q is not the name of a region, such as us-east-1", c.region)
+	case c.engine == "kubernetes":
+		return cli.Usagef("--engine kubernetes is not available yet; use --engine containerd")
+	case c.engine != "containerd":
+		return cli.Usagef("--engine %q is unknown; use --engine containerd", c.engine)
+	case c.activationTimeout < time.Second:
+		return cli.Usagef("--activation-timeout %v is too short; it must be 1s or more", c.activationTimeout)
+	case c.drainTimeout < 0:
+		return cli.Usagef("--drain-timeout %v is negative; 0s cuts requests in flight at once", c.drainTimeout)
+	case c.maxServices < 1:
+		return cli.Usagef("--max-services %d is too small; it must be 1 or more", c.maxServices)
+	case c.logRetention < time.Minute:
+		return cli.Usagef("--log-retention %v is too short; it must be 1m or more, such as 96h", c.logRetention)
+	case c.logFormat != "text" && c.logFormat != "json":
+		return cli.Usagef("--log-format must be text or json, not %q", c.logFormat)
+	}
+	if _, err := c.level(); err != nil {
+		return err
+	}
+	_, err = c.prefix()
+	return err
+}
+
+func checkAddress(flag, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return cli.Usagef("%s %q is not an address such as 127.0.0.1:4500 or :443", flag, address)
+	}
+	if n, err := net.LookupPort("tcp", port); err != nil || port == "" || n < 0 {
+		return cli.Usagef("%s %q has no port between 0 and 65535", flag, address)
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && !isDNSName(strings.ToLower(host)) {
+		return cli.Usagef("%s %q begins with neither an IP address nor a host name", flag, address)
+	}
+	return nil
+}
+
+// isDNSName reports whether s is labels in lower case with dots between them.
+func isDNSName(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if !isDNSLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+func isDNSLabel(s string) bool {
+	for i, r := range s {
+		inner := i > 0 && i < len(s)-1
+		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && (r != '-' || !inner) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 63
+}
+
+// prefix is the subnet; invalid if none is set. Errors: usage.
+func (c *config) prefix() (netip.Prefix, error) {
+	if c.subnet == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(c.subnet)
+	if err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 24 {
+		return p, cli.Usagef("--subnet %q is not an IPv4 network of /8 to /24, such as 10.92.0.0/16", c.subnet)
+	}
+	if p != p.Masked() {
+		return p, cli.Usagef("--subnet %q is an address within %v; give the network", c.subnet, p.Masked())
+	}
+	return p, nil
+}
+
+func (c *config) level() (slog.Level, error) {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	level, ok := levels[c.logLevel]
+	if !ok {
+		return 0, cli.Usagef("--log-level must be debug, info, warn or error, not %q", c.logLevel)
+	}
+	return level, nil
+}
+
+// logger makes the server's log.
+func (c *config) logger(w io.Writer) (*slog.Logger, error) {
+	level, err := c.level()
+	if err != nil {
+		return nil, err
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if c.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return slog.New(slog.NewTextHandler(w, options)), nil
+}
+
+// unknownVariables lists the variables that look like settings of the server and are none: a typo in one would
+// otherwise go unnoticed.
+func unknownVariables(f *pflag.FlagSet, environ []string) []string {
+	known := map[string]bool{"TRYSAIL_CA": true}
+	f.VisitAll(func(flag *pflag.Flag) { known[variable(flag.Name)] = true })
+	var unknown []string
+	for _, kv := range environ {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "TRYSAIL_") && !known[name] {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	return unknown
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// parse reads a command line and an environment as trysail serve does.
+func parse(t *testing.T, env map[string]string, args ...string) (config, error) {
+	t.Helper()
+	var c config
+	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	c.flags(f)
+	if err := f.Parse(args); err != nil {
+		return c, err
+	}
+	if err := environment(f, func(name string) string { return env[name] }); err != nil {
+		return c, err
+	}
+	return c, c.validate()
+}
+
+func TestConfig_Defaults(t *testing.T) {
+	got, err := parse(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config{
+		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", domain: "localhost", region: "us-east-1",
+		engine: "containerd", activationTimeout: 5 * time.Minute, drainTimeout: 30 * time.Second, maxServices: 100,
+		logRetention: 14 * 24 * time.Hour, logLevel: "info", logFormat: "text",
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestConfig_EnvironmentGivesWayToFlags(t *testing.T) {
+	got, err := parse(t, map[string]string{"TRYSAIL_REGION": "eu-west-1", "TRYSAIL_DRAIN_TIMEOUT": "7s", "TRYSAIL_DOMAIN": "a.example"}, "--domain", "b.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.region != "eu-west-1" || got.drainTimeout != 7*time.Second || got.domain != "b.example" {
+		t.Errorf("got region %q, drain timeout %v, domain %q", got.region, got.drainTimeout, got.domain)
+	}
+	_, err = parse(t, map[string]string{"TRYSAIL_DRAIN_TIMEOUT": "soon"})
+	if err == nil || !strings.Contains(err.Error(), `TRYSAIL_DRAIN_TIMEOUT is "soon"`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestConfig_RefusesNonsense(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"--data-dir=", "--data-dir is empty"},
+		{"--listen=4500", `--listen "4500" is not an address`},
+		{"--listen=127.0.0.1:99999", `--listen "127.0.0.1:99999" has no port`},
+		{"--listen=127.0.0.1:", `--listen "127.0.0.1:" has no port`},
+		{"--http=http://x:80", `--http "http://x:80" is not an address`},
+		{"--https=a_b:443", `--https "a_b:443" begins with neither`},
+		{"--domain=Example.com", `--domain "Example.com" is not a DNS name`},
+		{"--domain=", `--domain "" is not a DNS name`},
+		{"--domain=" + strings.Repeat("abcd.", 40) + "com", "is not a DNS name of at most"},
+		{"--region=US", `--region "US" is not the name of a region`},
+		{"--engine=kubernetes", "--engine kubernetes is not available yet; use --engine containerd"},
+		{"--engine=docker", `--engine "docker" is unknown`},
+		{"--activation-timeout=0s", "--activation-timeout 0s is too short"},
+		{"--drain-timeout=-1s", "--drain-timeout -1s is negative"},
+		{"--max-services=0", "--max-services 0 is too small"},
+		{"--log-retention=1s", "--log-retention 1s is too short"},
+		{"--subnet=10.0.0.0", `--subnet "10.0.0.0" is not an IPv4 network`},
+		{"--subnet=fd00::/16", "is not an IPv4 network"},
+		{"--subnet=10.0.0.0/25", "of /8 to /24"},
+		{"--subnet=10.0.0.1/16", "is an address within 10.0.0.0/16"},
+		{"--log-level=loud", "--log-level must be debug, info, warn or error"},
+		{"--log-format=xml", "--log-format must be text or json"},
+	} {
+		if _, err := parse(t, nil, tt.args); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.args, err, tt.want)
+		}
+	}
+	for _, args := range []string{"--listen=localhost:0", "--listen=[::1]:4500", "--http=0.0.0.0:8080", "--subnet=10.92.0.0/16", "--domain=apps.example.com", "--https=:https"} {
+		if _, err := parse(t, nil, args); err != nil {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+}
+
+func TestConfig_NoticesUnknownVariables(t *testing.T) {
+	var c config
+	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	c.flags(f)
+	got := unknownVariables(f, []string{"PATH=/bin", "TRYSAIL_CA=x", "TRYSAIL_DATA_DIR=y", "TRYSAIL_DOMIAN=z"})
+	if diff := cmp.Diff([]string{"TRYSAIL_DOMIAN"}, got); diff != "" {
+		t.Errorf("unknown (-want +got):\n%s", diff)
+	}
+}

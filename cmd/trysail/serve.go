@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/trysail/trysail/internal/api"
+	"github.com/trysail/trysail/internal/cli"
+	"github.com/trysail/trysail/internal/control"
+	"github.com/trysail/trysail/internal/edge"
+	"github.com/trysail/trysail/internal/engine/cri"
+	"github.com/trysail/trysail/internal/image"
+	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/reconcile"
+	"github.com/trysail/trysail/internal/store"
+)
+
+const (
+	// account is the 12-digit AWS account number in ARNs. There are no accounts here.
+	account = "000000000000"
+	// apiStop is how long API calls under way may take when the server stops.
+	apiStop = 10 * time.Second
+)
+
+// server is everything that run has made so far.
+type server struct {
+	cfg config
+	log *slog.Logger
+
+	store   *store.Store
+	logs    *logs.Store
+	images  *image.Resolver
+	engine  *cri.Engine
+	edge    *edge.Edge
+	control *control.Control
+
+	// failed gets why a part ended that should run as long as the server.
+	failed chan error
+	// closers end what has been made, last first.
+	closers []func() error
+}
+
+// run is the server: it makes everything in order, serves until ctx ends or a part fails, and ends everything in
+// reverse. Containers keep running. It prints one line on out as soon as all of it works.
+func run(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, notifySocket string) (err error) {
+	s := &server{cfg: cfg, log: log, failed: make(chan error, 2)}
+	defer func() {
+		if err == nil {
+			err = notify(notifySocket, "STOPPING=1")
+		}
+		err = errors.Join(err, s.close())
+	}()
+	endpoint, err := s.open(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // it was told to stop before it was up
+		}
+		return err
+	}
+	if err := notify(notifySocket, "READY=1"); err != nil {
+		return err
+	}
+	env := "trysail env"
+	if cfg.dataDir != cli.DefaultDataDir {
+		env += " --data-dir " + cfg.dataDir
+	}
+	fmt.Fprintf(out, "Trysail is ready at %s. Let AWS tools use it with: eval \"$(%s)\"\n", endpoint, env)
+	select {
+	case <-ctx.Done():
+		log.InfoContext(ctx, "stopping; containers keep running")
+		return nil
+	case err := <-s.failed:
+		return err
+	}
+}
+
+// open makes everything. It returns the address of the API.
+func (s *server) open(ctx context.Context) (endpoint string, err error) {
+	if os.Geteuid() != 0 {
+		return "", cli.WithHint(errors.New("trysail serve must run as root, since it runs containers"), "Run: sudo trysail serve")
+	}
+	lock, err := openDataDir(s.cfg.dataDir)
+	if err != nil {
+		return "", err
+	}
+	s.onClose(lock.Close)
+	if err := checkPorts(ctx, s.cfg); err != nil {
+		return "", err
+	}
+	if err := s.openState(ctx); err != nil {
+		return "", err
+	}
+	if err := s.openEngine(ctx); err != nil {
+		return "", err
+	}
+	if err := s.openEdge(ctx); err != nil {
+		return "", err
+	}
+	return s.openAPI(ctx)
+}
+
+func (s *server) onClose(end func() error) { s.closers = append(s.closers, end) }
+
+// close ends everything that was made, last first.
+func (s *server) close() error {
+	var errs []error
+	for _, end := range slices.Backward(s.closers) {
+		errs = append(errs, end())
+	}
+	return errors.Join(errs...)
+}
+
+// work runs do until close, and fails the server if it ends before.
+func (s *server) work(ctx context.Context, what string, do func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := do(ctx); err != nil && ctx.Err() == nil {
+			s.failed <- fmt.Errorf("%s: %w", what, err)
+		}
+	}()
+	s.onClose(func() error {
+		cancel()
+		<-done
+		return nil
+	})
+}
+
+// openState opens what is on the disk.
+func (s *server) openState(ctx context.Context) (err error) {
+	if s.store, err = store.Open(ctx, s.cfg.dataDir); err != nil {
+		err = fmt.Errorf("opening the state in %s: %w", s.cfg.dataDir, err)
+		if errors.Is(err, store.ErrNewerFormat) {
+			return cli.WithHint(err, "Start the newer trysail, or restore a backup that fits this one.")
+		}
+		return err
+	}
+	s.onClose(s.store.Close)
+	s.logs = logs.New(filepath.Join(s.cfg.dataDir, "logs"))
+	s.images = image.New(image.Config{})
+	s.onClose(func() error {
+		s.images.Close()
+		return nil
+	})
+	return nil
+}
+
+// openEngine starts what runs containers.
+func (s *server) openEngine(ctx context.Context) error {
+	subnet, err := s.cfg.prefix()
+	if err != nil {
+		return err
+	}
+	s.engine, err = cri.Open(ctx, cri.Config{Dir: engineDir(s.cfg.dataDir), Subnet: subnet}, s.log.With("part", "engine"))
+	if problem, ok := errors.AsType[*cri.ProblemError](err); ok {
+		return cli.WithHint(fmt.Errorf("this machine cannot run containers yet: %w", problem), "See what else is missing with: trysail doctor")
+	}
+	if err != nil {
+		return fmt.Errorf("starting the engine: %w", err)
+	}
+	s.onClose(s.engine.Close)
+	return nil
+}
+
+// openEdge starts the reconciler and the load balancer.
+func (s *server) openEdge(ctx context.Context) (err error) {
+	cfg := edge.Config{Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https}
+	if name := hostname(); name != "" {
+		cfg.Names = []string{name}
+	}
+	if s.edge, err = edge.New(cfg, s.log.With("part", "edge")); err != nil {
+		return fmt.Errorf("making the edge: %w", err)
+	}
+	s.onClose(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), s.cfg.drainTimeout)
+		defer cancel()
+		if err := s.edge.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		s.log.Warn("requests in flight were cut", "after", s.cfg.drainTimeout)
+		return nil
+	})
+	services, err := s.store.Services(ctx)
+	if err != nil {
+		return err
+	}
+	routes := newGate(s.edge)
+	r := reconcile.New(reconcile.Config{
+		Rules: reconcile.Rules{Region: s.cfg.region, Domain: s.cfg.domain, ActivationTimeout: s.cfg.activationTimeout, DrainTimeout: s.cfg.drainTimeout},
+		Store: s.store, Engine: s.engine, Router: routes, Images: s.images, Logs: s.logs, Log: s.log,
+		LogRetention: s.cfg.logRetention,
+	})
+	s.work(ctx, "reconciling", r.Run)
+	// Clients that come right after a restart must find the routes of the services that have been running all the time.
+	if missing := routes.wait(ctx, services); len(missing) > 0 {
+		s.log.WarnContext(ctx, "some services have no route yet", "services", missing)
+	}
+	return s.edge.Start()
+}
+
+// openAPI makes the API and serves it.
+func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
+	s.control = control.New(control.Config{
+		Region: s.cfg.region, Account: account, MaxServices: s.cfg.maxServices, Store: s.store, Logs: s.logs, Images: s.images, Log: s.log,
+	})
+	key, err := s.control.EnsureAdminKey(ctx)
+	if err != nil {
+		return "", fmt.Errorf("making the admin key: %w", err)
+	}
+	edgePort := ""
+	if _, port, err := net.SplitHostPort(s.edge.HTTPSAddr()); err == nil && port != "443" {
+		edgePort = ":" + port
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/healthz", &health{parts: []part{
+		{"api", func(ctx context.Context) error { _, err := s.store.Services(ctx); return err }},
+		{"engine", s.engine.Check},
+		{"edge", func(context.Context) error { return s.edge.Check() }},
+	}})
+	mux.Handle("/", api.New(api.Config{Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort}, s.control, s.log.With("part", "api")))
+
+	l, err := listen(ctx, "--listen", s.cfg.listen)
+	if err != nil {
+		return "", err
+	}
+	var secure *tls.Config
+	if !isLoopback(s.cfg.listen) {
+		if secure, err = apiTLS(s.edge.CA(), s.cfg.listen, s.cfg.domain); err != nil {
+			return "", errors.Join(err, l.Close())
+		}
+	}
+	endpoint = clientEndpoint(l, s.cfg.listen)
+	if err := cli.WriteAdmin(s.cfg.dataDir, cli.Admin{
+		AccessKeyID: key.ID, SecretAccessKey: key.Secret, Region: s.cfg.region, Endpoint: endpoint, CA: s.edge.CA().RootFile(),
+	}); err != nil {
+		return "", errors.Join(err, l.Close())
+	}
+	s.serveAPI(l, secure, mux)
+	s.log.InfoContext(ctx, "api is serving", "address", l.Addr(), "endpoint", endpoint)
+	return endpoint, nil
+}
+
+// serveAPI serves until close. Calls under way are answered then.
+func (s *server) serveAPI(l net.Listener, secure *tls.Config, handler http.Handler) {
+	srv := &http.Server{
+		Handler:           handler,
+		TLSConfig:         secure,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute,
+		WriteTimeout:      2 * time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		// What clients do wrong in a handshake is their business.
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		serve := srv.Serve
+		if secure != nil {
+			serve = func(l net.Listener) error { return srv.ServeTLS(l, "", "") }
+		}
+		if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("serving the API: %w", err)
+		}
+	}()
+	s.onClose(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), apiStop)
+		defer cancel()
+		err := srv.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = srv.Close()
+		}
+		<-done
+		return err
+	})
+}

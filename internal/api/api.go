@@ -1,0 +1,265 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/control"
+	"github.com/trysail/trysail/internal/sigv4"
+)
+
+// Config is what the API says about the world. The zero value of a field means its default.
+type Config struct {
+	// Region is echoed in ARNs, locations and URLs; default us-east-1. Callers may sign for any region.
+	Region string
+	// Account is the 12-digit account number in ARNs; default 000000000000.
+	Account string
+	// Domain is the base of the services' default domains; default localhost.
+	Domain string
+	// EdgePort is appended to the host of the services' URLs, such as ":8443"; default none, which means 443.
+	EdgePort string
+	// MaxBody is the largest request body in bytes; default 1 MiB.
+	MaxBody int64
+}
+
+// Control carries out the operations; *control.Control is the one that does. Its methods return errors with a
+// *trysail.Error in their chain, whose text the client sees; of any other error it sees only that it was internal.
+type Control interface {
+	CreateContainerService(context.Context, trysail.Caller, control.CreateContainerServiceInput) (*trysail.Service, error)
+	// GetContainerServices returns all services if serviceName is empty, else the one.
+	GetContainerServices(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Service, error)
+	UpdateContainerService(context.Context, trysail.Caller, control.UpdateContainerServiceInput) (*trysail.Service, error)
+	DeleteContainerService(ctx context.Context, caller trysail.Caller, serviceName string) error
+	CreateContainerServiceDeployment(ctx context.Context, caller trysail.Caller, serviceName string, in control.DeploymentInput) (*trysail.Service, error)
+	// GetContainerServiceDeployments returns the newest version first.
+	GetContainerServiceDeployments(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Deployment, error)
+	GetContainerLog(context.Context, trysail.Caller, control.GetContainerLogInput) (*control.LogPage, error)
+	TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]control.Operation, error)
+	UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]control.Operation, error)
+
+	// GetDeploymentDiagnosis returns that of the newest failed version, or else of the newest, if version is 0.
+	GetDeploymentDiagnosis(ctx context.Context, caller trysail.Caller, serviceName string, version int) (*trysail.Diagnosis, error)
+	ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error)
+	CreateAccessKey(ctx context.Context, caller trysail.Caller, name string) (*control.AccessKey, error)
+	DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) error
+
+	// Identify returns the secret of an access key and who calls with it; ok is false if there is no such key.
+	Identify(ctx context.Context, accessKeyID string) (secret string, caller trysail.Caller, ok bool, err error)
+}
+
+const (
+	contentType    = "application/x-amz-json-1.1"
+	defaultMaxBody = 1 << 20
+	// signingName is the service name in credential scopes, also for Trysail's own operations.
+	signingName = "lightsail"
+)
+
+// Handler serves the API at the path "/".
+type Handler struct {
+	cfg        Config
+	control    Control
+	log        *slog.Logger
+	operations map[string]operation // by X-Amz-Target
+}
+
+// New returns the handler. The log gets a line for each call that changes something, for each refused signature and for
+// each internal error.
+func New(cfg Config, c Control, log *slog.Logger) *Handler {
+	setDefault(&cfg.Region, "us-east-1")
+	setDefault(&cfg.Account, "000000000000")
+	setDefault(&cfg.Domain, "localhost")
+	setDefault(&cfg.MaxBody, defaultMaxBody)
+	h := &Handler{cfg: cfg, control: c, log: log, operations: make(map[string]operation)}
+	for _, op := range operations(c, view{cfg}) {
+		h.operations[op.target()] = op
+	}
+	return h
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// call is one request on its way through the handler: what is known so far, for the log.
+type call struct {
+	id       string // of the request
+	op       operation
+	key      string // access key id as claimed; not yet verified
+	caller   trysail.Caller
+	resource string // serviceName, resourceName, …
+}
+
+// ServeHTTP answers one call. Every answer, also an error, has a request id.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	c := call{id: newRequestID()}
+	w.Header().Set("X-Amzn-Requestid", c.id)
+	status := http.StatusOK
+	answer, err := h.answer(w, r, &c)
+	if err != nil {
+		e := exceptionOf(err)
+		status = e.status
+		answer = e.body()
+		w.Header().Set("X-Amzn-Errortype", e.name)
+	}
+	h.logCall(r, &c, status, err, time.Since(start))
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+	w.WriteHeader(status)
+	_, _ = w.Write(answer) // an error means that the client has gone
+}
+
+// answer returns the encoded result. A panic in an operation becomes an error: it must not take the server down, and
+// the client gets its request id.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, c *call) (answer []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicError{value: p, stack: debug.Stack()}
+		}
+	}()
+	if c.op, err = h.lookUp(r); err != nil {
+		return nil, err
+	}
+	body, err := h.authenticate(w, r, c)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseBody(body)
+	if err != nil {
+		return nil, err
+	}
+	c.resource = m.resource()
+	result, err := c.op.serve(r.Context(), c.caller, m)
+	if err != nil {
+		return nil, err
+	}
+	return encode(result)
+}
+
+// lookUp finds the operation of the request.
+func (h *Handler) lookUp(r *http.Request) (operation, error) {
+	if r.Method != http.MethodPost || r.URL.Path != "/" {
+		return operation{}, exception{http.StatusNotFound, "UnknownOperationException",
+			"This is the Lightsail API: every call is POST / with the operation in the header X-Amz-Target."}
+	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != contentType {
+		return operation{}, exception{http.StatusBadRequest, "MalformedHttpRequestException", "The header Content-Type must be " + contentType + "."}
+	}
+	targets := r.Header.Values("X-Amz-Target")
+	if len(targets) == 1 {
+		if op, ok := h.operations[targets[0]]; ok {
+			return op, nil
+		}
+	}
+	return operation{}, exception{http.StatusNotFound, "UnknownOperationException", fmt.Sprintf("Unknown operation %q.", shorten(strings.Join(targets, ",")))}
+}
+
+// authenticate verifies the signature and returns the body, for which it had to be read.
+func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request, c *call) ([]byte, error) {
+	sig, err := sigv4.Parse(r)
+	if err != nil {
+		return nil, err
+	}
+	c.key = sig.AccessKeyID
+	if err := sig.Check(signingName, time.Now()); err != nil {
+		return nil, err
+	}
+	secret, caller, ok, err := h.control.Identify(r.Context(), sig.AccessKeyID)
+	if err != nil {
+		return nil, fmt.Errorf("looking up the access key: %w", err)
+	}
+	if !ok {
+		return nil, exception{http.StatusForbidden, "UnrecognizedClientException", "The security token included in the request is invalid."}
+	}
+	body, err := h.readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := sig.Verify(r, sha256.Sum256(body), secret); err != nil {
+		return nil, err
+	}
+	c.caller = caller
+	return body, nil
+}
+
+// readBody reads the body, however it is sent, up to the limit.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	tooLarge := exception{http.StatusRequestEntityTooLarge, "RequestEntityTooLargeException",
+		fmt.Sprintf("The request body is larger than %d bytes.", h.cfg.MaxBody)}
+	if r.ContentLength > h.cfg.MaxBody {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.cfg.MaxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, tooLarge
+	}
+	if err != nil {
+		return nil, exception{http.StatusBadRequest, "MalformedHttpRequestException", "The request body did not arrive completely."}
+	}
+	return body, nil
+}
+
+// encode returns v as JSON. Text is left as it is: nobody shows these answers as HTML.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("encoding the answer: %w", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// logCall writes the line of a call that is worth one. No member of a request is logged but the resource's name, and
+// never a header.
+func (h *Handler) logCall(r *http.Request, c *call, status int, err error, took time.Duration) {
+	ctx := r.Context()
+	attrs := []slog.Attr{
+		slog.String("request_id", c.id), slog.String("operation", c.op.name), slog.Int("status", status), slog.Duration("took", took),
+		slog.String("access_key_id", c.key), slog.String("caller", c.caller.Name), slog.String("resource", c.resource),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("exception", exceptionOf(err).name), slog.Any("error", err))
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		h.log.LogAttrs(ctx, slog.LevelDebug, "client went away", attrs...)
+	case status >= http.StatusInternalServerError:
+		if p, ok := errors.AsType[*panicError](err); ok {
+			attrs = append(attrs, slog.String("stack", string(p.stack)))
+		}
+		h.log.LogAttrs(ctx, slog.LevelError, "api call failed", attrs...)
+	case status == http.StatusForbidden:
+		h.log.LogAttrs(ctx, slog.LevelInfo, "api call refused", append(attrs, slog.String("remote", r.RemoteAddr))...)
+	case c.op.mutates:
+		h.log.LogAttrs(ctx, slog.LevelInfo, "api call", attrs...)
+	default:
+		h.log.LogAttrs(ctx, slog.LevelDebug, "api call", attrs...)
+	}
+}
+
+// newRequestID makes a random UUID.
+func newRequestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

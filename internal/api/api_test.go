@@ -1,0 +1,408 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/control"
+)
+
+// wantException checks that a call failed as every AWS client expects it: type in body and header, all members, request id.
+func wantException(t *testing.T, got answer, status int, name, text string) {
+	t.Helper()
+	var body struct {
+		Type    string `json:"__type"`
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	if err := json.Unmarshal([]byte(got.body), &body); err != nil {
+		t.Fatalf("body %q: %v", got.body, err)
+	}
+	if got.status != status || body.Type != name || body.Code != name || got.header.Get("x-amzn-ErrorType") != name || !strings.Contains(body.Message, text) {
+		t.Errorf("got %d %s (header %q)\nwant %d %s with %q", got.status, got.body, got.header.Get("x-amzn-ErrorType"), status, name, text)
+	}
+	var members map[string]any
+	if err := json.Unmarshal([]byte(got.body), &members); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []string{"docs", "tip"} {
+		if _, ok := members[m]; !ok {
+			t.Errorf("the exception has no member %q", m)
+		}
+	}
+	wantHeaders(t, got)
+}
+
+func wantHeaders(t *testing.T, got answer) {
+	t.Helper()
+	if id := got.header.Get("x-amzn-RequestId"); !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`).MatchString(id) {
+		t.Errorf("request id %q is no UUID", id)
+	}
+	if ct := got.header.Get("Content-Type"); ct != contentType {
+		t.Errorf("content type %q", ct)
+	}
+}
+
+func oneService(string) ([]trysail.Service, error) { return []trysail.Service{fullService()}, nil }
+
+func TestHandler_Answer(t *testing.T) {
+	server := newServer(t, &fake{getServices: oneService})
+	got := do(t, server, "GetContainerServices", "{}")
+	if got.status != http.StatusOK {
+		t.Fatalf("got %d %s", got.status, got.body)
+	}
+	wantHeaders(t, got)
+	for _, want := range []string{
+		`"url":"https://web.90qakjuvfj4f8.eu-central-1.cs.example.test:8443/"`,
+		`"arn":"arn:aws:lightsail:eu-central-1:111122223333:ContainerService/5a302d1b-8c1f-4f0e-9f43-1c2d3e4f5a6b"`,
+		`"location":{"availabilityZone":"all","regionName":"eu-central-1"}`,
+		`"createdAt":1652233466.25`, `"powerId":"small-1"`, `"MODE":"<b> & co"`,
+		`"principalArn":"arn:aws:iam::111122223333:role/amazon/lightsail/eu-central-1/containers/web/`,
+		`"stateDetail":{"code":"CREATING_DEPLOYMENT","message":"starting"}`,
+	} {
+		if !strings.Contains(got.body, want) {
+			t.Errorf("the answer lacks %s:\n%s", want, got.body)
+		}
+	}
+}
+
+// TestHandler_NewService is what a client sees right after CreateContainerService: what is not there is left out, and
+// what is empty is empty.
+func TestHandler_NewService(t *testing.T) {
+	server := newServerWith(t, &fake{getServices: func(string) ([]trysail.Service, error) {
+		return []trysail.Service{{ID: "1", Name: "web", HostLabel: "h", CreatedAt: time.Unix(1652233466, 0), State: trysail.ServicePending,
+			Capacity: trysail.Capacity{Power: trysail.PowerNano, Scale: 1}}}, nil
+	}}, Config{}, t.Output())
+	const want = `{"containerServices":[{"containerServiceName":"web","arn":"arn:aws:lightsail:us-east-1:000000000000:ContainerService/1",` +
+		`"createdAt":1652233466,"location":{"availabilityZone":"all","regionName":"us-east-1"},"resourceType":"ContainerService","tags":[],` +
+		`"power":"nano","powerId":"nano-1","state":"PENDING","scale":1,"isDisabled":false,"principalArn":"","privateDomainName":"web.service.local",` +
+		`"url":"https://web.h.us-east-1.cs.localhost/","privateRegistryAccess":{"ecrImagePullerRole":{"isActive":false,"principalArn":""}}}]}`
+	if got := do(t, server, "GetContainerServices", "{}"); got.body != want {
+		t.Errorf("(-want +got):\n%s", cmp.Diff(want, got.body))
+	}
+}
+
+func TestHandler_EmptyLists(t *testing.T) {
+	server := newServer(t, &fake{
+		getServices:   func(string) ([]trysail.Service, error) { return nil, nil },
+		deployments:   func(string) ([]trysail.Deployment, error) { return nil, nil },
+		log:           func(control.GetContainerLogInput) (*control.LogPage, error) { return &control.LogPage{}, nil },
+		deleteService: func(string) error { return nil },
+		keys:          func() ([]control.AccessKey, error) { return nil, nil },
+		deploy: func(string, control.DeploymentInput) (*trysail.Service, error) {
+			return &trysail.Service{Name: "web", Next: &trysail.Deployment{Version: 1, Containers: map[string]trysail.Container{"app": {Image: "nginx"}}}}, nil
+		},
+		diagnosis: func(string, int) (*trysail.Diagnosis, error) { return &trysail.Diagnosis{Version: 3, Code: "NET-LOOPBACK"}, nil },
+	})
+	tests := []struct{ target, request, want string }{
+		{"GetContainerServices", "{}", `{"containerServices":[]}`},
+		{"GetContainerServiceDeployments", `{"serviceName":"web"}`, `{"deployments":[]}`},
+		{"GetContainerLog", `{"serviceName":"web","containerName":"app"}`, `{"logEvents":[]}`},
+		{"DeleteContainerService", `{"serviceName":"web"}`, `{}`},
+		{"CreateContainerServiceDeployment", `{"serviceName":"web"}`, `"containers":{"app":{"image":"nginx","command":[],"environment":{},"ports":{}}}`},
+		{"Trysail_20261120.ListAccessKeys", `{}`, `{"accessKeys":[]}`},
+		{"Trysail_20261120.GetDeploymentDiagnosis", `{"serviceName":"web"}`,
+			`{"diagnosis":{"version":3,"code":"NET-LOOPBACK","confidence":"","summary":"","fix":"","evidence":[],"diff":[]}}`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.target, func(t *testing.T) {
+			if got := do(t, server, tt.target, tt.request); got.status != http.StatusOK || !strings.Contains(got.body, tt.want) {
+				t.Errorf("got %d %s\nwant %s", got.status, got.body, tt.want)
+			}
+		})
+	}
+}
+
+func TestHandler_OwnOperations(t *testing.T) {
+	at := time.Unix(1800000000, 0)
+	var gotVersion int
+	var deleted string
+	server := newServer(t, &fake{
+		keys: func() ([]control.AccessKey, error) {
+			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
+		},
+		createKey: func(name string) (*control.AccessKey, error) {
+			return &control.AccessKey{ID: "TSAK2", Name: name, Secret: "s3cret", CreatedAt: at}, nil
+		},
+		deleteKey: func(id string) error { deleted = id; return nil },
+		diagnosis: func(_ string, version int) (*trysail.Diagnosis, error) {
+			gotVersion = version
+			return &trysail.Diagnosis{Version: version}, nil
+		},
+	})
+	tests := []struct{ target, request, want string }{
+		{"ListAccessKeys", `{}`, `{"accessKeys":[{"accessKeyId":"TSAK1","name":"ci","createdAt":1800000000}]}`},
+		{"CreateAccessKey", `{"name":"ci"}`, `{"accessKey":{"accessKeyId":"TSAK2","secretAccessKey":"s3cret","name":"ci","createdAt":1800000000}}`},
+		{"DeleteAccessKey", `{"accessKeyId":"TSAK1"}`, `{}`},
+	}
+	for _, tt := range tests {
+		if got := do(t, server, trysailPrefix+tt.target, tt.request); got.status != http.StatusOK || got.body != tt.want {
+			t.Errorf("%s: got %d %s\nwant %s", tt.target, got.status, got.body, tt.want)
+		}
+	}
+	if deleted != "TSAK1" {
+		t.Errorf("deleted %q", deleted)
+	}
+	do(t, server, trysailPrefix+"GetDeploymentDiagnosis", `{"serviceName":"web","version":7}`)
+	if gotVersion != 7 {
+		t.Errorf("got version %d", gotVersion)
+	}
+	wantException(t, do(t, server, trysailPrefix+"GetDeploymentDiagnosis", `{"serviceName":"web","version":0}`), 400, "InvalidInputException", `"version" must be at least 1`)
+	// Our own operations are not found under Lightsail's name, nor the other way round.
+	wantException(t, do(t, server, lightsailPrefix+"ListAccessKeys", `{}`), 404, "UnknownOperationException", "")
+	wantException(t, do(t, server, trysailPrefix+"GetContainerServices", `{}`), 404, "UnknownOperationException", "")
+}
+
+func TestHandler_OperationsNotServed(t *testing.T) {
+	server := newServer(t, &fake{})
+	wantException(t, do(t, server, "RegisterContainerImage", "{}"), 400, "InvalidInputException", "RegisterContainerImage is not available in this version of Trysail.")
+	wantException(t, do(t, server, "CreateInstances", "{}"), 400, "InvalidInputException", "Trysail serves container services only: CreateInstances is not available.")
+	wantException(t, do(t, server, "MakeCoffee", "{}"), 404, "UnknownOperationException", "Lightsail_20161128.MakeCoffee")
+	// Whoever is not known does not even learn that.
+	wantException(t, send(t, newCall(server.URL, "CreateInstances", "{}")), 403, "MissingAuthenticationTokenException", "Missing Authentication Token")
+}
+
+func TestHandler_NotACall(t *testing.T) {
+	server := newServer(t, &fake{getServices: oneService})
+	tests := []struct {
+		name   string
+		change func(*http.Request)
+		status int
+		want   string
+		text   string
+	}{
+		{"GET", func(r *http.Request) { r.Method = http.MethodGet }, 404, "UnknownOperationException", "every call is POST /"},
+		{"path", func(r *http.Request) { r.URL.Path = "/ls/api" }, 404, "UnknownOperationException", "every call is POST /"},
+		{"no target", func(r *http.Request) { r.Header.Del("X-Amz-Target") }, 404, "UnknownOperationException", `""`},
+		{"two targets", func(r *http.Request) { r.Header.Add("X-Amz-Target", "x") }, 404, "UnknownOperationException", "GetContainerServices,x"},
+		{"endless target", func(r *http.Request) { r.Header.Set("X-Amz-Target", strings.Repeat("ä", 5000)) }, 404, "UnknownOperationException", "ä…"},
+		{"no content type", func(r *http.Request) { r.Header.Del("Content-Type") }, 400, "MalformedHttpRequestException", contentType},
+		{"form", func(r *http.Request) { r.Header.Set("Content-Type", "application/x-www-form-urlencoded") }, 400, "MalformedHttpRequestException", contentType},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newCall(server.URL, "GetContainerServices", "{}")
+			tt.change(r)
+			got := send(t, sign(r, "{}", testKey, testSecret, time.Now()))
+			wantException(t, got, tt.status, tt.want, tt.text)
+			if len(got.body) > 500 {
+				t.Errorf("the answer has %d bytes", len(got.body))
+			}
+		})
+	}
+	r := newCall(server.URL, "GetContainerServices", "{}")
+	r.Header.Set("Content-Type", contentType+"; charset=utf-8")
+	if got := send(t, sign(r, "{}", testKey, testSecret, time.Now())); got.status != http.StatusOK {
+		t.Errorf("content type with charset: got %d %s", got.status, got.body)
+	}
+}
+
+func TestHandler_Signature(t *testing.T) {
+	var log bytes.Buffer
+	server := newServerWith(t, &fake{getServices: oneService}, testConfig, &log)
+	call := func() *http.Request { return newCall(server.URL, "GetContainerServices", "{}") }
+	tests := []struct {
+		name string
+		r    *http.Request
+		want string
+		text string
+	}{
+		{"unsigned", call(), "MissingAuthenticationTokenException", "Missing Authentication Token"},
+		{"basic", func() *http.Request { r := call(); r.SetBasicAuth("a", testSecret); return r }(), "IncompleteSignature", "AWS4-HMAC-SHA256"},
+		{"unknown key", sign(call(), "{}", "TSAKOTHER", testSecret, time.Now()), "UnrecognizedClientException", "The security token included in the request is invalid."},
+		{"wrong secret", sign(call(), "{}", testKey, "wrong", time.Now()), "InvalidSignatureException", "does not match the signature you provided"},
+		{"other body", sign(call(), `{"serviceName":"web"}`, testKey, testSecret, time.Now()), "InvalidSignatureException", "does not match"},
+		{"old", sign(call(), "{}", testKey, testSecret, time.Now().Add(-20*time.Minute)), "InvalidSignatureException", "Signature expired: "},
+		{"early", sign(call(), "{}", testKey, testSecret, time.Now().Add(20*time.Minute)), "InvalidSignatureException", "Signature not yet current: "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			wantException(t, send(t, tt.r), 403, tt.want, tt.text)
+		})
+	}
+	server.Close()
+	if n := strings.Count(log.String(), `msg="api call refused"`); n != len(tests) {
+		t.Errorf("%d refusals are logged, want %d:\n%s", n, len(tests), &log)
+	}
+	if strings.Contains(log.String(), testSecret) || strings.Contains(log.String(), "Signature=") {
+		t.Errorf("the log has a secret or a signature:\n%s", &log)
+	}
+}
+
+func TestHandler_BodyLimit(t *testing.T) {
+	server := newServer(t, &fake{getServices: oneService})
+	const limit = 1 << 20
+	body := func(size int) string { return `{"x":"` + strings.Repeat("x", size-len(`{"x":""}`)) + `"}` }
+
+	if got := do(t, server, "GetContainerServices", body(limit)); got.status != http.StatusOK {
+		t.Errorf("body as large as the limit: got %d %.200s", got.status, got.body)
+	}
+	wantException(t, do(t, server, "GetContainerServices", body(limit+1)), 413, "RequestEntityTooLargeException", "1048576 bytes")
+
+	for size, want := range map[int]int{limit: http.StatusOK, limit + 1: http.StatusRequestEntityTooLarge} {
+		text := body(size)
+		r := newCall(server.URL, "GetContainerServices", text)
+		r.ContentLength = -1 // sent in chunks, so that the length is not known before
+		r.Body = io.NopCloser(struct{ io.Reader }{strings.NewReader(text)})
+		if got := send(t, sign(r, text, testKey, testSecret, time.Now())); got.status != want {
+			t.Errorf("%d bytes in chunks: got %d %.200s, want %d", size, got.status, got.body, want)
+		}
+	}
+}
+
+// TestHandler_BodyOfUnknownCallerIsNotRead sends a body that never ends with a key that does not exist: the answer must
+// come before the body.
+func TestHandler_BodyOfUnknownCallerIsNotRead(t *testing.T) {
+	server := newServer(t, &fake{})
+	endless, writer := io.Pipe()
+	defer writer.Close()
+	r := sign(newCall(server.URL, "GetContainerServices", "{}"), "{}", "TSAKOTHER", testSecret, time.Now())
+	r.Body, r.ContentLength, r.GetBody = endless, 1000, nil
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("got %d", resp.StatusCode)
+	}
+}
+
+func TestHandler_Errors(t *testing.T) {
+	var err error
+	var log bytes.Buffer
+	server := newServerWith(t, &fake{deleteService: func(string) error { return err }}, testConfig, &log)
+	tests := []struct {
+		err    error
+		status int
+		name   string
+		text   string
+	}{
+		{trysail.Errorf(trysail.CodeInvalid, "no good"), 400, "InvalidInputException", "no good"},
+		{trysail.Errorf(trysail.CodeNotFound, `Service "x" not found.`), 400, "NotFoundException", `Service "x" not found.`},
+		{fmt.Errorf("deleting: %w", trysail.Errorf(trysail.CodeNotFound, "gone")), 400, "NotFoundException", "gone"},
+		{trysail.Errorf(trysail.CodeAccessDenied, "no"), 400, "AccessDeniedException", "no"},
+		{trysail.Errorf(trysail.CodeUnsupported, "later"), 400, "InvalidInputException", "later"},
+		{trysail.Errorf(trysail.CodeUnavailable, "The disk is full."), 503, "ServiceException", "The disk is full."},
+		{errors.New("password=hunter2"), 500, "ServiceException", "internal error"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.err.Error(), func(t *testing.T) {
+			err = tt.err
+			got := do(t, server, "DeleteContainerService", `{"serviceName":"x"}`)
+			wantException(t, got, tt.status, tt.name, tt.text)
+			if strings.Contains(got.body, "hunter2") || strings.Contains(got.body, "deleting:") {
+				t.Errorf("the client sees what only the log may have: %s", got.body)
+			}
+		})
+	}
+	server.Close()
+	if !strings.Contains(log.String(), `level=ERROR msg="api call failed"`) || !strings.Contains(log.String(), "hunter2") {
+		t.Errorf("the cause of the internal error is not logged:\n%s", &log)
+	}
+}
+
+func TestHandler_Panic(t *testing.T) {
+	var log bytes.Buffer
+	server := newServerWith(t, &fake{getServices: func(string) ([]trysail.Service, error) { panic("out of cheese") }}, testConfig, &log)
+	got := do(t, server, "GetContainerServices", "{}")
+	wantException(t, got, 500, "InternalFailure", "")
+	if strings.Contains(got.body, "cheese") {
+		t.Errorf("the client sees the panic: %s", got.body)
+	}
+	server.Close()
+	for _, want := range []string{"level=ERROR", "out of cheese", got.header.Get("x-amzn-RequestId"), "api_test.go"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %q:\n%s", want, &log)
+		}
+	}
+}
+
+func TestHandler_LogsWhatChanges(t *testing.T) {
+	var log bytes.Buffer
+	server := newServerWith(t, &fake{
+		getServices: oneService,
+		deploy:      func(string, control.DeploymentInput) (*trysail.Service, error) { s := fullService(); return &s, nil },
+	}, testConfig, &log)
+	do(t, server, "GetContainerServices", "{}")
+	got := do(t, server, "CreateContainerServiceDeployment", `{"serviceName":"web","containers":{"app":{"image":"nginx","environment":{"PASSWORD":"hunter2"}}}}`)
+	server.Close()
+	for line := range strings.Lines(log.String()) {
+		changing := strings.Contains(line, "CreateContainerServiceDeployment")
+		if changing != strings.Contains(line, "level=INFO") {
+			t.Errorf("wrong level: %s", line)
+		}
+		if changing {
+			for _, want := range []string{"request_id=" + got.header.Get("x-amzn-RequestId"), "status=200", "access_key_id=" + testKey, "caller=admin", "resource=web"} {
+				if !strings.Contains(line, want) {
+					t.Errorf("the line lacks %q: %s", want, line)
+				}
+			}
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != 2 {
+		t.Errorf("%d lines are logged, want 2", n)
+	}
+	if strings.Contains(log.String(), "hunter2") {
+		t.Error("the log has the value of an environment variable")
+	}
+}
+
+func TestHandler_FailedIdentify(t *testing.T) {
+	server := newServer(t, &fake{identify: func(string) (string, trysail.Caller, bool, error) {
+		return "", trysail.Caller{}, false, errors.New("database is locked")
+	}})
+	wantException(t, do(t, server, "GetContainerServices", "{}"), 500, "ServiceException", "internal error")
+}
+
+func TestHandler_CallerReachesControl(t *testing.T) {
+	var calls atomic.Int32
+	server := newServer(t, &fake{
+		identify: func(id string) (string, trysail.Caller, bool, error) {
+			calls.Add(1)
+			return testSecret, trysail.Caller{AccessKeyID: id, Name: "ci"}, true, nil
+		},
+		getServices: oneService,
+	})
+	for range 3 {
+		if got := do(t, server, "GetContainerServices", ""); got.status != http.StatusOK {
+			t.Fatalf("an empty body is not taken for {}: %d %s", got.status, got.body)
+		}
+	}
+	if calls.Load() != 3 {
+		t.Errorf("the key was looked up %d times, want once for each call", calls.Load())
+	}
+}
+
+// BenchmarkEncodeServices is the part of GetContainerServices that is the API's.
+func BenchmarkEncodeServices(b *testing.B) {
+	for _, n := range []int{1, 100, 1000} {
+		services := make([]trysail.Service, n)
+		for i := range services {
+			services[i] = fullService()
+			services[i].Next = nil
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				text, err := encode(view{testConfig}.servicesResult(services))
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.SetBytes(int64(len(text)))
+			}
+		})
+	}
+}

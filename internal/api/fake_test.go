@@ -1,0 +1,201 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/control"
+)
+
+const (
+	testKey    = "TSAKTEST"
+	testSecret = "a secret of the tests"
+)
+
+var (
+	testCaller = trysail.Caller{AccessKeyID: testKey, Name: "admin"}
+	testConfig = Config{Region: "eu-central-1", Account: "111122223333", Domain: "example.test", EdgePort: ":8443"}
+)
+
+// fake is a control made of functions. It knows one access key.
+type fake struct {
+	createService func(control.CreateContainerServiceInput) (*trysail.Service, error)
+	getServices   func(string) ([]trysail.Service, error)
+	updateService func(control.UpdateContainerServiceInput) (*trysail.Service, error)
+	deleteService func(string) error
+	deploy        func(string, control.DeploymentInput) (*trysail.Service, error)
+	deployments   func(string) ([]trysail.Deployment, error)
+	log           func(control.GetContainerLogInput) (*control.LogPage, error)
+	tag           func(string, *string, []trysail.Tag) ([]control.Operation, error)
+	untag         func(string, *string, []string) ([]control.Operation, error)
+	diagnosis     func(string, int) (*trysail.Diagnosis, error)
+	keys          func() ([]control.AccessKey, error)
+	createKey     func(string) (*control.AccessKey, error)
+	deleteKey     func(string) error
+	identify      func(string) (string, trysail.Caller, bool, error)
+}
+
+func (f *fake) CreateContainerService(_ context.Context, _ trysail.Caller, in control.CreateContainerServiceInput) (*trysail.Service, error) {
+	return f.createService(in)
+}
+
+func (f *fake) GetContainerServices(_ context.Context, _ trysail.Caller, name string) ([]trysail.Service, error) {
+	return f.getServices(name)
+}
+
+func (f *fake) UpdateContainerService(_ context.Context, _ trysail.Caller, in control.UpdateContainerServiceInput) (*trysail.Service, error) {
+	return f.updateService(in)
+}
+
+func (f *fake) DeleteContainerService(_ context.Context, _ trysail.Caller, name string) error {
+	return f.deleteService(name)
+}
+
+func (f *fake) CreateContainerServiceDeployment(_ context.Context, _ trysail.Caller, name string, in control.DeploymentInput) (*trysail.Service, error) {
+	return f.deploy(name, in)
+}
+
+func (f *fake) GetContainerServiceDeployments(_ context.Context, _ trysail.Caller, name string) ([]trysail.Deployment, error) {
+	return f.deployments(name)
+}
+
+func (f *fake) GetContainerLog(_ context.Context, _ trysail.Caller, in control.GetContainerLogInput) (*control.LogPage, error) {
+	return f.log(in)
+}
+
+func (f *fake) TagResource(_ context.Context, _ trysail.Caller, name string, arn *string, tags []trysail.Tag) ([]control.Operation, error) {
+	return f.tag(name, arn, tags)
+}
+
+func (f *fake) UntagResource(_ context.Context, _ trysail.Caller, name string, arn *string, keys []string) ([]control.Operation, error) {
+	return f.untag(name, arn, keys)
+}
+
+func (f *fake) GetDeploymentDiagnosis(_ context.Context, _ trysail.Caller, name string, version int) (*trysail.Diagnosis, error) {
+	return f.diagnosis(name, version)
+}
+
+func (f *fake) ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error) {
+	return f.keys()
+}
+
+func (f *fake) CreateAccessKey(_ context.Context, _ trysail.Caller, name string) (*control.AccessKey, error) {
+	return f.createKey(name)
+}
+
+func (f *fake) DeleteAccessKey(_ context.Context, _ trysail.Caller, id string) error {
+	return f.deleteKey(id)
+}
+
+func (f *fake) Identify(_ context.Context, id string) (string, trysail.Caller, bool, error) {
+	if f.identify != nil {
+		return f.identify(id)
+	}
+	if id != testKey {
+		return "", trysail.Caller{}, false, nil
+	}
+	return testSecret, testCaller, true, nil
+}
+
+// fullService has a value in every field.
+func fullService() trysail.Service {
+	at := time.UnixMilli(1652233466250)
+	return trysail.Service{
+		ID: "5a302d1b-8c1f-4f0e-9f43-1c2d3e4f5a6b", Name: "web", CreatedAt: at, HostLabel: "90qakjuvfj4f8",
+		Capacity: trysail.Capacity{Power: trysail.PowerSmall, Scale: 2},
+		State:    trysail.ServiceDeploying, Detail: trysail.StateDetail{Code: trysail.DetailCreatingDeployment, Message: "starting"},
+		Tags:      []trysail.Tag{{Key: "env", Value: "prod"}},
+		ECRPuller: true,
+		Current:   fullDeployment(1, trysail.DeploymentActive, at),
+		Next:      fullDeployment(2, trysail.DeploymentActivating, at),
+	}
+}
+
+func fullDeployment(version int, state trysail.DeploymentState, at time.Time) *trysail.Deployment {
+	return &trysail.Deployment{
+		Version: version, State: state, CreatedAt: at,
+		Containers: map[string]trysail.Container{
+			"app": {
+				Image: "nginx:1", Command: []string{"nginx", "-g", "daemon off;"},
+				Environment: map[string]string{"MODE": "<b> & co"}, Ports: map[string]trysail.Protocol{"80": trysail.ProtocolHTTP},
+			},
+		},
+		PublicEndpoint: &trysail.PublicEndpoint{ContainerName: "app", ContainerPort: 80, HealthCheck: trysail.DefaultHealthCheck()},
+	}
+}
+
+// newServer serves the API on loopback; its log goes to the test's.
+func newServer(t *testing.T, f *fake) *httptest.Server {
+	t.Helper()
+	return newServerWith(t, f, testConfig, t.Output())
+}
+
+func newServerWith(t *testing.T, f *fake, cfg Config, log io.Writer) *httptest.Server {
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	server := httptest.NewServer(New(cfg, f, logger))
+	t.Cleanup(server.Close)
+	return server
+}
+
+// newCall is a call that is not signed yet. A target without a dot is one of Lightsail's operations.
+func newCall(url, target, body string) *http.Request {
+	if !strings.Contains(target, ".") {
+		target = lightsailPrefix + target
+	}
+	r, err := http.NewRequest(http.MethodPost, url+"/", strings.NewReader(body))
+	if err != nil {
+		panic(err)
+	}
+	r.Header.Set("Content-Type", contentType)
+	r.Header.Set("X-Amz-Target", target)
+	return r
+}
+
+func sign(r *http.Request, body, key, secret string, at time.Time) *http.Request {
+	sum := sha256.Sum256([]byte(body))
+	err := v4.NewSigner().SignHTTP(r.Context(), aws.Credentials{AccessKeyID: key, SecretAccessKey: secret}, r, hex.EncodeToString(sum[:]), "lightsail", "us-east-1", at)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+// answer is what came back for a call.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func send(t *testing.T, r *http.Request) answer {
+	t.Helper()
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, string(body)}
+}
+
+// do makes a signed call.
+func do(t *testing.T, server *httptest.Server, target, body string) answer {
+	t.Helper()
+	return send(t, sign(newCall(server.URL, target, body), body, testKey, testSecret, time.Now()))
+}

@@ -1,0 +1,374 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"strings"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/control"
+)
+
+// The types of this file are the answers, member by member. Lists and maps that are empty are sent as [] and {}, members
+// that have no value are left out where omitzero says so.
+
+type containerServiceResult struct {
+	ContainerService *containerService `json:"containerService"`
+}
+
+type containerServicesResult struct {
+	ContainerServices []containerService `json:"containerServices"`
+}
+
+type deploymentsResult struct {
+	Deployments []deployment `json:"deployments"`
+}
+
+type logResult struct {
+	LogEvents     []logEvent `json:"logEvents"`
+	NextPageToken string     `json:"nextPageToken,omitzero"`
+}
+
+type powersResult struct {
+	Powers []power `json:"powers"`
+}
+
+type metadataResult struct {
+	Metadata []map[string]string `json:"metadata"`
+}
+
+type operationsResult struct {
+	Operations []operationRecord `json:"operations"`
+}
+
+type regionsResult struct {
+	Regions []region `json:"regions"`
+}
+
+type diagnosisResult struct {
+	Diagnosis trysail.Diagnosis `json:"diagnosis"`
+}
+
+type accessKeysResult struct {
+	AccessKeys []accessKey `json:"accessKeys"`
+}
+
+type accessKeyResult struct {
+	AccessKey accessKey `json:"accessKey"`
+}
+
+type containerService struct {
+	ContainerServiceName  string                `json:"containerServiceName"`
+	ARN                   string                `json:"arn"`
+	CreatedAt             float64               `json:"createdAt"`
+	Location              location              `json:"location"`
+	ResourceType          string                `json:"resourceType"`
+	Tags                  []tag                 `json:"tags"`
+	Power                 trysail.Power         `json:"power"`
+	PowerID               string                `json:"powerId"`
+	State                 trysail.ServiceState  `json:"state"`
+	StateDetail           *stateDetail          `json:"stateDetail,omitzero"`
+	Scale                 int                   `json:"scale"`
+	CurrentDeployment     *deployment           `json:"currentDeployment,omitzero"`
+	NextDeployment        *deployment           `json:"nextDeployment,omitzero"`
+	IsDisabled            bool                  `json:"isDisabled"`
+	PrincipalARN          string                `json:"principalArn"`
+	PrivateDomainName     string                `json:"privateDomainName"`
+	URL                   string                `json:"url"`
+	PrivateRegistryAccess privateRegistryAccess `json:"privateRegistryAccess"`
+}
+
+type location struct {
+	AvailabilityZone string `json:"availabilityZone"`
+	RegionName       string `json:"regionName"`
+}
+
+type tag struct {
+	Key   string `json:"key"`
+	Value string `json:"value,omitzero"`
+}
+
+type stateDetail struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+type privateRegistryAccess struct {
+	ECRImagePullerRole struct {
+		IsActive     bool   `json:"isActive"`
+		PrincipalARN string `json:"principalArn"`
+	} `json:"ecrImagePullerRole"`
+}
+
+type deployment struct {
+	Version        int                     `json:"version"`
+	State          trysail.DeploymentState `json:"state"`
+	Containers     map[string]container    `json:"containers"`
+	PublicEndpoint *publicEndpoint         `json:"publicEndpoint,omitzero"`
+	CreatedAt      float64                 `json:"createdAt"`
+}
+
+type container struct {
+	Image       string                      `json:"image"`
+	Command     []string                    `json:"command"`
+	Environment map[string]string           `json:"environment"`
+	Ports       map[string]trysail.Protocol `json:"ports"`
+}
+
+type publicEndpoint struct {
+	ContainerName string      `json:"containerName"`
+	ContainerPort int         `json:"containerPort"`
+	HealthCheck   healthCheck `json:"healthCheck"`
+}
+
+type healthCheck struct {
+	HealthyThreshold   int    `json:"healthyThreshold"`
+	UnhealthyThreshold int    `json:"unhealthyThreshold"`
+	TimeoutSeconds     int    `json:"timeoutSeconds"`
+	IntervalSeconds    int    `json:"intervalSeconds"`
+	Path               string `json:"path"`
+	SuccessCodes       string `json:"successCodes"`
+}
+
+type logEvent struct {
+	CreatedAt float64 `json:"createdAt"`
+	Message   string  `json:"message"`
+}
+
+type power struct {
+	PowerID     string        `json:"powerId"`
+	Price       float64       `json:"price"`
+	CPUCount    float64       `json:"cpuCount"`
+	RAMSizeInGB float64       `json:"ramSizeInGb"`
+	Name        trysail.Power `json:"name"`
+	IsActive    bool          `json:"isActive"`
+}
+
+type operationRecord struct {
+	ID              string   `json:"id"`
+	ResourceName    string   `json:"resourceName"`
+	ResourceType    string   `json:"resourceType"`
+	CreatedAt       float64  `json:"createdAt"`
+	Location        location `json:"location"`
+	IsTerminal      bool     `json:"isTerminal"`
+	OperationType   string   `json:"operationType"`
+	Status          string   `json:"status"`
+	StatusChangedAt float64  `json:"statusChangedAt"`
+}
+
+type region struct {
+	Name                                string             `json:"name"`
+	DisplayName                         string             `json:"displayName"`
+	ContinentCode                       string             `json:"continentCode,omitzero"`
+	Description                         string             `json:"description"`
+	AvailabilityZones                   []availabilityZone `json:"availabilityZones"`
+	RelationalDatabaseAvailabilityZones []availabilityZone `json:"relationalDatabaseAvailabilityZones"`
+}
+
+type availabilityZone struct {
+	ZoneName string `json:"zoneName"`
+	State    string `json:"state"`
+}
+
+type accessKey struct {
+	AccessKeyID     string  `json:"accessKeyId"`
+	SecretAccessKey string  `json:"secretAccessKey,omitzero"` // only in the answer of CreateAccessKey
+	Name            string  `json:"name"`
+	CreatedAt       float64 `json:"createdAt"`
+}
+
+// view makes answers of what control returns.
+type view struct{ cfg Config }
+
+func (v view) serviceResult(s *trysail.Service) containerServiceResult {
+	answer := v.service(s)
+	return containerServiceResult{&answer}
+}
+
+func (v view) servicesResult(services []trysail.Service) containerServicesResult {
+	answer := containerServicesResult{make([]containerService, len(services))}
+	for i := range services {
+		answer.ContainerServices[i] = v.service(&services[i])
+	}
+	return answer
+}
+
+func (v view) service(s *trysail.Service) containerService {
+	spec, _ := s.Power.Spec()
+	answer := containerService{
+		ContainerServiceName: s.Name,
+		ARN:                  s.ARN(v.cfg.Region, v.cfg.Account),
+		CreatedAt:            seconds(s.CreatedAt),
+		Location:             v.location(),
+		ResourceType:         "ContainerService",
+		Tags:                 make([]tag, len(s.Tags)),
+		Power:                s.Power,
+		PowerID:              spec.ID,
+		State:                s.State,
+		Scale:                s.Scale,
+		CurrentDeployment:    newDeployment(s.Current),
+		NextDeployment:       newDeployment(s.Next),
+		IsDisabled:           s.Disabled,
+		PrincipalARN:         s.PrincipalARN(v.cfg.Region, v.cfg.Account),
+		PrivateDomainName:    s.PrivateDomainName(),
+		URL:                  "https://" + s.Host(v.cfg.Region, v.cfg.Domain) + v.cfg.EdgePort + "/",
+	}
+	for i, t := range s.Tags {
+		answer.Tags[i] = tag(t)
+	}
+	if s.Detail.Code != "" {
+		answer.StateDetail = &stateDetail{s.Detail.Code, s.Detail.Message}
+	}
+	role := &answer.PrivateRegistryAccess.ECRImagePullerRole
+	role.IsActive = s.ECRPuller
+	role.PrincipalARN = v.pullerARN(s)
+	return answer
+}
+
+// pullerARN is the identity for pulling images of private registries. It is empty until it is there, as on AWS.
+func (v view) pullerARN(s *trysail.Service) string {
+	if !s.ECRPuller || s.State == trysail.ServicePending || s.State == trysail.ServiceUpdating {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(s.ID + "/private-repo-access"))
+	tail := strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:]))
+	return "arn:aws:iam::" + v.cfg.Account + ":role/amazon/lightsail/" + v.cfg.Region + "/containers/" + s.Name + "/private-repo-access/" + tail
+}
+
+// location is the same for all container services.
+func (v view) location() location { return location{AvailabilityZone: "all", RegionName: v.cfg.Region} }
+
+func (v view) deploymentsResult(deployments []trysail.Deployment) deploymentsResult {
+	answer := deploymentsResult{make([]deployment, len(deployments))}
+	for i := range deployments {
+		answer.Deployments[i] = *newDeployment(&deployments[i])
+	}
+	return answer
+}
+
+func newDeployment(d *trysail.Deployment) *deployment {
+	if d == nil {
+		return nil
+	}
+	answer := &deployment{
+		Version:    d.Version,
+		State:      d.State,
+		Containers: make(map[string]container, len(d.Containers)),
+		CreatedAt:  seconds(d.CreatedAt),
+	}
+	for name, c := range d.Containers {
+		answer.Containers[name] = container{
+			Image: c.Image, Command: orEmptyList(c.Command), Environment: orEmptyMap(c.Environment), Ports: orEmptyMap(c.Ports),
+		}
+	}
+	if e := d.PublicEndpoint; e != nil {
+		answer.PublicEndpoint = &publicEndpoint{e.ContainerName, e.ContainerPort, healthCheck(e.HealthCheck)}
+	}
+	return answer
+}
+
+func (v view) logResult(page *control.LogPage) logResult {
+	answer := logResult{LogEvents: make([]logEvent, len(page.Events)), NextPageToken: page.NextPageToken}
+	for i, e := range page.Events {
+		answer.LogEvents[i] = logEvent{seconds(e.CreatedAt), e.Message}
+	}
+	return answer
+}
+
+// operationsResult reports operations that have ended: what they asked for was done before they were answered.
+func (v view) operationsResult(operations []control.Operation) operationsResult {
+	answer := operationsResult{make([]operationRecord, len(operations))}
+	for i, o := range operations {
+		answer.Operations[i] = operationRecord{
+			ID: o.ID, ResourceName: o.ResourceName, ResourceType: o.ResourceType, CreatedAt: seconds(o.CreatedAt), Location: v.location(),
+			IsTerminal: true, OperationType: o.Type, Status: "Succeeded", StatusChangedAt: seconds(o.CreatedAt),
+		}
+	}
+	return answer
+}
+
+func (v view) powersResult() powersResult {
+	var answer powersResult
+	for _, p := range trysail.Powers() {
+		answer.Powers = append(answer.Powers, power{p.ID, p.Price, p.VCPU, p.RAMGB, p.Name, true})
+	}
+	return answer
+}
+
+// metadataResult is what lightsailctl reads to find out whether there is a newer version of itself.
+func (v view) metadataResult() metadataResult {
+	return metadataResult{[]map[string]string{{"name": "lightsailctlVersion", "value": "v1.0.8"}}}
+}
+
+// regionsResult lists the one region that this Trysail plays.
+func (v view) regionsResult(zones bool) regionsResult {
+	name := v.cfg.Region
+	answer := region{
+		Name: name, DisplayName: "Trysail (" + name + ")", ContinentCode: continent(name),
+		Description:       "Container services on your own machines, under the name " + name,
+		AvailabilityZones: []availabilityZone{}, RelationalDatabaseAvailabilityZones: []availabilityZone{},
+	}
+	if zones {
+		answer.AvailabilityZones = append(answer.AvailabilityZones, availabilityZone{name + "a", "available"})
+	}
+	return regionsResult{[]region{answer}}
+}
+
+// continent is AWS's code for the part of the world that a region's name begins with, "" for names of one's own.
+func continent(region string) string {
+	part, _, _ := strings.Cut(region, "-")
+	switch part {
+	case "us", "ca", "mx":
+		return "NA"
+	case "eu":
+		return "EU"
+	case "ap":
+		return "AP"
+	case "sa":
+		return "SA"
+	default:
+		return ""
+	}
+}
+
+func (v view) diagnosisResult(d *trysail.Diagnosis) diagnosisResult {
+	answer := diagnosisResult{*d}
+	answer.Diagnosis.Evidence = orEmptyList(d.Evidence)
+	answer.Diagnosis.Diff = orEmptyList(d.Diff)
+	return answer
+}
+
+func (v view) accessKeysResult(keys []control.AccessKey) accessKeysResult {
+	answer := accessKeysResult{make([]accessKey, len(keys))}
+	for i, k := range keys {
+		k.Secret = "" // whatever control returned: a list never shows secrets
+		answer.AccessKeys[i] = newAccessKey(k)
+	}
+	return answer
+}
+
+func (v view) accessKeyResult(k *control.AccessKey) accessKeyResult {
+	return accessKeyResult{newAccessKey(*k)}
+}
+
+func newAccessKey(k control.AccessKey) accessKey {
+	return accessKey{AccessKeyID: k.ID, SecretAccessKey: k.Secret, Name: k.Name, CreatedAt: seconds(k.CreatedAt)}
+}
+
+// seconds is a point in time as the wire has it: seconds since 1970 as a number, to the millisecond.
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+
+func orEmptyList[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+func orEmptyMap[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return map[string]V{}
+	}
+	return m
+}

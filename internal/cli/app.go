@@ -1,0 +1,170 @@
+// Package cli holds the commands that people type. They speak to any Trysail, or to AWS, through the official SDK, so
+// every use of them is a test of compatibility.
+//
+// What goes where, for all commands:
+//
+//   - Results go to standard output: tables and sentences for people, JSON with --output json for programs.
+//   - Errors go to standard error as one line that begins with "trysail: " and says what happened and what to try.
+//   - What moves or is erased again (a spinner, a question) appears on a terminal only.
+//   - Colour appears on a terminal only, and never when NO_COLOR is set.
+//   - The exit status is 0 for done, 1 for failed, 2 for wrong usage, 3 for a deployment that FAILED.
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// App is what the commands take from their surroundings. A nil field means the process's own.
+type App struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+	// Getenv looks up an environment variable.
+	Getenv func(string) string
+	// Build is what `trysail version` prints.
+	Build Build
+	// Probe tells doctor what the machine has to offer to the engine. Nil: doctor leaves that out.
+	Probe func(ctx context.Context, dataDir string) []Check
+
+	// ran is set as soon as a command has accepted its flags and arguments: an error before that is wrong usage.
+	ran bool
+}
+
+// Execute runs the command line args, the program's name excluded, and returns the exit status. extra are commands
+// that the program has besides those of this package.
+func (a *App) Execute(ctx context.Context, args []string, extra ...*cobra.Command) int {
+	a.fill()
+	root := a.root()
+	root.AddCommand(extra...)
+	root.SetArgs(args)
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.finish(ctx, cmd, err)
+}
+
+func (a *App) fill() {
+	if a.In == nil {
+		a.In = os.Stdin
+	}
+	if a.Out == nil {
+		a.Out = os.Stdout
+	}
+	if a.Err == nil {
+		a.Err = os.Stderr
+	}
+	if a.Getenv == nil {
+		a.Getenv = os.Getenv
+	}
+}
+
+// finish prints the error, if any, and turns it into an exit status.
+func (a *App) finish(ctx context.Context, cmd *cobra.Command, err error) int {
+	if err == nil {
+		return ExitOK
+	}
+	if errors.Is(err, errDeploymentFailed) {
+		return ExitDeploymentFailed // its explanation is the command's output
+	}
+	if errors.Is(err, errSilent) {
+		return ExitFailed
+	}
+	var usage *usageError
+	if !a.ran || errors.As(err, &usage) {
+		err = WithHint(err, "See: %s --help", cmd.CommandPath())
+		a.complain(err)
+		return ExitUsage
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
+	}
+	a.complain(err)
+	return ExitFailed
+}
+
+func (a *App) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "trysail",
+		Short: "Amazon Lightsail container services on your own machines",
+		Long: `Trysail is Amazon Lightsail container services on your own machines.
+
+  trysail serve                      start the server (as root)
+  eval "$(trysail env)"              let the AWS CLI, the SDKs and these commands use it
+  trysail create web                 make a service
+  trysail deploy web -f web.json --wait
+
+The file is the JSON of aws lightsail create-container-service-deployment --cli-input-json.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		},
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRun:  func(*cobra.Command, []string) { a.ran = true },
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+	}
+	root.CompletionOptions.DisableDefaultCmd = true // ours has no powershell
+	root.AddCommand(
+		a.servicesCommand(), a.createCommand(), a.updateCommand(), a.deleteCommand(),
+		a.deployCommand(), a.deploymentsCommand(), a.logsCommand(), a.explainCommand(),
+		a.keysCommand(), a.envCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(),
+	)
+	return root
+}
+
+// common holds the flags that every client command has.
+type common struct {
+	dataDir string
+	output  string
+}
+
+func (a *App) commonFlags(cmd *cobra.Command) *common {
+	f := &common{}
+	a.dataDirFlag(cmd, &f.dataDir)
+	outputFlag(cmd, &f.output)
+	return f
+}
+
+// DefaultDataDir is where the server keeps its state unless told otherwise.
+const DefaultDataDir = "/var/lib/trysail"
+
+func (a *App) dataDirFlag(cmd *cobra.Command, dir *string) {
+	value := DefaultDataDir
+	if v := a.Getenv("TRYSAIL_DATA_DIR"); v != "" {
+		value = v
+	}
+	cmd.Flags().StringVar(dir, "data-dir", value,
+		"where to find the server's admin key (admin.json) when AWS_ENDPOINT_URL_LIGHTSAIL is not set")
+}
+
+func outputFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
+	must(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// json reports whether the output shall be JSON. Errors: usage.
+func (f *common) json() (bool, error) {
+	switch f.output {
+	case "json":
+		return true, nil
+	case "table", "text":
+		return false, nil
+	}
+	return false, Usagef("--output must be table or json, not %q", f.output)
+}
+
+// must panics for an error that only a mistake in this package can cause.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trysail/trysail"
+)
+
+func (a *App) explainCommand() *cobra.Command {
+	var version int
+	cmd := &cobra.Command{
+		Use:   "explain SERVICE",
+		Short: "Say why a deployment FAILED and how to fix it",
+		Example: `  trysail explain web
+  trysail explain web --version 7 --output json`,
+		Args:              exactArgs("SERVICE"),
+		ValidArgsFunction: a.completeService,
+	}
+	f := a.commonFlags(cmd)
+	cmd.Flags().IntVar(&version, "version", 0, "version of the deployment; 0: the newest that FAILED")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		asJSON, err := f.json()
+		if err != nil {
+			return err
+		}
+		if version < 0 {
+			return Usagef("--version must be 1 or more")
+		}
+		c, err := a.connect(f.dataDir)
+		if err != nil {
+			return err
+		}
+		d, err := c.diagnosis(cmd.Context(), args[0], version)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(a.Out, map[string]any{"diagnosis": d})
+		}
+		s := a.screen(a.Out)
+		fmt.Fprintf(s, "Deployment %d of service %s is %s.\n\n", d.Version, args[0], s.state("FAILED"))
+		printDiagnosis(s, d)
+		return nil
+	}
+	return cmd
+}
+
+// printDiagnosis prints the cause, the fix and what they rest on. Evidence is made of what containers wrote, so it is
+// cleaned.
+func printDiagnosis(s screen, d *trysail.Diagnosis) {
+	where := ""
+	if d.ContainerName != "" {
+		where = "Container " + clean(d.ContainerName) + ": "
+	}
+	fmt.Fprintf(s, "%s%s\n", where, clean(d.Summary))
+	if d.Fix != "" {
+		fmt.Fprintf(s, "%s %s\n", s.paint(green, "Fix:"), clean(d.Fix))
+	}
+	fmt.Fprintf(s, "Code: %s (%s)\n", clean(string(d.Code)), clean(string(d.Confidence)))
+	if len(d.Evidence) > 0 {
+		fmt.Fprintln(s, "\nEvidence:")
+		var rows [][2]string
+		for _, e := range d.Evidence {
+			rows = append(rows, [2]string{e.Kind, e.Text})
+		}
+		printPairs(s, rows)
+	}
+	if len(d.Diff) > 0 {
+		fmt.Fprintln(s, "\nChanged since the last active version:")
+		var rows [][2]string
+		for _, c := range d.Diff {
+			rows = append(rows, [2]string{c.Field, orNone(c.Before) + " → " + orNone(c.After)})
+		}
+		printPairs(s, rows)
+	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
+}
+
+// printPairs prints names and texts in two columns; a text of several lines stays in its column.
+func printPairs(w io.Writer, rows [][2]string) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		name := clean(row[0])
+		for text := range strings.Lines(row[1]) {
+			fmt.Fprintf(t, "  %s\t%s\n", name, clean(text))
+			name = ""
+		}
+	}
+	t.Flush()
+}

@@ -1,0 +1,304 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// fakeServer answers as Trysail does, from memory. Deployments of it move on by one stage each time they are looked at.
+type fakeServer struct {
+	*httptest.Server
+
+	mu       sync.Mutex // guards all below
+	services map[string]*fakeService
+	logs     map[string][]fakeLine // by service/container
+	keys     []map[string]any
+	pageSize int
+	// before runs at the begin of each call; it may answer the call itself and return true.
+	before func(w http.ResponseWriter, operation string) bool
+	calls  map[string]int
+}
+
+type fakeService struct {
+	name, state   string
+	disabled      bool
+	power         string
+	scale         int
+	version       int
+	current, next map[string]any
+	old           []map[string]any
+	stages        []func(*fakeService) // what happens at the next looks
+	detail        map[string]any
+	diagnosis     map[string]any
+}
+
+type fakeLine struct {
+	at      float64 // Unix seconds
+	message string
+}
+
+type fakeError struct {
+	status        int
+	code, message string
+}
+
+func (e *fakeError) Error() string { return e.message }
+
+func newFakeServer(tb testing.TB) *fakeServer {
+	tb.Helper()
+	f := &fakeServer{
+		services: map[string]*fakeService{}, logs: map[string][]fakeLine{}, pageSize: 1000, calls: map[string]int{},
+		keys: []map[string]any{{"accessKeyId": "AKADMIN", "name": "admin", "createdAt": 1.7e9}},
+	}
+	f.Server = httptest.NewServer(f)
+	tb.Cleanup(f.Close)
+	return f
+}
+
+// do changes the server between calls.
+func (f *fakeServer) do(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/healthz" {
+		fmt.Fprintln(w, "ok")
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, operation, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	f.calls[operation]++
+	if f.before != nil && f.before(w, operation) {
+		return
+	}
+	var in map[string]any
+	err := json.NewDecoder(r.Body).Decode(&in)
+	var out any
+	switch {
+	case err != nil:
+		err = &fakeError{400, "SerializationException", err.Error()}
+	case !strings.Contains(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential=AKADMIN/"):
+		err = &fakeError{403, "UnrecognizedClientException", "The security token included in the request is invalid."}
+	default:
+		out, err = f.operation(r.Header.Get("X-Amz-Target"), in)
+	}
+	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	if e, ok := err.(*fakeError); ok {
+		w.WriteHeader(e.status)
+		out = map[string]any{"__type": e.code, "message": e.message, "code": e.code, "docs": nil, "tip": nil}
+	}
+	json.NewEncoder(w).Encode(out)
+}
+
+func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
+	name, _ := in["serviceName"].(string)
+	s := f.services[name]
+	if s == nil && name != "" && !strings.HasSuffix(target, ".CreateContainerService") {
+		return nil, &fakeError{400, "NotFoundException", fmt.Sprintf("Service %q not found.", name)}
+	}
+	switch target {
+	case "Lightsail_20161128.GetContainerServices":
+		list := []any{}
+		for _, one := range f.sorted() {
+			if name == "" || one == s {
+				list = append(list, one.look())
+			}
+		}
+		return map[string]any{"containerServices": list}, nil
+	case "Lightsail_20161128.CreateContainerService":
+		if s != nil {
+			return nil, &fakeError{400, "InvalidInputException", "Some names are already in use: " + name}
+		}
+		s = &fakeService{name: name, state: "PENDING", power: in["power"].(string), scale: int(in["scale"].(float64))}
+		s.stages = []func(*fakeService){func(s *fakeService) { s.state = "READY" }}
+		f.services[name] = s
+		return map[string]any{"containerService": s.wire()}, nil
+	case "Lightsail_20161128.UpdateContainerService":
+		s.state = "UPDATING"
+		if v, ok := in["scale"].(float64); ok {
+			s.scale = int(v)
+		}
+		s.stages = []func(*fakeService){func(s *fakeService) { s.state = "RUNNING" }}
+		return map[string]any{"containerService": s.wire()}, nil
+	case "Lightsail_20161128.DeleteContainerService":
+		s.state = "DELETING"
+		s.stages = []func(*fakeService){func(*fakeService) {}, func(s *fakeService) { delete(f.services, s.name) }}
+		return map[string]any{}, nil
+	case "Lightsail_20161128.CreateContainerServiceDeployment":
+		return f.deploy(s, in)
+	case "Lightsail_20161128.GetContainerServiceDeployments":
+		list := []any{}
+		for _, d := range []map[string]any{s.next, s.current} {
+			if d != nil {
+				list = append(list, d)
+			}
+		}
+		for _, d := range slices.Backward(s.old) {
+			list = append(list, d)
+		}
+		return map[string]any{"deployments": list}, nil
+	case "Lightsail_20161128.GetContainerLog":
+		return f.readLog(name, in)
+	case "Trysail_20261120.GetDeploymentDiagnosis":
+		if s.diagnosis == nil {
+			return nil, &fakeError{400, "NotFoundException", "No deployment of service \"" + name + "\" has failed."}
+		}
+		return map[string]any{"diagnosis": s.diagnosis}, nil
+	case "Trysail_20261120.ListAccessKeys":
+		return map[string]any{"accessKeys": f.keys}, nil
+	case "Trysail_20261120.CreateAccessKey":
+		k := map[string]any{"accessKeyId": "AKNEW", "name": in["name"], "createdAt": 1.8e9}
+		f.keys = append(f.keys, k)
+		return map[string]any{"accessKey": map[string]any{"accessKeyId": "AKNEW", "secretAccessKey": "s3cret", "name": in["name"], "createdAt": 1.8e9}}, nil
+	case "Trysail_20261120.DeleteAccessKey":
+		f.keys = slices.DeleteFunc(f.keys, func(k map[string]any) bool { return k["accessKeyId"] == in["accessKeyId"] })
+		return map[string]any{}, nil
+	}
+	return nil, &fakeError{404, "UnknownOperationException", target}
+}
+
+// deploy makes a deployment that becomes ACTIVE, or FAILED if its image is named broken.
+func (f *fakeServer) deploy(s *fakeService, in map[string]any) (any, error) {
+	if s.next != nil {
+		return nil, &fakeError{400, "InvalidInputException", fmt.Sprintf("Sorry, deployment %d is in progress for service %q. Please wait for it to complete before trying again.", s.version, s.name)}
+	}
+	s.version++
+	s.state = "DEPLOYING"
+	s.detail = map[string]any{"code": "CREATING_DEPLOYMENT", "message": ""}
+	now := float64(time.Now().UnixMilli()) / 1000
+	s.next = map[string]any{"version": s.version, "state": "ACTIVATING", "containers": in["containers"], "publicEndpoint": in["publicEndpoint"], "createdAt": now}
+	broken := false
+	say := func(text string) {
+		for name := range in["containers"].(map[string]any) {
+			key := s.name + "/" + name
+			f.logs[key] = append(f.logs[key], fakeLine{float64(time.Now().UnixMilli()) / 1000, fmt.Sprintf("[deployment:%d] %s", s.version, text)})
+		}
+	}
+	for _, c := range in["containers"].(map[string]any) {
+		broken = broken || c.(map[string]any)["image"] == "broken"
+	}
+	say("Creating your deployment")
+	s.stages = []func(*fakeService){
+		func(*fakeService) { say("Started 1 new node") },
+		func(s *fakeService) {
+			s.detail = map[string]any{"code": "EVALUATING_HEALTH_CHECK", "message": "Waiting for 1 of 1 nodes\x1b[2J."}
+		},
+	}
+	if broken {
+		s.stages = append(s.stages, func(s *fakeService) {
+			say("Canceled")
+			s.next["state"] = "FAILED"
+			s.old, s.next, s.detail, s.state = append(s.old, s.next), nil, nil, "READY"
+			if s.current != nil {
+				s.state = "RUNNING"
+			}
+			s.diagnosis = map[string]any{
+				"version": s.version, "code": "NET-LOOPBACK", "confidence": "certain", "containerName": "app",
+				"summary": "It listens on 127.0.0.1:8080 only, where nobody else reaches it.", "fix": "Listen on 0.0.0.0:8080.",
+				"evidence": []any{map[string]any{"kind": "socket", "text": "127.0.0.1:8080\nsecond line"}},
+				"diff":     []any{map[string]any{"field": "containers.app.image", "before": "nginx", "after": "broken"}},
+			}
+		})
+	} else {
+		s.stages = append(s.stages, func(s *fakeService) {
+			say("Reached a steady state")
+			s.next["state"] = "ACTIVE"
+			if s.current != nil {
+				s.current["state"] = "INACTIVE"
+				s.old = append(s.old, s.current)
+			}
+			s.current, s.next, s.detail, s.state = s.next, nil, nil, "RUNNING"
+		})
+	}
+	return map[string]any{"containerService": s.wire()}, nil
+}
+
+func (f *fakeServer) readLog(service string, in map[string]any) (any, error) {
+	lines, ok := f.logs[service+"/"+in["containerName"].(string)]
+	if !ok {
+		return nil, &fakeError{400, "NotFoundException", fmt.Sprintf("Container %q not found.", in["containerName"])}
+	}
+	var hits []fakeLine
+	for _, l := range lines {
+		if start, ok := in["startTime"].(float64); ok && l.at < start {
+			continue
+		}
+		if end, ok := in["endTime"].(float64); ok && l.at > end {
+			continue
+		}
+		if p, ok := in["filterPattern"].(string); ok && !strings.HasPrefix(p, "?") && !strings.Contains(l.message, p) {
+			continue
+		}
+		hits = append(hits, l)
+	}
+	slices.SortStableFunc(hits, func(a, b fakeLine) int {
+		if a.at < b.at {
+			return -1
+		} else if a.at > b.at {
+			return 1
+		}
+		return 0
+	})
+	first := 0
+	if token, ok := in["pageToken"].(string); ok {
+		fmt.Sscan(token, &first)
+	}
+	out := map[string]any{}
+	last := min(first+f.pageSize, len(hits))
+	if last < len(hits) {
+		out["nextPageToken"] = fmt.Sprint(last)
+	}
+	events := []any{}
+	for _, l := range hits[min(first, last):last] {
+		events = append(events, map[string]any{"createdAt": l.at, "message": l.message})
+	}
+	out["logEvents"] = events
+	return out, nil
+}
+
+func (f *fakeServer) sorted() []*fakeService {
+	var list []*fakeService
+	for _, s := range f.services {
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b *fakeService) int { return strings.Compare(a.name, b.name) })
+	return list
+}
+
+// look shows the service and lets it move on.
+func (s *fakeService) look() any {
+	out := s.wire()
+	if len(s.stages) > 0 {
+		stage := s.stages[0]
+		s.stages = s.stages[1:]
+		stage(s)
+	}
+	return out
+}
+
+func (s *fakeService) wire() map[string]any {
+	out := map[string]any{
+		"containerServiceName": s.name, "state": s.state, "power": s.power, "scale": s.scale, "isDisabled": s.disabled,
+		"createdAt": 1.7e9, "tags": []any{}, "url": "https://" + s.name + ".0123456789abc.us-east-1.cs.localhost/",
+	}
+	for key, v := range map[string]map[string]any{"currentDeployment": s.current, "nextDeployment": s.next, "stateDetail": s.detail} {
+		if v != nil {
+			clone := map[string]any{}
+			for k, v := range v {
+				clone[k] = v
+			}
+			out[key] = clone
+		}
+	}
+	return out
+}

@@ -1,0 +1,390 @@
+package cli
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/lightsail"
+	"github.com/aws/aws-sdk-go-v2/service/lightsail/types"
+	"github.com/spf13/cobra"
+)
+
+// logOptions are the flags of logs.
+type logOptions struct {
+	follow       bool
+	filter       string
+	since, until string
+	tail         int
+	noTime       bool
+
+	from, to time.Time // since and until; zero if not given
+	json     bool
+}
+
+func (a *App) logsCommand() *cobra.Command {
+	var o logOptions
+	cmd := &cobra.Command{
+		Use:   "logs SERVICE [CONTAINER]",
+		Short: "Print or follow the log of a service's containers",
+		Long: `Print or follow the log of a service's containers: what they write to standard output and standard error, on all
+nodes and in all versions, and what the service says about its deployments.
+
+Without CONTAINER the logs of all containers are merged, and each line names its container.`,
+		Example: `  trysail logs web -f
+  trysail logs web app --since 10m --filter 'ERROR -timeout'
+  trysail logs web --since 2026-11-20T10:00:00Z --until 2026-11-20T11:00:00Z`,
+		Args:              rangeArgs(1, "SERVICE", "CONTAINER"),
+		ValidArgsFunction: a.completeContainer,
+	}
+	f := a.commonFlags(cmd)
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with new lines as they are written")
+	cmd.Flags().StringVar(&o.filter, "filter", "", `only lines that match: ERROR, "ERROR timeout" (both), "?ERROR ?WARN" (either), -DEBUG (not)`)
+	cmd.Flags().StringVar(&o.since, "since", "", "only lines from then on: 10m, 36h, 2026-11-20, 2026-11-20T10:00:00Z, or Unix seconds")
+	cmd.Flags().StringVar(&o.until, "until", "", "only lines up to then")
+	cmd.Flags().IntVarP(&o.tail, "tail", "n", -1, "only the last so many lines; -1: all")
+	cmd.Flags().BoolVar(&o.noTime, "no-time", false, "leave out the time of each line")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var err error
+		if o.json, err = f.json(); err != nil {
+			return err
+		}
+		if err := o.parse(time.Now()); err != nil {
+			return err
+		}
+		c, err := a.connect(f.dataDir)
+		if err != nil {
+			return err
+		}
+		return a.logs(cmd.Context(), c, o, args)
+	}
+	return cmd
+}
+
+// parse checks the flags. Errors: usage.
+func (o *logOptions) parse(now time.Time) (err error) {
+	if o.from, err = parseTime("--since", o.since, now); err != nil {
+		return err
+	}
+	if o.to, err = parseTime("--until", o.until, now); err != nil {
+		return err
+	}
+	if o.follow && o.until != "" {
+		return Usagef("--follow and --until exclude each other")
+	}
+	if !o.to.IsZero() && o.to.Before(o.from) {
+		return Usagef("--until lies before --since")
+	}
+	return nil
+}
+
+// parseTime reads a time, or how long ago it was.
+func parseTime(flag, s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n >= 0 {
+			return now.AddDate(0, 0, -n), nil
+		}
+	}
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n >= 0 {
+		return time.Unix(n, 0), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", time.DateTime, "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, Usagef("%s %q is no time; examples: 10m, 36h, 2d, 2026-11-20T10:00:00Z", flag, s)
+}
+
+func (a *App) logs(ctx context.Context, c *client, o logOptions, args []string) error {
+	service, containers := args[0], args[1:]
+	if len(containers) == 0 {
+		var err error
+		if containers, err = c.containers(ctx, service); err != nil {
+			return err
+		}
+	}
+	p := &logPrinter{w: bufio.NewWriter(a.Out), options: o}
+	if len(containers) > 1 {
+		for _, name := range containers {
+			p.column = max(p.column, len(name))
+		}
+	}
+	var err error
+	if o.follow {
+		err = a.followLogs(ctx, c, p, service, containers)
+	} else {
+		err = readLogs(ctx, c, p, service, containers)
+	}
+	if o.follow && errors.Is(err, context.Canceled) {
+		err = nil // Ctrl-C is how following ends
+	}
+	return errors.Join(err, p.w.Flush())
+}
+
+// containers lists the containers of the service's deployments: those that run or shall run, or else the newest ones.
+func (c *client) containers(ctx context.Context, service string) ([]string, error) {
+	s, err := c.service(ctx, service)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, d := range []*types.ContainerServiceDeployment{s.CurrentDeployment, s.NextDeployment} {
+		if d != nil {
+			names = append(names, containerNames(d)...)
+		}
+	}
+	if len(names) == 0 {
+		out, err := c.GetContainerServiceDeployments(ctx, &lightsail.GetContainerServiceDeploymentsInput{ServiceName: &service})
+		if err != nil {
+			return nil, err
+		}
+		if len(out.Deployments) > 0 {
+			names = containerNames(&out.Deployments[0])
+		}
+	}
+	if len(names) == 0 {
+		return nil, WithHint(fmt.Errorf("service %q has no deployment yet, so it has no log", service),
+			"Make one with: trysail deploy %s -f FILE", service)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// line is one line of the log of one of several containers.
+type line struct {
+	container string
+	event
+}
+
+// isSystem reports whether the service wrote the line; it writes the same line into the log of each container.
+func (l line) isSystem() bool {
+	return strings.HasPrefix(l.message, "[deployment:") || strings.HasPrefix(l.message, "[trysail]")
+}
+
+// readLogs prints what there is.
+func readLogs(ctx context.Context, c *client, p *logPrinter, service string, containers []string) error {
+	logs := make([]iter.Seq2[event, error], len(containers))
+	for i, name := range containers {
+		logs[i] = events(c.logPages(ctx, service, name, p.options.filter, p.options.from, p.options.to))
+	}
+	var last []line // with --tail
+	for l, err := range merge(containers, logs) {
+		if err != nil {
+			return err
+		}
+		if p.options.tail < 0 {
+			if err := p.print(l); err != nil {
+				return err
+			}
+			continue
+		}
+		// Twice as many as needed are kept, so that dropping the rest is rare.
+		if last = append(last, l); len(last) >= 2*p.options.tail+1 {
+			last = append(last[:0], last[len(last)-p.options.tail:]...)
+		}
+	}
+	return p.printTail(last)
+}
+
+// merge yields the lines of several logs by time. Lines of the service that are in more than one come once.
+func merge(containers []string, logs []iter.Seq2[event, error]) iter.Seq2[line, error] {
+	return func(yield func(line, error) bool) {
+		type head struct {
+			line
+			next func() (event, error, bool)
+		}
+		var heads []head
+		for i, log := range logs {
+			next, stop := iter.Pull2(log)
+			defer stop()
+			e, err, ok := next()
+			if err != nil {
+				yield(line{}, err)
+				return
+			}
+			if ok {
+				heads = append(heads, head{line{containers[i], e}, next})
+			}
+		}
+		var seen onceOnly
+		for len(heads) > 0 {
+			first := 0
+			for i := range heads {
+				if heads[i].at < heads[first].at {
+					first = i
+				}
+			}
+			if h := heads[first]; seen.isNew(h.line) && !yield(h.line, nil) {
+				return
+			}
+			e, err, ok := heads[first].next()
+			if err != nil {
+				yield(line{}, err)
+				return
+			}
+			if ok {
+				heads[first].event = e
+			} else {
+				heads = slices.Delete(heads, first, first+1)
+			}
+		}
+	}
+}
+
+// onceOnly recognises the lines of the service that were seen in the log of another container. They carry the same
+// time, so only the newest are kept.
+type onceOnly struct {
+	at   int64
+	seen map[event]string // by which container
+}
+
+func (o *onceOnly) isNew(l line) bool {
+	if !l.isSystem() {
+		return true
+	}
+	if l.at != o.at || o.seen == nil {
+		o.at, o.seen = l.at, map[event]string{}
+	}
+	if by, ok := o.seen[l.event]; ok && by != l.container {
+		return false
+	}
+	o.seen[l.event] = l.container
+	return true
+}
+
+// followLogs prints what there is and what is added, until ctx ends.
+func (a *App) followLogs(ctx context.Context, c *client, p *logPrinter, service string, containers []string) error {
+	followers := make([]*follower, len(containers))
+	for i, name := range containers {
+		followers[i] = &follower{client: c, service: service, container: name, filter: p.options.filter, from: p.options.from}
+	}
+	var down time.Time
+	interval := 100 * time.Millisecond
+	slowest := time.Second
+	if c.onAWS() {
+		slowest = 5 * time.Second
+	}
+	for first := true; ; {
+		lines, err := round(ctx, followers)
+		switch {
+		case err == nil:
+			down = time.Time{}
+		case !isNetwork(err):
+			return err
+		case down.IsZero():
+			down = time.Now()
+			a.complain(fmt.Errorf("%s does not answer; waiting for it", c.settings.endpoint))
+		case time.Since(down) > outage:
+			return err
+		}
+		if len(lines) > 0 {
+			interval = 100 * time.Millisecond
+		} else {
+			interval = min(interval*5/4, slowest)
+		}
+		if first && p.options.tail >= 0 {
+			err = p.printTail(lines)
+		} else {
+			err = p.printAll(lines)
+		}
+		if err := errors.Join(err, p.w.Flush()); err != nil {
+			return err
+		}
+		first = first && len(lines) == 0
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(interval):
+		}
+	}
+}
+
+// round reads once what is new in all logs, by time.
+func round(ctx context.Context, followers []*follower) ([]line, error) {
+	var lines []line
+	for _, f := range followers {
+		if err := f.next(ctx, func(e event) { lines = append(lines, line{f.container, e}) }); err != nil {
+			return lines, err
+		}
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.at, b.at) })
+	var seen onceOnly
+	return slices.DeleteFunc(lines, func(l line) bool { return !seen.isNew(l) }), nil
+}
+
+// logPrinter prints lines as the flags ask for.
+type logPrinter struct {
+	w       *bufio.Writer
+	options logOptions
+	column  int // width of the containers' names; 0: they are left out
+}
+
+func (p *logPrinter) printTail(lines []line) error {
+	if n := p.options.tail; n >= 0 && len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return p.printAll(lines)
+}
+
+func (p *logPrinter) printAll(lines []line) error {
+	for _, l := range lines {
+		if err := p.print(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *logPrinter) print(l line) error {
+	if p.options.json {
+		return printLine(p.w, map[string]any{"createdAt": l.time(), "containerName": l.container, "message": l.message})
+	}
+	if !p.options.noTime {
+		fmt.Fprintf(p.w, "%s  ", l.time().Format("2006-01-02T15:04:05.000Z07:00"))
+	}
+	if p.column > 0 {
+		fmt.Fprintf(p.w, "%-*s  ", p.column, l.container)
+	}
+	_, err := io.WriteString(p.w, l.message+"\n")
+	return err
+}
+
+// completeContainer offers services, then the containers of the service.
+func (a *App) completeContainer(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return a.completeService(cmd, args, word)
+	}
+	if len(args) > 1 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	dir, err := cmd.Flags().GetString("data-dir")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	c, err := a.connect(dir)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+	defer cancel()
+	names, err := c.containers(ctx, args[0])
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/aws/smithy-go/middleware"
+	"golang.org/x/term"
+)
+
+// screen is where output goes and what it can do.
+type screen struct {
+	io.Writer
+	terminal bool
+	colour   bool
+	fd       int
+}
+
+func (a *App) screen(w io.Writer) screen {
+	s := screen{Writer: w}
+	if f, ok := w.(*os.File); ok {
+		s.fd = int(f.Fd())
+		s.terminal = term.IsTerminal(s.fd) && a.Getenv("TERM") != "dumb"
+		s.colour = s.terminal && a.Getenv("NO_COLOR") == ""
+	}
+	return s
+}
+
+// width is the terminal's, in columns, at this moment.
+func (s screen) width() int {
+	if w, _, err := term.GetSize(s.fd); err == nil && w > 0 {
+		return w
+	}
+	return 80
+}
+
+// The colours of a cell. All have the same length, so that coloured columns stay aligned.
+const (
+	plain  = "39"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+func (s screen) paint(colour, text string) string {
+	if !s.colour {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+// stateColour says how good a state is.
+func stateColour(state string) string {
+	switch state {
+	case "RUNNING", "ACTIVE", "READY":
+		return green
+	case "FAILED":
+		return red
+	case "PENDING", "DEPLOYING", "UPDATING", "ACTIVATING", "DELETING":
+		return yellow
+	}
+	return plain
+}
+
+// state paints a state, or the title of a column of states.
+func (s screen) state(text string) string { return s.paint(stateColour(text), text) }
+
+// table prints rows in columns. A row may be shorter than the header.
+func (s screen) table(header []string, rows [][]string) error {
+	w := tabwriter.NewWriter(s, 0, 0, 3, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	return w.Flush()
+}
+
+// printJSON prints v for programs. Types of the SDK must have gone through wire.
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "    ")
+	return e.Encode(v)
+}
+
+// wire turns a value of the SDK into what the AWS CLI prints for it: the members' names of the API, times in ISO 8601,
+// nothing for absent members. The SDK's types have no JSON form of their own.
+func wire(v any) any { return wireValue(reflect.ValueOf(v)) }
+
+func wireValue(v reflect.Value) any {
+	if t, ok := v.Interface().(time.Time); ok {
+		return t.UTC().Format("2006-01-02T15:04:05.000000Z07:00")
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		return wireValue(v.Elem())
+	case reflect.Struct:
+		return wireStruct(v)
+	case reflect.Map:
+		m := map[string]any{}
+		for it := v.MapRange(); it.Next(); {
+			m[it.Key().String()] = wireValue(it.Value())
+		}
+		return m
+	case reflect.Slice:
+		list := make([]any, v.Len())
+		for i := range list {
+			list[i] = wireValue(v.Index(i))
+		}
+		return list
+	}
+	return v.Interface()
+}
+
+func wireStruct(v reflect.Value) map[string]any {
+	m := map[string]any{}
+	for field, value := range v.Fields() {
+		if !field.IsExported() || field.Type == reflect.TypeFor[middleware.Metadata]() || isAbsent(value) {
+			continue
+		}
+		m[strings.ToLower(field.Name[:1])+field.Name[1:]] = wireValue(value)
+	}
+	return m
+}
+
+// isAbsent reports whether the server did not send the member. An enumeration is a plain string in the SDK.
+func isAbsent(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice:
+		return v.IsNil()
+	case reflect.String:
+		return v.Len() == 0
+	}
+	return false
+}
+
+// clean takes control characters out of text that somebody else wrote, so that it cannot play with the terminal.
+func clean(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return ' '
+		}
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, text)
+}
+
+// when shows a time to people: in their zone, to the second.
+func when(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+// printLine prints v as one line of JSON.
+func printLine(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+func isTerminal(fd uintptr) bool { return term.IsTerminal(int(fd)) } //nolint:gosec // a file descriptor is small

@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"trysail": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		app := &App{Build: ReadBuild("v1.2.3"), Probe: func(context.Context, string) []Check {
+			if os.Getenv("BROKEN_MACHINE") != "" {
+				return []Check{{Name: "runc", Level: LevelFail, Detail: "runc is not installed", Fix: "apt-get install runc"}}
+			}
+			return []Check{{Name: "root", Level: LevelOK, Detail: "running as root"}}
+		}}
+		code := app.Execute(ctx, os.Args[1:])
+		stop()
+		os.Exit(code)
+	}})
+}
+
+// TestScripts runs the scripts in testdata, each against a server of its own with the services web (RUNNING) and
+// idle (READY).
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status": status, "called": called, "taken": taken,
+		},
+		Setup: func(env *testscript.Env) error {
+			f := newFakeServer(env.T().(testing.TB))
+			web := &fakeService{name: "web", state: "RUNNING", power: "nano", scale: 1, version: 1}
+			web.current = map[string]any{
+				"version": 1, "state": "ACTIVE", "createdAt": 1.7e9, "containers": map[string]any{"app": map[string]any{"image": "nginx"}},
+				"publicEndpoint": map[string]any{"containerName": "app", "containerPort": 80},
+			}
+			f.services["web"] = web
+			f.services["idle"] = &fakeService{name: "idle", state: "READY", power: "small", scale: 2}
+			f.logs["web/app"] = []fakeLine{{1.7e9, "first"}, {1.7e9, "ERROR second"}, {1.7e9 + 60, "third"}}
+			env.Values["server"] = f
+			env.Setenv("SERVER", f.URL)
+			env.Setenv("AWS_ENDPOINT_URL_LIGHTSAIL", f.URL)
+			env.Setenv("AWS_ACCESS_KEY_ID", "AKADMIN")
+			env.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+			env.Setenv("AWS_REGION", "us-east-1")
+			env.Setenv("TRYSAIL_DATA_DIR", filepath.Join(env.WorkDir, "data"))
+			env.Setenv("TZ", "UTC")
+			dir := filepath.Join(env.WorkDir, "admin")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				return err
+			}
+			return WriteAdmin(dir, Admin{
+				AccessKeyID: "AKADMIN", SecretAccessKey: "it's/a+secret", Region: "eu-west-1", Endpoint: f.URL, CA: filepath.Join(dir, "ca.pem"),
+			})
+		},
+	})
+}
+
+// status N COMMAND…: the command ends with exit status N.
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N COMMAND [ARGUMENT]...")
+	}
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("exit status %d, want %s", got, args[0])
+	}
+}
+
+// called OPERATION N: waits until the server was asked so often.
+func called(ts *testscript.TestScript, _ bool, args []string) {
+	f := ts.Value("server").(*fakeServer)
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for {
+		f.mu.Lock()
+		n := f.calls[args[0]]
+		f.mu.Unlock()
+		if n >= want {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// taken NAME: sets the variable to an address that somebody listens on.
+func taken(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	ts.Setenv(args[0], l.Addr().String())
+}

@@ -1,0 +1,115 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/trysail/trysail"
+)
+
+// Stop implements engine.Engine.
+func (e *Engine) Stop(ctx context.Context, id trysail.PodID, grace time.Duration) error {
+	unlock, err := e.locks.lock(ctx, string(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e.setStopping(id, true)
+	defer e.setStopping(id, false)
+	sandboxes, err := e.list(ctx, id)
+	if err != nil {
+		return fmt.Errorf("stopping pod %s: %w", id, err)
+	}
+	var containers []string
+	for _, s := range sandboxes {
+		for _, c := range s.containers {
+			containers = append(containers, c.Id)
+		}
+		containers = append(containers, s.Id)
+		if err := e.stopContainers(ctx, s, grace); err != nil {
+			return fmt.Errorf("stopping pod %s: %w", id, err)
+		}
+		if err := e.removeSandbox(ctx, s.Id); err != nil {
+			return fmt.Errorf("removing pod %s: %w", id, err)
+		}
+	}
+	if err := e.removeCgroup(ctx, id); err != nil {
+		// It costs a little memory of the kernel; the next start of the engine tries again.
+		e.log.Warn("cannot remove the cgroup of a stopped pod", "pod", id, "error", err)
+	}
+	if err := errors.Join(os.RemoveAll(e.cfg.podDir(string(id))), e.journal.forget(id, containers)); err != nil {
+		return fmt.Errorf("forgetting pod %s: %w", id, err)
+	}
+	e.watch.send()
+	return nil
+}
+
+func (e *Engine) setStopping(id trysail.PodID, stopping bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if stopping {
+		e.stopping[id] = true
+	} else {
+		delete(e.stopping, id)
+	}
+}
+
+// stopContainers ends all running containers of the pod at the same time: SIGTERM (or what the image asks for), and
+// SIGKILL after the grace.
+func (e *Engine) stopContainers(ctx context.Context, s *sandbox, grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, grace+runtimeTime)
+	defer cancel()
+	// CRI counts whole seconds; a grace of less than one is still one.
+	seconds := int64((grace + time.Second - 1) / time.Second)
+	var wg sync.WaitGroup
+	errs := make([]error, len(s.containers))
+	for i, c := range s.containers {
+		if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING && c.State != runtimeapi.ContainerState_CONTAINER_UNKNOWN {
+			continue
+		}
+		wg.Go(func() {
+			_, err := e.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: seconds})
+			if !isNotFound(err) {
+				errs[i] = err
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// removeSandbox ends and removes a sandbox with all that is in it. An absent one is no error.
+func (e *Engine) removeSandbox(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, runtimeTime)
+	defer cancel()
+	if _, err := e.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil && !isNotFound(err) {
+		return err
+	}
+	if _, err := e.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil && !isNotFound(err) {
+		return err
+	}
+	return nil
+}
+
+// removeCgroup removes the pod's cgroup, which is busy until the kernel has seen the last process off.
+func (e *Engine) removeCgroup(ctx context.Context, id trysail.PodID) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for {
+		err := e.cgroups.remove(id)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}

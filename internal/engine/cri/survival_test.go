@@ -1,0 +1,267 @@
+package cri_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine/cri"
+)
+
+// helperEnv makes the test binary a process that holds an engine open until it is killed. Its value is the engine's
+// Dir and StateDir, separated by a colon.
+const helperEnv = "TRYSAIL_TEST_ENGINE"
+
+// runHelper is what that process does.
+func runHelper(dirs string) error {
+	dir, state, _ := strings.Cut(dirs, ":")
+	if _, err := cri.Open(context.Background(), cri.Config{Dir: dir, StateDir: state}, slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+// podPIDs lists the processes of the pod, seen from the host.
+func podPIDs(tb testing.TB, id trysail.PodID) (pids []int) {
+	tb.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err == nil && strings.Contains(string(b), "/"+string(id)+"/") {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids
+}
+
+// daemonPID is the process id of the engine's containerd.
+func (r *rig) daemonPID() int {
+	r.tb.Helper()
+	b, err := os.ReadFile(filepath.Join(r.cfg.StateDir, "containerd.pid"))
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	return pid
+}
+
+// logNumbers reads all files of a log, oldest first, and fails unless they hold "line 0", "line 1" … without a gap.
+// It returns how many.
+func logNumbers(tb testing.TB, dir, container string) int {
+	tb.Helper()
+	n := 0
+	for i := 100; i >= 0; i-- {
+		name := filepath.Join(dir, container+".log")
+		if i > 0 {
+			name += "." + strconv.Itoa(i)
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if !strings.HasSuffix(line, "\n") {
+				break // being written
+			}
+			f := strings.Fields(line)
+			if len(f) != 5 || f[4] != strconv.Itoa(n) {
+				tb.Fatalf("%s: after line %d comes %q", name, n-1, line)
+			}
+			n++
+		}
+	}
+	return n
+}
+
+func TestEngine_SurvivesAKilledContainerd(t *testing.T) {
+	images := serveImages(t)
+	r := newRig(t, nil)
+	spec := podSpec("killed", images.program, "serve 8080", "print 1000000 1ms", "print 1000000 10us")
+	spec.LogDir = t.TempDir()
+	before := r.start(spec)
+	awaitHTTP(t, before, 8080)
+	pids, daemon := podPIDs(t, spec.ID), r.daemonPID()
+	if len(pids) != 4 { // with pause
+		t.Fatalf("processes of the pod: %v", pids)
+	}
+	changed := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var changes atomic.Int64
+	go func() {
+		defer close(changed)
+		for range r.engine.Changes(ctx) {
+			changes.Add(1)
+		}
+	}()
+	lines := logNumbers(t, spec.LogDir, "b")
+	if err := syscall.Kill(daemon, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	killed, seen := time.Now(), changes.Load()
+	r.wait("containerd is killed", func() bool { return syscall.Kill(daemon, 0) != nil })
+	awaitHTTP(t, before, 8080)
+	r.wait("the engine works again", func() bool { return r.engine.Check(t.Context()) == nil && r.daemonPID() != daemon })
+	t.Logf("containerd was away for %v", time.Since(killed).Round(time.Millisecond))
+	after := r.pod(spec.ID)
+	if !after.Running(3) || after.Addr != before.Addr {
+		t.Errorf("after: %+v, before: %+v", after, before)
+	}
+	for i, c := range after.Containers {
+		if !c.StartedAt.Equal(before.Containers[i].StartedAt) {
+			t.Errorf("container %s was started again", c.Name)
+		}
+	}
+	if now := podPIDs(t, spec.ID); !slices.Equal(now, pids) {
+		t.Errorf("processes of the pod: %v, before %v", now, pids)
+	}
+	r.wait("the log goes on", func() bool { return logNumbers(t, spec.LogDir, "b") > lines+2000 })
+	logNumbers(t, spec.LogDir, "c")
+	if changes.Load() == seen {
+		t.Error("the restart was not announced as a change")
+	}
+	cancel()
+	<-changed
+}
+
+func TestEngine_KnowsHowContainersEndedMeanwhile(t *testing.T) {
+	images := serveImages(t)
+	r := newRig(t, nil)
+	spec := podSpec("gap", images.program, "exit 5 1s", "alloc 200000000 1s", "serve 8080")
+	spec.Limits.Memory = 100 << 20
+	r.start(spec)
+	n := len(podPIDs(t, spec.ID))
+	r.close()
+	if n != 4 {
+		t.Fatalf("%d processes before the gap, want 4", n)
+	}
+	r.wait("two containers end", func() bool { return len(podPIDs(t, spec.ID)) == 2 })
+	ended := time.Now()
+	r.open()
+	check := func() {
+		t.Helper()
+		p := r.pod(spec.ID)
+		a, b, c := p.Containers[0], p.Containers[1], p.Containers[2]
+		if a.State != trysail.ContainerExited || a.ExitCode != 5 || a.OOMKilled || a.FinishedAt.After(ended) {
+			t.Errorf("container that ended with 5 at %v: %+v", ended, a)
+		}
+		if b.State != trysail.ContainerExited || b.ExitCode != 137 || !b.OOMKilled {
+			t.Errorf("container that used too much memory: %+v", b)
+		}
+		if c.State != trysail.ContainerRunning {
+			t.Errorf("container that runs on: %+v", c)
+		}
+	}
+	check()
+	r.close() // what the shims have left is gone now; the journal still knows
+	r.open()
+	check()
+}
+
+func TestEngine_SurvivesItsKilledProcess(t *testing.T) {
+	images := serveImages(t)
+	r := newRig(t, nil)
+	spec := podSpec("orphan", images.program, "serve 8080", "print 1000000 1ms")
+	spec.LogDir = t.TempDir()
+	before := r.start(spec)
+	pids := podPIDs(t, spec.ID)
+	r.close()
+
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	helper := exec.Command(self)
+	helper.Env = append(os.Environ(), helperEnv+"="+r.cfg.Dir+":"+r.cfg.StateDir)
+	out, err := helper.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	helper.Stderr = t.Output()
+	if err := helper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 8)); err != nil {
+		t.Fatalf("the other process: %v", err)
+	}
+	if _, err := cri.Open(t.Context(), r.cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("opening an engine that another process has open: %v", err)
+	}
+	if err := helper.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = helper.Wait()
+	r.open() // at once, while its containerd is still there
+	after := r.pod(spec.ID)
+	if !after.Running(2) || !after.CreatedAt.Equal(before.CreatedAt) {
+		t.Errorf("after: %+v", after)
+	}
+	awaitHTTP(t, after, 8080)
+	if now := podPIDs(t, spec.ID); !slices.Equal(now, pids) {
+		t.Errorf("processes of the pod: %v, before %v", now, pids)
+	}
+	lines := logNumbers(t, spec.LogDir, "b")
+	r.wait("the log goes on", func() bool { return logNumbers(t, spec.LogDir, "b") > lines })
+}
+
+func TestEngine_ReportsALostPod(t *testing.T) {
+	images := serveImages(t)
+	r := newRig(t, nil)
+	spec := podSpec("lost", images.program, "wait")
+	r.start(spec)
+	pid := r.shimPID()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.wait("the pod is lost", func() bool { return r.pod(spec.ID).Lost })
+	if p := r.pod(spec.ID); !p.Crashed() || p.Running(1) {
+		t.Errorf("lost pod: %+v", p)
+	}
+	if err := r.engine.Start(t.Context(), spec); err != nil {
+		t.Errorf("Start of a lost pod: %v", err)
+	}
+	if err := r.engine.Stop(t.Context(), spec.ID, time.Second); err != nil {
+		t.Errorf("Stop of a lost pod: %v", err)
+	}
+	if left := podPIDs(t, spec.ID); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
+	}
+}
+
+// shimPID is the process id of the only shim.
+func (r *rig) shimPID() int {
+	r.tb.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err == nil && strings.Contains(string(b), "\x00-namespace\x00") && strings.Contains(string(b), r.cfg.StateDir) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			return pid
+		}
+	}
+	r.tb.Fatal("no shim runs")
+	return 0
+}

@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# Installs what the make targets need on a Debian 12 machine that has Go and make.
+#
+#   scripts/setup.sh build | demo | test | bench
+#
+# It is safe to run again and again: it looks first and installs only what is missing, so a machine that has
+# everything is not touched and needs no network. It starts no daemon, asks nothing, needs no systemd (a chroot will
+# do) and is silent unless it installs something or fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+die() {
+	printf 'setup: %s\n' "$*" >&2
+	exit 1
+}
+
+# quiet CMD…: show the output only when the command fails.
+quiet() {
+	local log rc=0
+	log=$(mktemp)
+	"$@" >"$log" 2>&1 </dev/null || rc=$?
+	if ((rc != 0)); then
+		cat "$log" >&2
+		rm -f "$log"
+		die "'$*' ended with exit status $rc"
+	fi
+	rm -f "$log"
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# --- distribution packages ---------------------------------------------------------------------------------------
+
+missing=()
+
+# need PACKAGE FILE…: PACKAGE is missing unless one of the files exists. A name without a slash is looked up in PATH.
+need() {
+	local package=$1 file
+	shift
+	for file in "$@"; do
+		case $file in
+		*/*) [[ -e $file ]] && return ;;
+		*) have "$file" && return ;;
+		esac
+	done
+	missing+=("$package")
+}
+
+apt() {
+	DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -o APT::Sandbox::User=root "$@"
+}
+
+# fetch_lists: apt-get update, at most once, and only when somebody needs it.
+lists_fresh=
+fetch_lists() {
+	[[ -n $lists_fresh ]] && return
+	quiet apt update
+	lists_fresh=1
+}
+
+# Package scripts ask policy-rc.d before they start a daemon; 101 forbids it. A policy that is there already stays.
+policy=/usr/sbin/policy-rc.d
+our_policy=
+forbid_daemons() {
+	[[ -e $policy ]] && return
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+	our_policy=1
+}
+allow_daemons() {
+	[[ -z $our_policy ]] || rm -f "$policy"
+	our_policy=
+}
+
+install_missing() {
+	((${#missing[@]})) || return 0
+	((EUID == 0)) || die "these packages are missing and only root can install them: ${missing[*]}"
+	have apt-get || die "please install: ${missing[*]}"
+	printf 'setup: installing %s\n' "${missing[*]}" >&2
+	trap allow_daemons EXIT
+	forbid_daemons
+	# The lists may be absent or name versions that are gone from the mirror: then, and only then, renew them.
+	if ! apt install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 </dev/null; then
+		fetch_lists
+		quiet apt install -y --no-install-recommends "${missing[@]}"
+	fi
+	allow_daemons
+	trap - EXIT
+	missing=()
+}
+
+# --- packages that are unpacked, not installed -------------------------------------------------------------------
+
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trysail-test
+
+# What the test images and the test registry are made of. These programs are never installed on the machine: their
+# packages would leave a service behind that starts with the next boot. test/kit takes the shared libraries that a
+# program names from here too, and says so when one is not in this list.
+debs=(
+	docker-registry
+	nginx nginx-common
+	redis-tools # holds the server program as well
+	libatomic1 libc6 libcap2 libcrypt1 libgcc-s1 libgcrypt20 libgpg-error0 libjemalloc2 liblz4-1 liblzf1 liblzma5 libpcre2-8-0
+	libssl3 libstdc++6 libsystemd0 libzstd1 zlib1g
+)
+
+# What make bench compares with.
+docker_debs=(docker.io containerd libdevmapper1.02.1 libpcre2-8-0 libselinux1 libsystemd0 libudev1)
+
+# unpack_debs NAME PACKAGE…: unpack the packages into the cache's folder NAME.
+unpack_debs() {
+	local name=$1 stamp tmp deb
+	shift
+	stamp=$(printf '%s\n' "$@" | sha256sum | cut -c1-16)
+	[[ -e $cache/$name/.$stamp ]] && return
+	mkdir -p "$cache"
+	tmp=$(mktemp -d "$cache/tmp.XXXXXX")
+	if ! (cd "$tmp" && apt download "$@") >/dev/null 2>&1; then
+		fetch_lists
+		(cd "$tmp" && quiet apt download "$@") || die "cannot download $*"
+	fi
+	for deb in "$tmp"/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
+	touch "$tmp/root/.$stamp"
+	rm -rf "${cache:?}/$name"
+	mv "$tmp/root" "$cache/$name"
+	rm -rf "$tmp"
+}
+
+javascript_sdk() {
+	local dir=test/js
+	[[ $dir/node_modules/.package-lock.json -nt $dir/package-lock.json ]] && return
+	quiet npm --prefix "$dir" ci --no-audit --no-fund --no-update-notifier
+	touch "$dir/node_modules/.package-lock.json"
+}
+
+# --- targets -----------------------------------------------------------------------------------------------------
+
+for_build() {
+	have go || die "Go is missing: https://go.dev/dl/ (go.mod names the version)"
+	need ca-certificates /etc/ssl/certs/ca-certificates.crt # for the Go module proxy
+}
+
+for_running() {
+	need runc runc
+	need containernetworking-plugins /usr/lib/cni/bridge /opt/cni/bin/bridge
+	need iptables iptables /usr/sbin/iptables
+}
+
+for_demo() {
+	for_build
+	for_running
+	need curl curl
+}
+
+for_bench() {
+	for_build
+	for_running
+	need iproute2 ip # a network bridge for the Docker to compare with
+}
+
+for_test() {
+	for_demo
+	need gcc gcc cc # go test -race
+	need libc6-dev /usr/include/stdlib.h
+	need awscli /usr/bin/aws
+	need python3-boto3 /usr/lib/python3/dist-packages/boto3
+	if ! have node || ! have npm; then
+		need nodejs node
+		need npm npm
+	fi
+}
+
+main() {
+	case ${1:-} in
+	build) for_build ;;
+	demo) for_demo ;;
+	test) for_test ;;
+	bench) for_bench ;;
+	*) die "usage: scripts/setup.sh build | demo | test | bench" ;;
+	esac
+	install_missing
+	case $1 in
+	test)
+		unpack_debs debian "${debs[@]}"
+		javascript_sdk
+		;;
+	bench)
+		unpack_debs debian "${debs[@]}"
+		unpack_debs docker "${docker_debs[@]}"
+		;;
+	esac
+}
+
+main "$@"

@@ -1,0 +1,132 @@
+// Bench measures Trysail side by side with what it is built on and with Docker, and prints one table. Absolute numbers
+// depend on the machine and on what else it does; the ratios are what counts, so what is compared runs in turns.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/trysail/trysail/test/kit"
+)
+
+func main() {
+	var o options
+	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
+	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
+	flag.DurationVar(&o.window, "window", 5*time.Second, "how long each rate is measured")
+	flag.BoolVar(&o.docker, "docker", true, "compare with Docker, whose packages are downloaded and run privately")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	runs, services int
+	window         time.Duration
+	docker         bool
+}
+
+func run(ctx context.Context, o options) error {
+	t := &table{w: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+	dir, err := os.MkdirTemp("", "trysail-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	registry, err := kit.StartRegistry(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer registry.Close()
+	images := images{registry: registry}
+	if err := images.push(ctx); err != nil {
+		return err
+	}
+	if err := starts(ctx, t, o, images, dir); err != nil {
+		return err
+	}
+	if err := rates(ctx, t, o); err != nil {
+		return err
+	}
+	return t.print()
+}
+
+// images are what the benchmark runs.
+type images struct {
+	registry   *kit.Registry
+	web, pause string
+}
+
+func (i *images) push(ctx context.Context) error {
+	web, err := kit.Web(ctx, "1")
+	if err != nil {
+		return err
+	}
+	if i.web, err = i.registry.Push(ctx, "web:1", web); err != nil {
+		return err
+	}
+	pause, err := kit.Pause(ctx)
+	if err != nil {
+		return err
+	}
+	i.pause, err = i.registry.Push(ctx, "pause:1", pause)
+	return err
+}
+
+// table collects the rows that are printed at the end.
+type table struct {
+	w    *tabwriter.Writer
+	rows [][3]string
+}
+
+func (t *table) add(what, value, note string) {
+	fmt.Fprintf(os.Stderr, "%s: %s %s\n", what, value, note)
+	t.rows = append(t.rows, [3]string{what, value, note})
+}
+
+func (t *table) print() error {
+	fmt.Println()
+	fmt.Fprintln(t.w, "WHAT\tMEDIAN\tRATIO, AIM")
+	for _, r := range t.rows {
+		fmt.Fprintf(t.w, "%s\t%s\t%s\n", r[0], r[1], r[2])
+	}
+	return t.w.Flush()
+}
+
+// median sorts the durations and returns the middle, the 10th and the 90th percentile.
+func median(all []time.Duration) (mid, low, high time.Duration) {
+	if len(all) == 0 {
+		return 0, 0, 0
+	}
+	slices.Sort(all)
+	at := func(p int) time.Duration { return all[min(len(all)-1, len(all)*p/100)] }
+	return at(50), at(10), at(90)
+}
+
+func millis(d time.Duration) string { return fmt.Sprintf("%.0f ms", float64(d.Microseconds())/1000) }
+
+func spread(all []time.Duration) string {
+	mid, low, high := median(all)
+	return fmt.Sprintf("%s (%s–%s)", millis(mid), millis(low), millis(high))
+}
+
+func ratio(a, b []time.Duration, aim string) string {
+	x, _, _ := median(a)
+	y, _, _ := median(b)
+	if y == 0 {
+		return "not measured"
+	}
+	return fmt.Sprintf("%.2f (aim %s)", float64(x)/float64(y), aim)
+}
