@@ -88,6 +88,11 @@ func set[T any](to *T, from *T) {
 // preflight resolves the images side by side. An image that the registry says does not exist is refused here; what
 // cannot be found out in time is left to the reconciler.
 func (c *Control) preflight(ctx context.Context, d *trysail.Deployment) error {
+	for _, name := range d.ContainerNames() {
+		if image := d.Containers[name].Image; strings.HasPrefix(image, ":") {
+			return trysail.Errorf(trysail.CodeInvalid, "Container %q has the stored image %q. Stored images are not available in this version of Trysail; use the name of an image in a registry.", name, image)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.PreflightTimeout)
 	defer cancel()
 	var mu sync.Mutex // guards digests and failed
@@ -96,9 +101,6 @@ func (c *Control) preflight(ctx context.Context, d *trysail.Deployment) error {
 	asked := map[string]bool{}
 	for _, name := range d.ContainerNames() {
 		image := d.Containers[name].Image
-		if strings.HasPrefix(image, ":") {
-			return trysail.Errorf(trysail.CodeInvalid, "Container %q has the stored image %q. Stored images are not available in this version of Trysail; use the name of an image in a registry.", name, image)
-		}
 		if asked[image] {
 			continue
 		}
@@ -151,14 +153,18 @@ func (c *Control) GetDeploymentDiagnosis(ctx context.Context, _ trysail.Caller, 
 			return err
 		}
 		for _, d := range list {
-			if d.State != trysail.DeploymentFailed || version != 0 && d.Version != version {
-				if version != 0 && d.Version == version {
-					return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q has not failed; it is %s.", version, serviceName, d.State)
-				}
+			if version == 0 && d.State != trysail.DeploymentFailed || version != 0 && version != d.Version {
 				continue
 			}
-			found, err = tx.Diagnosis(s.ID, d.Version)
-			return err
+			if d.State != trysail.DeploymentFailed {
+				return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q has not failed; it is %s.", version, serviceName, d.State)
+			}
+			if found, err = tx.Diagnosis(s.ID, d.Version); !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			if version != 0 {
+				return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q has no diagnosis.", version, serviceName)
+			}
 		}
 		if version != 0 {
 			return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q not found.", version, serviceName)

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/logs"
@@ -42,24 +43,30 @@ func (c *Control) GetContainerLog(ctx context.Context, _ trysail.Caller, in GetC
 	return page, nil
 }
 
-// containerOf returns the id of the service if one of its kept deployments has a container of that name.
+// containerOf returns the id of the service if one of its kept deployments has a container of that name, or had one
+// whose log is still kept.
 func (c *Control) containerOf(ctx context.Context, serviceName, container string) (id string, err error) {
+	known := false
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
 		if err != nil {
 			return err
 		}
+		id = s.ID
 		list, err := tx.Deployments(s.ID)
-		if err != nil {
-			return err
-		}
 		for _, d := range list {
 			if _, ok := d.Containers[container]; ok {
-				id = s.ID
-				return nil
+				known = true
 			}
 		}
-		return trysail.Errorf(trysail.CodeNotFound, "Container %q not found in service %q.", container, serviceName)
+		return err
 	})
+	if err != nil || known {
+		return id, err
+	}
+	names, err := c.Logs.Containers(id)
+	if err == nil && !slices.Contains(names, container) {
+		err = trysail.Errorf(trysail.CodeNotFound, "Container %q not found in service %q.", container, serviceName)
+	}
 	return id, err
 }

@@ -23,6 +23,10 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 	if err != nil {
 		return nil, err
 	}
+	// What is cheap to refuse is refused before a registry is asked.
+	if err := c.Store.View(ctx, func(tx *store.Tx) error { return c.nameFree(tx, in.ServiceName) }); err != nil {
+		return nil, err
+	}
 	var d *trysail.Deployment
 	if in.Deployment != nil {
 		if d, err = c.newDeployment(ctx, in.ServiceName, *in.Deployment); err != nil {
@@ -87,7 +91,8 @@ func (c *Control) GetContainerServices(ctx context.Context, _ trysail.Caller, se
 	return nil, trysail.Errorf(trysail.CodeNotFound, "Service %q not found.", serviceName)
 }
 
-// UpdateContainerService changes capacity, switch and registry access. Without an effective change it only answers.
+// UpdateContainerService changes capacity, switch and registry access. Without an effective change it only answers; a
+// deployment in progress is reported nevertheless, because clients take the state in the answer for that of their update.
 // Errors: Invalid (validation, busy), NotFound.
 func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Caller, in UpdateContainerServiceInput) (*trysail.Service, error) {
 	var powerErr, scaleErr error
@@ -100,7 +105,8 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 	if err := firstError(trysail.ValidateServiceName(in.ServiceName), powerErr, scaleErr, refuseDomains(in.PublicDomainNames)); err != nil {
 		return nil, err
 	}
-	return c.changeService(ctx, caller, "UpdateContainerService", in.ServiceName, func(_ *store.Tx, s *trysail.Service) error {
+	var same *trysail.Service
+	after, err := c.changeService(ctx, caller, "UpdateContainerService", in.ServiceName, func(_ *store.Tx, s *trysail.Service) error {
 		before := *s
 		if in.Power != nil {
 			s.Power = trysail.Power(*in.Power)
@@ -114,11 +120,17 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 		if in.ECRPuller != nil {
 			s.ECRPuller = *in.ECRPuller
 		}
-		if s.Capacity == before.Capacity && s.Disabled == before.Disabled && s.ECRPuller == before.ECRPuller {
-			return nil
+		unchanged := s.Capacity == before.Capacity && s.Disabled == before.Disabled && s.ECRPuller == before.ECRPuller
+		if unchanged && s.State == trysail.ServiceUpdating {
+			same = s // asked for again, perhaps because the first answer was lost
+			return errUnchanged
 		}
 		if err := busy(&before); err != nil {
 			return err
+		}
+		if unchanged {
+			same = s
+			return errUnchanged
 		}
 		s.State, s.Detail = trysail.ServiceUpdating, trysail.StateDetail{Code: trysail.DetailProvisioningService}
 		// With pods that run now there is something to go back to.
@@ -127,7 +139,14 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 		}
 		return nil
 	})
+	if errors.Is(err, errUnchanged) {
+		return same, nil
+	}
+	return after, err
 }
+
+// errUnchanged ends a transaction in which nothing was to be done.
+var errUnchanged = errors.New("nothing to change")
 
 // DeleteContainerService begins to delete a service with everything that belongs to it. Errors: Invalid (busy), NotFound.
 func (c *Control) DeleteContainerService(ctx context.Context, caller trysail.Caller, serviceName string) error {
