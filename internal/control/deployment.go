@@ -16,18 +16,13 @@ func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller t
 	if err := trysail.ValidateServiceName(serviceName); err != nil {
 		return nil, err
 	}
-	// What is cheap to refuse is refused before a registry is asked.
-	err := c.Store.View(ctx, func(tx *store.Tx) error {
+	d, err := c.newDeployment(ctx, serviceName, in, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
 		if err != nil {
 			return err
 		}
 		return deployable(s)
 	})
-	if err != nil {
-		return nil, clientError(err)
-	}
-	d, err := c.newDeployment(ctx, serviceName, in)
 	if err != nil {
 		return nil, err
 	}
@@ -53,13 +48,17 @@ func deployable(s *trysail.Service) error {
 }
 
 // newDeployment turns a request into a valid deployment whose images exist, as far as the registries say so in time.
-func (c *Control) newDeployment(ctx context.Context, serviceName string, in DeploymentInput) (*trysail.Deployment, error) {
+// The registries are asked last, after check, since that may take a second.
+func (c *Control) newDeployment(ctx context.Context, serviceName string, in DeploymentInput, check func(*store.Tx) error) (*trysail.Deployment, error) {
 	d := &trysail.Deployment{State: trysail.DeploymentActivating, Containers: in.Containers}
 	if in.PublicEndpoint != nil {
 		d.PublicEndpoint = endpoint(*in.PublicEndpoint)
 	}
 	if err := trysail.ValidateDeployment(serviceName, d); err != nil {
 		return nil, err
+	}
+	if err := c.Store.View(ctx, check); err != nil {
+		return nil, clientError(err)
 	}
 	return d, c.preflight(ctx, d)
 }

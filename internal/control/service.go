@@ -23,13 +23,10 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 	if err != nil {
 		return nil, err
 	}
-	// What is cheap to refuse is refused before a registry is asked.
-	if err := c.Store.View(ctx, func(tx *store.Tx) error { return c.nameFree(tx, in.ServiceName) }); err != nil {
-		return nil, err
-	}
 	var d *trysail.Deployment
 	if in.Deployment != nil {
-		if d, err = c.newDeployment(ctx, in.ServiceName, *in.Deployment); err != nil {
+		d, err = c.newDeployment(ctx, in.ServiceName, *in.Deployment, func(tx *store.Tx) error { return c.nameFree(tx, in.ServiceName) })
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -107,7 +107,7 @@ func describeAnswer(mediaType string) string {
 	if mediaType, _, _ = strings.Cut(mediaType, ";"); strings.HasPrefix(mediaType, "text/") {
 		return "a page of " + mark(mediaType) + " where the manifest should be"
 	}
-	return "something that is not JSON where the manifest should be"
+	return "something else than a manifest"
 }
 
 // registry is what people call the registry.

@@ -54,6 +54,9 @@ func (q *query) answerFault(ctx context.Context, err error) *trysail.ImageError 
 	if errors.Is(err, errTooLarge) {
 		return q.corrupt(q.registry()+" sent a description of "+mark(q.image)+" that is larger than 4 MiB.", false)
 	}
+	if errors.Is(err, errNoToken) {
+		return q.corrupt(fmt.Sprintf("%s wants a token, but its token service gives none.", q.registry()), false)
+	}
 	for _, e := range []error{errManyTurns, errPlainHTTP} {
 		if errors.Is(err, e) {
 			return q.corrupt(q.registry()+" does not answer like a registry: "+e.Error()+".", false)

@@ -7,6 +7,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -216,7 +217,7 @@ func (q *query) describe(desc *remote.Descriptor, m manifest, declared bool) (tr
 		return trysail.Image{}, &formatError{what: "a configuration that makes no sense", err: err}
 	}
 	if !declared && !compatible(c.OS, c.Architecture, q.platform) {
-		return trysail.Image{}, &platformError{offers: []string{c.OS + "/" + c.Architecture}}
+		return trysail.Image{}, &platformError{offers: []string{cmp.Or(c.OS, "linux") + "/" + cmp.Or(c.Architecture, "unknown")}}
 	}
 	digest := desc.Digest.String()
 	return trysail.Image{

@@ -61,16 +61,18 @@ func (q *query) exchange(ctx context.Context, auth authn.Authenticator, challeng
 	return nil
 }
 
+var errNoToken = errors.New("the token service did not answer with a token")
+
 // withoutSecrets keeps errors that tell of a status or of the network. The text of others quotes the answer of the
 // token service, which may hold a token.
 func withoutSecrets(err error) error {
-	if statusOf(err) != 0 {
+	if statusOf(err) != 0 || isTimeout(err) || isCut(err) || errors.Is(err, context.Canceled) || errors.Is(err, errTooLarge) {
 		return err
 	}
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		return err
 	}
-	return errors.New("the token service did not answer with a token")
+	return errNoToken
 }
 
 // parseChallenge lets the library read WWW-Authenticate. It reads it from its own request only, so that request gets

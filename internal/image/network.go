@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -38,6 +39,9 @@ func (q *query) networkFault(ctx context.Context, err error) *trysail.ImageError
 			Code: codeNet, Message: fmt.Sprintf("The connection to %s%s was cut before the answer.", mark(q.address()), q.via()),
 			Fix: "Check the firewall and the proxy between this machine and the registry.",
 		}
+	}
+	if q.session.proxy != "" && stage(q.session.stage.Load()) < stageConnected {
+		return q.unreachable(reason(err)) // the proxy said no; the text is its status
 	}
 	return q.corrupt(q.registry()+" sent something damaged, or does not speak the language of registries.", false)
 }
@@ -135,6 +139,9 @@ func reason(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
 		return shorten(op.Err.Error(), 100)
 	}
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
 	return shorten(err.Error(), 100)
 }
 
@@ -149,17 +156,14 @@ func (q *query) tlsFault(err error, now time.Time) *trysail.ImageError {
 	host := mark(q.session.host)
 	f := &trysail.ImageError{Code: codeTLS, Fix: "Check the proxy and the TLS settings of the registry."}
 	_, record := errors.AsType[tls.RecordHeaderError](err)
-	alert, alerted := errors.AsType[tls.AlertError](err)
-	_, remote := errors.AsType[*net.OpError](err)
+	op, isOp := errors.AsType[*net.OpError](err)
 	switch {
 	case isCertificate(err):
 		return certificateFault(f, host, err, now)
 	case errors.Is(err, http.ErrSchemeMismatch) || record && !q.session.local:
 		f.Message = host + " does not speak TLS on this port. Trysail uses plain HTTP only for registries on this machine."
 		f.Fix = "Put TLS before the registry, or use the port at which it speaks TLS."
-	case alerted:
-		f.Message = fmt.Sprintf("%s refuses the TLS connection: %s.", host, alert.Error())
-	case remote && strings.HasPrefix(reason(err), "tls: "):
+	case isOp && (op.Op == "remote error" || op.Op == "local error"): // how crypto/tls reports alerts
 		f.Message = fmt.Sprintf("%s refuses the TLS connection: %s.", host, reason(err))
 	default:
 		return nil

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // platformError says that an image is for other machines.
@@ -45,7 +46,7 @@ func choose(manifests []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) 
 // isAttestation is true for what builders put beside images: provenance and lists of contents.
 func isAttestation(m v1.Descriptor) bool {
 	p := m.Platform
-	return m.Annotations["vnd.docker.reference.type"] != "" || m.ArtifactType != "" && !strings.Contains(m.ArtifactType, "image.config") ||
+	return m.Annotations["vnd.docker.reference.type"] != "" || m.ArtifactType != "" && !isImageConfig(types.MediaType(m.ArtifactType)) ||
 		p != nil && p.OS == "unknown" && p.Architecture == "unknown"
 }
 

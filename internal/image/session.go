@@ -31,9 +31,9 @@ const (
 )
 
 var (
-	errTooLarge   = errors.New("the answer is larger than 4 MiB")
-	errManyTurns  = errors.New("it redirects without end")
-	errPlainHTTP  = errors.New("it redirects to plain HTTP, where anybody on the way could change the image")
+	errTooLarge  = errors.New("the answer is larger than 4 MiB")
+	errManyTurns = errors.New("it redirects without end")
+	errPlainHTTP = errors.New("it redirects to plain HTTP, where anybody on the way could change the image")
 )
 
 func newTransport() *http.Transport {
