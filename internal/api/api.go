@@ -156,11 +156,10 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, c *call) (answe
 // lookUp finds the operation of the request.
 func (h *Handler) lookUp(r *http.Request) (operation, error) {
 	if r.Method != http.MethodPost || r.URL.Path != "/" {
-		return operation{}, exception{http.StatusNotFound, "UnknownOperationException",
-			"This is the Lightsail API: every call is POST / with the operation in the header X-Amz-Target."}
+		return operation{}, unknownOperation("This is the Lightsail API: every call is POST / with the operation in the header X-Amz-Target.")
 	}
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != contentType {
-		return operation{}, exception{http.StatusBadRequest, "MalformedHttpRequestException", "The header Content-Type must be " + contentType + "."}
+		return operation{}, malformedRequest("The header Content-Type must be " + contentType + ".")
 	}
 	targets := r.Header.Values("X-Amz-Target")
 	if len(targets) == 1 {
@@ -168,7 +167,7 @@ func (h *Handler) lookUp(r *http.Request) (operation, error) {
 			return op, nil
 		}
 	}
-	return operation{}, exception{http.StatusNotFound, "UnknownOperationException", fmt.Sprintf("Unknown operation %q.", shorten(strings.Join(targets, ",")))}
+	return operation{}, unknownOperation(fmt.Sprintf("Unknown operation %q.", shorten(strings.Join(targets, ","))))
 }
 
 // authenticate verifies the signature and returns the body, for which it had to be read.
@@ -186,7 +185,7 @@ func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request, c *call) 
 		return nil, fmt.Errorf("looking up the access key: %w", err)
 	}
 	if !ok {
-		return nil, exception{http.StatusForbidden, "UnrecognizedClientException", "The security token included in the request is invalid."}
+		return nil, unknownKey()
 	}
 	body, err := h.readBody(w, r)
 	if err != nil {
@@ -201,17 +200,15 @@ func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request, c *call) 
 
 // readBody reads the body, however it is sent, up to the limit.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	tooLarge := exception{http.StatusRequestEntityTooLarge, "RequestEntityTooLargeException",
-		fmt.Sprintf("The request body is larger than %d bytes.", h.cfg.MaxBody)}
 	if r.ContentLength > h.cfg.MaxBody {
-		return nil, tooLarge
+		return nil, tooLarge(h.cfg.MaxBody)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.cfg.MaxBody))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, tooLarge
+		return nil, tooLarge(h.cfg.MaxBody)
 	}
 	if err != nil {
-		return nil, exception{http.StatusBadRequest, "MalformedHttpRequestException", "The request body did not arrive completely."}
+		return nil, malformedRequest("The request body did not arrive completely.")
 	}
 	return body, nil
 }

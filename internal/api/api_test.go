@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -104,7 +106,9 @@ func TestHandler_EmptyLists(t *testing.T) {
 		deploy: func(string, control.DeploymentInput) (*trysail.Service, error) {
 			return &trysail.Service{Name: "web", Next: &trysail.Deployment{Version: 1, Containers: map[string]trysail.Container{"app": {Image: "nginx"}}}}, nil
 		},
-		diagnosis: func(string, int) (*trysail.Diagnosis, error) { return &trysail.Diagnosis{Version: 3, Code: "NET-LOOPBACK"}, nil },
+		diagnosis: func(string, int) (*trysail.Diagnosis, error) {
+			return &trysail.Diagnosis{Version: 3, Code: "NET-LOOPBACK"}, nil
+		},
 	})
 	tests := []struct{ target, request, want string }{
 		{"GetContainerServices", "{}", `{"containerServices":[]}`},
@@ -262,23 +266,43 @@ func TestHandler_BodyLimit(t *testing.T) {
 	}
 }
 
-// TestHandler_BodyOfUnknownCallerIsNotRead sends a body that never ends with a key that does not exist: the answer must
-// come before the body.
-func TestHandler_BodyOfUnknownCallerIsNotRead(t *testing.T) {
-	server := newServer(t, &fake{})
-	endless, writer := io.Pipe()
-	defer writer.Close()
-	r := sign(newCall(server.URL, "GetContainerServices", "{}"), "{}", "TSAKOTHER", testSecret, time.Now())
-	r.Body, r.ContentLength, r.GetBody = endless, 1000, nil
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
+// TestHandler_RefusesBeforeReadingTheBody: who cannot be known does not make the server read.
+func TestHandler_RefusesBeforeReadingTheBody(t *testing.T) {
+	h := New(testConfig, &fake{}, slog.New(slog.DiscardHandler))
+	large := sign(newCall("http://localhost", "GetContainerServices", "{}"), "{}", testKey, testSecret, time.Now())
+	large.ContentLength = 1<<20 + 1
+	tests := map[string]*http.Request{
+		"RequestEntityTooLargeException":      large,
+		"UnknownOperationException":           sign(newCall("http://localhost", "MakeCoffee", "{}"), "{}", testKey, testSecret, time.Now()),
+		"MissingAuthenticationTokenException": newCall("http://localhost", "GetContainerServices", "{}"),
+		"UnrecognizedClientException":         sign(newCall("http://localhost", "GetContainerServices", "{}"), "{}", "TSAKOTHER", testSecret, time.Now()),
+		"InvalidSignatureException":           sign(newCall("http://localhost", "GetContainerServices", "{}"), "{}", testKey, testSecret, time.Now().Add(-time.Hour)),
 	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusForbidden {
-		t.Errorf("got %d", resp.StatusCode)
+	for want, r := range tests {
+		r.Body = io.NopCloser(readerFunc(func([]byte) (int, error) {
+			t.Errorf("%s: the body is read", want)
+			return 0, io.EOF
+		}))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if got := w.Header().Get("x-amzn-ErrorType"); got != want {
+			t.Errorf("got %s %s, want %s", got, w.Body, want)
+		}
 	}
 }
+
+func TestHandler_BodyCutOff(t *testing.T) {
+	h := New(testConfig, &fake{}, slog.New(slog.DiscardHandler))
+	r := sign(newCall("http://localhost", "GetContainerServices", "{}"), "{}", testKey, testSecret, time.Now())
+	r.Body = io.NopCloser(readerFunc(func([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	wantException(t, answer{w.Code, w.Header(), w.Body.String()}, 400, "MalformedHttpRequestException", "did not arrive completely")
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestHandler_Errors(t *testing.T) {
 	var err error

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -58,10 +56,6 @@ func parseBody(body []byte) (members, error) {
 	}
 	m.values = values
 	return m, nil
-}
-
-func notReadable(format string, args ...any) error {
-	return exception{http.StatusBadRequest, "SerializationException", fmt.Sprintf(format, args...)}
 }
 
 // readValue reads one value of text that is known to be valid JSON, as map[string]any, []any, string, json.Number, bool

@@ -47,6 +47,7 @@ func TestDecode_Refuses(t *testing.T) {
 		{"member twice", "GetContainerServices", `{"serviceName":"a","serviceName":"b"}`, serialization, `Member "serviceName" occurs twice.`},
 		{"variable twice", "CreateContainerServiceDeployment", `{"serviceName":"a","containers":{"app":{"environment":{"A":"1","A":"2"}}}}`, serialization, `Member "containers.app.environment.A" occurs twice.`},
 		{"too deep", "GetContainerServices", `{"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "}", serialization, "The request body is nested more than 32 levels deep."},
+		{"objects too deep", "GetContainerServices", strings.Repeat(`{"x":`, 40) + "1" + strings.Repeat("}", 40), serialization, "The request body is nested more than 32 levels deep."},
 		{"much too deep", "GetContainerServices", strings.Repeat("[", 500_000), serialization, "The request body is not valid JSON: see byte 10001 of 500000."},
 
 		{"missing", "DeleteContainerService", `{}`, invalid, `Missing required member "serviceName".`},
@@ -88,9 +89,18 @@ func TestDecode_NumbersAndNulls(t *testing.T) {
 	var update control.UpdateContainerServiceInput
 	var deploy control.DeploymentInput
 	f := &fake{
-		log:           func(in control.GetContainerLogInput) (*control.LogPage, error) { log = in; return &control.LogPage{}, nil },
-		updateService: func(in control.UpdateContainerServiceInput) (*trysail.Service, error) { update = in; return &trysail.Service{}, nil },
-		deploy:        func(_ string, in control.DeploymentInput) (*trysail.Service, error) { deploy = in; return &trysail.Service{}, nil },
+		log: func(in control.GetContainerLogInput) (*control.LogPage, error) {
+			log = in
+			return &control.LogPage{}, nil
+		},
+		updateService: func(in control.UpdateContainerServiceInput) (*trysail.Service, error) {
+			update = in
+			return &trysail.Service{}, nil
+		},
+		deploy: func(_ string, in control.DeploymentInput) (*trysail.Service, error) {
+			deploy = in
+			return &trysail.Service{}, nil
+		},
 	}
 	serve := func(name, body string) {
 		t.Helper()

@@ -36,6 +36,28 @@ func (e exception) body() []byte {
 	return text
 }
 
+// The exceptions that the API itself makes, before control is asked.
+
+func unknownOperation(message string) error {
+	return exception{http.StatusNotFound, "UnknownOperationException", message}
+}
+
+func malformedRequest(message string) error {
+	return exception{http.StatusBadRequest, "MalformedHttpRequestException", message}
+}
+
+func tooLarge(limit int64) error {
+	return exception{http.StatusRequestEntityTooLarge, "RequestEntityTooLargeException", fmt.Sprintf("The request body is larger than %d bytes.", limit)}
+}
+
+func unknownKey() error {
+	return exception{http.StatusForbidden, "UnrecognizedClientException", "The security token included in the request is invalid."}
+}
+
+func notReadable(format string, args ...any) error {
+	return exception{http.StatusBadRequest, "SerializationException", fmt.Sprintf(format, args...)}
+}
+
 // panicError is a panic of an operation.
 type panicError struct {
 	value any

@@ -199,3 +199,9 @@ func do(t *testing.T, server *httptest.Server, target, body string) answer {
 	t.Helper()
 	return send(t, sign(newCall(server.URL, target, body), body, testKey, testSecret, time.Now()))
 }
+
+// The real control and the fake are the two that there are.
+var (
+	_ Control = (*control.Control)(nil)
+	_ Control = (*fake)(nil)
+)

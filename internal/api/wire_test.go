@@ -72,7 +72,10 @@ func recorder(got *any) *fake {
 	return &fake{
 		createService: func(in control.CreateContainerServiceInput) (*trysail.Service, error) { *got = in; return service() },
 		updateService: func(in control.UpdateContainerServiceInput) (*trysail.Service, error) { *got = in; return service() },
-		getServices:   func(name string) ([]trysail.Service, error) { *got = name; return []trysail.Service{fullService()}, nil },
+		getServices: func(name string) ([]trysail.Service, error) {
+			*got = name
+			return []trysail.Service{fullService()}, nil
+		},
 		deleteService: func(name string) error { *got = name; return nil },
 		deploy: func(name string, in control.DeploymentInput) (*trysail.Service, error) {
 			*got = []any{name, in}

@@ -175,6 +175,7 @@ func (e *Engine) dial() (err error) {
 	e.conn, err = grpc.NewClient("unix://"+e.cfg.socket(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+		grpc.WithUnaryInterceptor(markSilence),
 		// The socket is not there yet when the first attempt is made; the usual back-off of a second is too long.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 200 * time.Millisecond},

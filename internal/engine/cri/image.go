@@ -11,6 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine"
 )
 
 // pull is a pull under way, which all who want the image wait for.
@@ -162,7 +163,7 @@ func pullRules() []pullRule {
 // about the image, stays what it is.
 func classifyPull(image string, err error) error {
 	st := status.Convert(err)
-	if st.Code() == codes.Unavailable || st.Code() == codes.Canceled {
+	if errors.Is(err, engine.ErrUnavailable) || st.Code() == codes.Unavailable || st.Code() == codes.Canceled {
 		return fmt.Errorf("pulling %s: %w", image, err)
 	}
 	text := redact(st.Message())

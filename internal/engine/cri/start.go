@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine"
 )
 
 // runtimeTime bounds each single step of a start or stop, beyond the grace, so that a runtime that hangs is noticed.
@@ -242,7 +243,7 @@ func (e *Engine) writeHosts(ctx context.Context, id trysail.PodID, sandboxID str
 // containersFault reports whether an error of creating or starting a container lies in the container (its image, its
 // command) and not in the machine: only then it is final.
 func containersFault(err error) bool {
-	if _, ok := errors.AsType[*trysail.ImageError](err); ok {
+	if _, ok := errors.AsType[*trysail.ImageError](err); ok || errors.Is(err, engine.ErrUnavailable) {
 		return false
 	}
 	switch status.Code(err) {
