@@ -27,7 +27,8 @@ build: ## bin/trysail: one static program
 demo: ## install what is missing, build, deploy a sample service and a broken one, clean up
 	@scripts/setup.sh demo
 	@$(MAKE) --no-print-directory -s build
-	@go run ./test/demo
+	@go build $(BUILDFLAGS) -o bin/demo ./test/demo
+	@exec bin/demo
 
 test: ## everything that must pass: unit, wire, engine and end-to-end tests
 	@scripts/setup.sh test
@@ -81,7 +82,8 @@ cover: ## coverage of the tests and of the program in the end-to-end tests
 bench: ## speed and memory side by side with bare pods and with Docker: one table (BENCHARGS='-help')
 	@scripts/setup.sh bench
 	@$(MAKE) --no-print-directory -s build
-	go run ./test/bench $(BENCHARGS)
+	@go build $(BUILDFLAGS) -o bin/bench ./test/bench
+	@exec bin/bench $(BENCHARGS)
 
 clean: ## remove what the targets made in this folder
 	rm -rf bin coverage test/js/node_modules

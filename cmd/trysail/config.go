@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -141,7 +142,7 @@ func checkAddress(flag, address string) error {
 	if err != nil {
 		return cli.Usagef("%s %q is not an address such as 127.0.0.1:4500 or :443", flag, address)
 	}
-	if n, err := net.LookupPort("tcp", port); err != nil || port == "" || n < 0 {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return cli.Usagef("%s %q has no port between 0 and 65535", flag, address)
 	}
 	if _, err := netip.ParseAddr(host); err != nil && host != "" && !isDNSName(strings.ToLower(host)) {

@@ -60,6 +60,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--data-dir=", "--data-dir is empty"},
 		{"--listen=4500", `--listen "4500" is not an address`},
 		{"--listen=127.0.0.1:99999", `--listen "127.0.0.1:99999" has no port`},
+		{"--https=:https", `--https ":https" has no port`},
 		{"--listen=127.0.0.1:", `--listen "127.0.0.1:" has no port`},
 		{"--http=http://x:80", `--http "http://x:80" is not an address`},
 		{"--https=a_b:443", `--https "a_b:443" begins with neither`},
@@ -84,7 +85,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", tt.args, err, tt.want)
 		}
 	}
-	for _, args := range []string{"--listen=localhost:0", "--listen=[::1]:4500", "--http=0.0.0.0:8080", "--subnet=10.92.0.0/16", "--domain=apps.example.com", "--https=:https"} {
+	for _, args := range []string{"--listen=localhost:0", "--listen=[::1]:4500", "--http=0.0.0.0:8080", "--subnet=10.92.0.0/16", "--domain=apps.example.com"} {
 		if _, err := parse(t, nil, args); err != nil {
 			t.Errorf("%s: %v", args, err)
 		}

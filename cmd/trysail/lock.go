@@ -23,7 +23,7 @@ func openDataDir(dir string) (lock *os.File, err error) {
 	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory needs the x bit
 		return nil, fmt.Errorf("closing the data directory to others: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the path is configuration
 	if err != nil {
 		return nil, fmt.Errorf("locking the data directory: %w", err)
 	}

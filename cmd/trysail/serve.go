@@ -47,7 +47,7 @@ type server struct {
 	// failed gets why a part ended that should run as long as the server.
 	failed chan error
 	// closers end what has been made, last first.
-	closers []func() error
+	closers []func(context.Context) error
 }
 
 // run is the server: it makes everything in order, serves until ctx ends or a part fails, and ends everything in
@@ -58,7 +58,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, notif
 		if err == nil {
 			err = notify(notifySocket, "STOPPING=1")
 		}
-		err = errors.Join(err, s.close())
+		err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
 	}()
 	endpoint, err := s.open(ctx)
 	if err != nil {
@@ -87,13 +87,13 @@ func run(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, notif
 // open makes everything. It returns the address of the API.
 func (s *server) open(ctx context.Context) (endpoint string, err error) {
 	if os.Geteuid() != 0 {
-		return "", cli.WithHint(errors.New("trysail serve must run as root, since it runs containers"), "Run: sudo trysail serve")
+		return "", cli.WithHint(fmt.Errorf("running containers needs root, and this is user %d", os.Geteuid()), "Run: sudo trysail serve")
 	}
 	lock, err := openDataDir(s.cfg.dataDir)
 	if err != nil {
 		return "", err
 	}
-	s.onClose(lock.Close)
+	s.onClose(func(context.Context) error { return lock.Close() })
 	if err := checkPorts(ctx, s.cfg); err != nil {
 		return "", err
 	}
@@ -109,13 +109,13 @@ func (s *server) open(ctx context.Context) (endpoint string, err error) {
 	return s.openAPI(ctx)
 }
 
-func (s *server) onClose(end func() error) { s.closers = append(s.closers, end) }
+func (s *server) onClose(end func(context.Context) error) { s.closers = append(s.closers, end) }
 
 // close ends everything that was made, last first.
-func (s *server) close() error {
+func (s *server) close(ctx context.Context) error {
 	var errs []error
 	for _, end := range slices.Backward(s.closers) {
-		errs = append(errs, end())
+		errs = append(errs, end(ctx))
 	}
 	return errors.Join(errs...)
 }
@@ -130,7 +130,7 @@ func (s *server) work(ctx context.Context, what string, do func(context.Context)
 			s.failed <- fmt.Errorf("%s: %w", what, err)
 		}
 	}()
-	s.onClose(func() error {
+	s.onClose(func(context.Context) error {
 		cancel()
 		<-done
 		return nil
@@ -146,10 +146,10 @@ func (s *server) openState(ctx context.Context) (err error) {
 		}
 		return err
 	}
-	s.onClose(s.store.Close)
+	s.onClose(func(context.Context) error { return s.store.Close() })
 	s.logs = logs.New(filepath.Join(s.cfg.dataDir, "logs"))
 	s.images = image.New(image.Config{})
-	s.onClose(func() error {
+	s.onClose(func(context.Context) error {
 		s.images.Close()
 		return nil
 	})
@@ -169,7 +169,7 @@ func (s *server) openEngine(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("starting the engine: %w", err)
 	}
-	s.onClose(s.engine.Close)
+	s.onClose(func(context.Context) error { return s.engine.Close() })
 	return nil
 }
 
@@ -182,13 +182,13 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	if s.edge, err = edge.New(cfg, s.log.With("part", "edge")); err != nil {
 		return fmt.Errorf("making the edge: %w", err)
 	}
-	s.onClose(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), s.cfg.drainTimeout)
+	s.onClose(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.drainTimeout)
 		defer cancel()
 		if err := s.edge.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		s.log.Warn("requests in flight were cut", "after", s.cfg.drainTimeout)
+		s.log.WarnContext(ctx, "requests in flight were cut", "after", s.cfg.drainTimeout)
 		return nil
 	})
 	services, err := s.store.Services(ctx)
@@ -206,7 +206,7 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	if missing := routes.wait(ctx, services); len(missing) > 0 {
 		s.log.WarnContext(ctx, "some services have no route yet", "services", missing)
 	}
-	return s.edge.Start()
+	return s.edge.Start() //nolint:contextcheck // it only binds two addresses
 }
 
 // openAPI makes the API and serves it.
@@ -224,7 +224,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/healthz", &health{parts: []part{
-		{"api", func(ctx context.Context) error { _, err := s.store.Services(ctx); return err }},
+		{"api", s.checkState},
 		{"engine", s.engine.Check},
 		{"edge", func(context.Context) error { return s.edge.Check() }},
 	}})
@@ -251,6 +251,14 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	return endpoint, nil
 }
 
+// checkState reports whether the database answers.
+func (s *server) checkState(ctx context.Context) error {
+	return s.store.View(ctx, func(tx *store.Tx) error {
+		_, err := tx.Pods("", false) // of no service: it costs next to nothing
+		return err
+	})
+}
+
 // serveAPI serves until close. Calls under way are answered then.
 func (s *server) serveAPI(l net.Listener, secure *tls.Config, handler http.Handler) {
 	srv := &http.Server{
@@ -275,8 +283,8 @@ func (s *server) serveAPI(l net.Listener, secure *tls.Config, handler http.Handl
 			s.failed <- fmt.Errorf("serving the API: %w", err)
 		}
 	}()
-	s.onClose(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), apiStop)
+	s.onClose(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, apiStop)
 		defer cancel()
 		err := srv.Shutdown(ctx)
 		if errors.Is(err, context.DeadlineExceeded) {

@@ -183,7 +183,7 @@ func TestAPI_SpeaksTLSWhereOthersCanReachIt(t *testing.T) {
 	}
 	s := &server{log: slog.New(slog.DiscardHandler), failed: make(chan error, 1)}
 	s.serveAPI(l, secure, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Host) }))
-	defer s.close()
+	defer s.close(context.Background())
 	root, err := os.ReadFile(e.CA().RootFile())
 	if err != nil {
 		t.Fatal(err)
@@ -228,12 +228,12 @@ func TestServer_ClosesInReverse(t *testing.T) {
 	s := &server{failed: make(chan error, 1)}
 	var order bytes.Buffer
 	for _, name := range []string{"a", "b", "c"} {
-		s.onClose(func() error {
+		s.onClose(func(context.Context) error {
 			order.WriteString(name)
 			return errors.New(name)
 		})
 	}
-	if err := s.close(); order.String() != "cba" || err == nil {
+	if err := s.close(t.Context()); order.String() != "cba" || err == nil {
 		t.Errorf("closed in the order %s, %v", order.String(), err)
 	}
 }
@@ -245,7 +245,7 @@ func TestServer_EndsWhenAPartDoes(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	s.work(t.Context(), "sailing", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
-	if err := s.close(); err != nil {
+	if err := s.close(t.Context()); err != nil {
 		t.Error(err)
 	}
 	select {

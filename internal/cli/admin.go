@@ -46,7 +46,7 @@ func WriteAdmin(dataDir string, admin Admin) error {
 func readAdmin(dataDir string) (Admin, error) {
 	var admin Admin
 	name := adminFile(dataDir)
-	text, err := os.ReadFile(name)
+	text, err := os.ReadFile(name) //nolint:gosec // the path is the user's
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return admin, WithHint(fmt.Errorf("there is no admin key at %s: %w", name, errNoAdmin), "It is made when the server starts: trysail serve")

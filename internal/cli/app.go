@@ -39,7 +39,7 @@ type App struct {
 // that the program has besides those of this package.
 func (a *App) Execute(ctx context.Context, args []string, extra ...*cobra.Command) int {
 	a.fill()
-	root := a.root()
+	root := a.root() //nolint:contextcheck // cobra hands the context to the commands
 	root.AddCommand(extra...)
 	root.SetArgs(args)
 	root.SetIn(a.In)

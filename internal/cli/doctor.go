@@ -106,7 +106,7 @@ func (a *App) examine(ctx context.Context, o doctorOptions) []Check {
 	checks = append(checks, checkDisk(o.dataDir))
 	server, running := a.checkServer(ctx, o.dataDir)
 	if !running {
-		checks = append(checks, checkPort("--listen", o.listen), checkPort("--http", o.http), checkPort("--https", o.https))
+		checks = append(checks, checkPort(ctx, "--listen", o.listen), checkPort(ctx, "--http", o.http), checkPort(ctx, "--https", o.https))
 	}
 	return append(checks, server)
 }
@@ -150,11 +150,11 @@ func checkDisk(dir string) Check {
 }
 
 // checkPort tries whether an address can be listened on.
-func checkPort(flag, address string) Check {
+func checkPort(ctx context.Context, flag, address string) Check {
 	name := "port " + flag
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err == nil {
-		l.Close()
+		_ = l.Close()
 		return Check{name, LevelOK, address + " is free", ""}
 	}
 	switch {

@@ -57,7 +57,7 @@ the admin access key, which the server makes at its first start. Whoever has the
 
 // variables are the settings with their names.
 func variables(admin Admin) [][2]string {
-	return [][2]string{
+	vars := [][2]string{
 		{"AWS_ACCESS_KEY_ID", admin.AccessKeyID},
 		{"AWS_SECRET_ACCESS_KEY", admin.SecretAccessKey},
 		{"AWS_REGION", admin.Region},
@@ -65,6 +65,12 @@ func variables(admin Admin) [][2]string {
 		{"AWS_ENDPOINT_URL_LIGHTSAIL", admin.Endpoint},
 		{"TRYSAIL_CA", admin.CA},
 	}
+	if strings.HasPrefix(admin.Endpoint, "https:") {
+		// Else the AWS CLI and boto3 refuse the certificate. It replaces what they trust, also for calls to AWS, so it is
+		// left out where it is not needed.
+		vars = append(vars, [2]string{"AWS_CA_BUNDLE", admin.CA})
+	}
+	return vars
 }
 
 // quotePosix makes one word of s. Nothing is special between single quotes but the quote itself.

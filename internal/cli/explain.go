@@ -97,5 +97,5 @@ func printPairs(w io.Writer, rows [][2]string) {
 			name = ""
 		}
 	}
-	t.Flush()
+	_ = t.Flush() // as good as Fprintf
 }

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -93,7 +95,7 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out, err = f.operation(r.Header.Get("X-Amz-Target"), in)
 	}
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-	if e, ok := err.(*fakeError); ok {
+	if e, ok := errors.AsType[*fakeError](err); ok {
 		w.WriteHeader(e.status)
 		out = map[string]any{"__type": e.code, "message": e.message, "code": e.code, "docs": nil, "tip": nil}
 	}
@@ -293,11 +295,7 @@ func (s *fakeService) wire() map[string]any {
 	}
 	for key, v := range map[string]map[string]any{"currentDeployment": s.current, "nextDeployment": s.next, "stateDetail": s.detail} {
 		if v != nil {
-			clone := map[string]any{}
-			for k, v := range v {
-				clone[k] = v
-			}
-			out[key] = clone
+			out[key] = maps.Clone(v)
 		}
 	}
 	return out

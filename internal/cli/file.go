@@ -77,7 +77,7 @@ func (a *App) readDeployment(name, service string) (*lightsail.CreateContainerSe
 func (a *App) readFile(name string) ([]byte, error) {
 	in := a.In
 	if name != "-" {
-		f, err := os.Open(name)
+		f, err := os.Open(name) //nolint:gosec // the path is the user's
 		if err != nil {
 			return nil, fmt.Errorf("reading the deployment file: %w", err)
 		}

@@ -48,7 +48,7 @@ type follower struct {
 // continues.
 func (f *follower) next(ctx context.Context, emit func(event)) error {
 	count := map[event]int{}
-	for page, err := range f.client.logPages(ctx, f.service, f.container, f.filter, f.from, time.Time{}) {
+	for page, err := range f.logPages(ctx, f.service, f.container, f.filter, f.from, time.Time{}) {
 		if err != nil {
 			if isNetwork(err) {
 				f.hold = time.Now().Add(settling)

@@ -94,7 +94,7 @@ func printJSON(w io.Writer, v any) error {
 func wire(v any) any { return wireValue(reflect.ValueOf(v)) }
 
 func wireValue(v reflect.Value) any {
-	if t, ok := v.Interface().(time.Time); ok {
+	if t, ok := reflect.TypeAssert[time.Time](v); ok {
 		return t.UTC().Format("2006-01-02T15:04:05.000000Z07:00")
 	}
 	switch v.Kind() {
@@ -114,8 +114,9 @@ func wireValue(v reflect.Value) any {
 			list[i] = wireValue(v.Index(i))
 		}
 		return list
+	default: // numbers, strings, booleans
+		return v.Interface()
 	}
-	return v.Interface()
 }
 
 func wireStruct(v reflect.Value) map[string]any {
@@ -136,8 +137,9 @@ func isAbsent(v reflect.Value) bool {
 		return v.IsNil()
 	case reflect.String:
 		return v.Len() == 0
+	default:
+		return false
 	}
-	return false
 }
 
 // clean takes control characters out of text that somebody else wrote, so that it cannot play with the terminal.
@@ -168,4 +170,4 @@ func printLine(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-func isTerminal(fd uintptr) bool { return term.IsTerminal(int(fd)) } //nolint:gosec // a file descriptor is small
+func isTerminal(fd uintptr) bool { return term.IsTerminal(int(fd)) }

@@ -26,7 +26,11 @@ func (p *progress) elapsed() string {
 // line prints something that happened.
 func (p *progress) line(colour, text string) {
 	p.erase()
-	fmt.Fprintf(p, "%s  %s\n", p.elapsed(), p.paint(colour, clean(text)))
+	text = clean(text)
+	if colour != plain {
+		text = p.paint(colour, text)
+	}
+	fmt.Fprintf(p, "%s  %s\n", p.elapsed(), text)
 }
 
 // now shows what is going on. It does nothing unless on a terminal.

@@ -62,8 +62,11 @@ func (a *App) versionCommand() *cobra.Command {
 			return printJSON(a.Out, a.Build)
 		}
 		rows := [][2]string{
-			{"trysail", a.Build.Version}, {"commit", a.Build.Commit}, {"go", a.Build.Go},
-			{"platform", a.Build.Platform}, {"containerd", a.Build.Containerd},
+			{"trysail", a.Build.Version},
+			{"commit", a.Build.Commit},
+			{"go", a.Build.Go},
+			{"platform", a.Build.Platform},
+			{"containerd", a.Build.Containerd},
 		}
 		for _, r := range rows {
 			if r[1] != "" {

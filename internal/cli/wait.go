@@ -129,8 +129,9 @@ func isBusy(s *types.ContainerService) bool {
 	case types.ContainerServiceStatePending, types.ContainerServiceStateUpdating, types.ContainerServiceStateDeploying,
 		types.ContainerServiceStateDeleting:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // settle waits until a service that is PENDING or UPDATING is not any more. It says nothing unless there is something

@@ -178,8 +178,10 @@ func TestStore_SealsSecrets(t *testing.T) {
 			t.Errorf("%s holds the secret in clear", name)
 		}
 	}
-	if fi, err := os.Stat(filepath.Join(dir, "seal.key")); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("seal.key: mode %v, %v, want 0600", fi.Mode(), err)
+	for _, name := range []string{"seal.key", "trysail.db"} {
+		if fi, err := os.Stat(filepath.Join(dir, name)); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mode %v, %v, want 0600", name, fi.Mode(), err)
+		}
 	}
 }
 
