@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,10 @@ import (
 	"github.com/trysail/trysail/internal/reconcile"
 	"github.com/trysail/trysail/internal/store"
 )
+
+// appPort is what the pods listen on, each at a loopback address of its own. Whoever has the port on all addresses of
+// this machine would be in the way, so it is not one that is in common use.
+const appPort = 30480
 
 // installation is everything but the API: real store, logs and edge, and containers that are goroutines.
 type installation struct {
@@ -63,7 +68,7 @@ func install(t *testing.T) *installation {
 	}
 	in := &installation{t: t, store: st, logs: logs.New(dir + "/logs"), edge: e, engine: enginetest.NewMemory(), window: time.Minute}
 	for _, version := range []string{"1", "2", "3"} {
-		in.engine.SetImage("web-"+version, enginetest.Image{Program: enginetest.Serve(80, answer("version "+version))})
+		in.engine.SetImage("web-"+version, enginetest.Image{Program: enginetest.Serve(appPort, answer("version "+version))})
 	}
 	in.engine.SetImage("crash", enginetest.Image{Program: func(p *enginetest.Process) int {
 		fmt.Fprintln(p.Stderr, "I cannot go on")
@@ -94,14 +99,19 @@ func answer(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) })
 }
 
+// config is that of a reconciler on the engine.
+func (in *installation) config(e engine.Engine) reconcile.Config {
+	return reconcile.Config{
+		Rules: reconcile.Rules{Region: "us-east-1", Domain: "localhost", ActivationTimeout: in.window, DrainTimeout: 5 * time.Second},
+		Store: in.store, Engine: e, Router: in.edge, Images: resolver{}, Logs: in.logs,
+		Log: slog.New(slog.DiscardHandler), StopGrace: time.Second,
+	}
+}
+
 // start begins to reconcile; in.stop ends it, as the end of the process would.
 func (in *installation) start() {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := reconcile.New(reconcile.Config{
-		Rules: reconcile.Rules{Region: "us-east-1", Domain: "localhost", ActivationTimeout: in.window, DrainTimeout: 5 * time.Second},
-		Store: in.store, Engine: in.engine, Router: in.edge, Images: resolver{}, Logs: in.logs,
-		Log: slog.New(slog.DiscardHandler), StopGrace: time.Second,
-	})
+	r := reconcile.New(in.config(in.engine))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := r.Run(ctx); err != nil {
@@ -152,8 +162,8 @@ func (in *installation) deploy(image string) {
 		s.State, s.Detail = trysail.ServiceDeploying, trysail.StateDetail{Code: trysail.DetailCreatingDeployment}
 		d := &trysail.Deployment{
 			State: trysail.DeploymentActivating, CreatedAt: tx.Now(),
-			Containers:     map[string]trysail.Container{"app": {Image: image, Ports: map[string]trysail.Protocol{"80": trysail.ProtocolHTTP}}},
-			PublicEndpoint: &trysail.PublicEndpoint{ContainerName: "app", ContainerPort: 80, HealthCheck: hc},
+			Containers:     map[string]trysail.Container{"app": {Image: image, Ports: map[string]trysail.Protocol{strconv.Itoa(appPort): trysail.ProtocolHTTP}}},
+			PublicEndpoint: &trysail.PublicEndpoint{ContainerName: "app", ContainerPort: appPort, HealthCheck: hc},
 		}
 		return errors.Join(tx.InsertDeployment(s.ID, d), tx.UpdateService(s))
 	})
@@ -175,7 +185,7 @@ func (in *installation) wait(what string, done func() bool) {
 	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			pods, _ := in.engine.Pods(context.Background())
-			in.t.Fatalf("never: %s\nservice %+v\npods %+v", what, *in.service(), pods)
+			in.t.Fatalf("never: %s\nservice %+v\npods %+v\nlog\n%s", what, *in.service(), pods, strings.Join(in.systemLines(), "\n"))
 		}
 	}
 }
@@ -437,4 +447,56 @@ func TestReconciler_ASilentEngineIsNotAFailedStart(t *testing.T) {
 	in.deploy("web-2")
 	in.waitState(trysail.ServiceRunning)
 	in.serves("version 1") // three refused starts are a failed deployment
+}
+
+// pruner is an engine that remembers which images it was told to keep.
+type pruner struct {
+	*enginetest.Memory
+	keep []string
+}
+
+func (p *pruner) Prune(_ context.Context, keep []string) (int64, error) {
+	p.keep = keep
+	return 1, nil
+}
+
+func TestReconciler_SweepKeepsWhatIsNeeded(t *testing.T) {
+	in := install(t)
+	in.create(1)
+	in.deploy("web-1")
+	in.waitState(trysail.ServiceRunning)
+	for range 6 {
+		in.deploy("crash")
+		in.waitState(trysail.ServiceRunning)
+	}
+	in.wait("all but one pod are on record as ended", func() (yes bool) {
+		err := in.store.View(context.Background(), func(tx *store.Tx) error {
+			live, err := tx.Pods("id-web", false)
+			yes = len(live) == 1
+			return err
+		})
+		return err == nil && yes
+	})
+	cfg := in.config(&pruner{Memory: in.engine})
+	cfg.LogRetention = time.Nanosecond
+	if err := reconcile.New(cfg).Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	digest := "@sha256:" + strings.Repeat("ab", 32)
+	kept := map[string]bool{}
+	for _, k := range cfg.Engine.(*pruner).keep {
+		kept[k] = true
+	}
+	if !kept["web-1"+digest] || !kept["crash"+digest] || len(kept) != 2 {
+		t.Errorf("kept images: %v, want that of the active version 1 and those of the newest", kept)
+	}
+	events, _, err := in.logs.Query(t.Context(), logs.Query{ServiceID: "id-web", Container: "app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		if e.Text == "I cannot go on" {
+			t.Error("a line of an ended pod is older than the retention, but still there")
+		}
+	}
 }
