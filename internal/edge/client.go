@@ -2,23 +2,18 @@ package edge
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// abandonGrace is how long a client may take to send the rest of a body that the pod did not want.
-const abandonGrace = 5 * time.Second
-
 // longAgo as a deadline ends what is waiting.
 var longAgo = time.Unix(1, 0)
-
-// errStalled is why a request fails whose client stopped in the middle of the body.
-var errStalled = errors.New("the client stopped sending the request body")
 
 // watchdog bounds single operations, not their sum: a transfer may take for ever as long as it goes on. Unlike a
 // deadline on the connection it leaves nothing behind while no operation runs, which HTTP/2 streams and quiet
@@ -44,18 +39,16 @@ type clientBody struct {
 	io.ReadCloser
 	rc      *http.ResponseController
 	dog     watchdog
+	grace   time.Duration
 	touched atomic.Bool // something may have been read
-	ended   atomic.Bool
-	stalled atomic.Bool
-
-	// mu guards err: it is read when another goroutine may still be in Read.
-	mu  sync.Mutex
-	err error
+	ended   atomic.Bool // nothing more will be
+	failed  atomic.Bool // it ended too early
+	stalled atomic.Bool // because the client stopped sending
 }
 
-func newClientBody(body io.ReadCloser, rc *http.ResponseController, limit time.Duration) *clientBody {
-	b := &clientBody{ReadCloser: body, rc: rc}
-	b.dog = watchdog{limit: limit, expire: func() {
+func newClientBody(body io.ReadCloser, rc *http.ResponseController, cfg *Config) *clientBody {
+	b := &clientBody{ReadCloser: body, rc: rc, grace: cfg.grace()}
+	b.dog = watchdog{limit: cfg.IdleTimeout, expire: func() {
 		b.stalled.Store(true)
 		_ = rc.SetReadDeadline(longAgo) // ends the Read that is waiting
 	}}
@@ -68,34 +61,18 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	b.dog.start()
 	n, err := b.ReadCloser.Read(p)
 	b.dog.stop()
-	switch {
-	case err == nil:
-	case errors.Is(err, io.EOF):
+	if err != nil {
+		b.failed.Store(!errors.Is(err, io.EOF))
 		b.ended.Store(true)
-	default:
-		b.ended.Store(true)
-		if b.stalled.Load() {
-			err = errStalled
-		}
-		b.mu.Lock()
-		b.err = err
-		b.mu.Unlock()
 	}
 	return n, err
-}
-
-// failed returns the error that reading ended with, unless that was the end of the body.
-func (b *clientBody) failed() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err
 }
 
 // abandon is called when the answer is complete. If the body is not, the server wants to skip a reasonable rest of
 // it, and a read may still be going on; neither shall wait for a client that does not send.
 func (b *clientBody) abandon() {
 	if !b.ended.Load() {
-		_ = b.rc.SetReadDeadline(time.Now().Add(abandonGrace))
+		_ = b.rc.SetReadDeadline(time.Now().Add(b.grace))
 	}
 }
 
@@ -153,13 +130,39 @@ func (w *clientWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	w.tunnel.Store(&conn)
-	return &guardedConn{Conn: conn, limit: w.dog.limit}, rw, nil
+	tunnel := &tunnelConn{guardedConn: guardedConn{Conn: conn, limit: w.dog.limit}}
+	if n := rw.Reader.Buffered(); n > 0 {
+		early, _ := rw.Reader.Peek(n) // they are there
+		tunnel.early = bytes.Clone(early)
+	}
+	return tunnel, rw, nil
+}
+
+// tunnelConn is a client's connection in a tunnel. Its first bytes may have come with the request; ReverseProxy reads
+// from the connection only and would lose them.
+type tunnelConn struct {
+	guardedConn
+	early []byte
+}
+
+func (c *tunnelConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
 }
 
 // interrupt ends a write that is waiting for the client. A request without an answer still gets one, the error page.
+// It does not block: closing a TLS connection in good order may, so a tunnel is closed beneath that.
 func (w *clientWriter) interrupt() {
 	if conn := w.tunnel.Load(); conn != nil {
-		(*conn).Close()
+		raw := *conn
+		if secure, ok := raw.(*tls.Conn); ok {
+			raw = secure.NetConn()
+		}
+		raw.Close()
 	} else if w.answered.Load() {
 		_ = w.rc.SetWriteDeadline(longAgo)
 	}

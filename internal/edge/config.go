@@ -61,6 +61,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// grace is how long a client may take to send the rest of a body that nobody wants, after it was answered.
+func (c *Config) grace() time.Duration { return min(5*time.Second, c.IdleTimeout) }
+
 func setDefault[T comparable](v *T, def T) {
 	var zero T
 	if *v == zero {

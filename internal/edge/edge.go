@@ -255,7 +255,7 @@ func (e *Edge) handler() http.Handler {
 			// to the connection: that of the previous request is still there and must not hit this one.
 			rc := http.NewResponseController(w)
 			_ = rc.SetWriteDeadline(time.Time{})
-			defer func() { _ = rc.SetWriteDeadline(time.Now().Add(e.cfg.IdleTimeout)) }()
+			defer func() { _ = rc.SetWriteDeadline(time.Now().Add(e.cfg.grace() + e.cfg.IdleTimeout)) }()
 		}
 		s := e.router.lookup(r.Host)
 		mode := trysail.RouteNone
@@ -265,21 +265,21 @@ func (e *Edge) handler() http.Handler {
 		switch {
 		case r.Method == http.MethodConnect, r.Method == http.MethodTrace:
 			// Neither has a meaning behind a load balancer; AWS ones refuse them too.
-			refuse(w, r, http.StatusMethodNotAllowed)
+			e.refuse(w, r, http.StatusMethodNotAllowed)
 		case mode == trysail.RouteServe:
 			e.forward(w, r, s)
 		case mode == trysail.RouteDisabled:
-			refuse(w, r, http.StatusServiceUnavailable)
+			e.refuse(w, r, http.StatusServiceUnavailable)
 		default:
-			refuse(w, r, http.StatusNotFound)
+			e.refuse(w, r, http.StatusNotFound)
 		}
 	})
 }
 
 // refuse answers a request whose body nobody wants, without waiting long for it.
-func refuse(w http.ResponseWriter, r *http.Request, status int) {
+func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, status int) {
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonGrace))
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(e.cfg.grace()))
 	}
 	id := ""
 	if status != http.StatusNotFound {

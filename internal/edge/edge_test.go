@@ -236,7 +236,7 @@ func TestEdge_ReportsHealth(t *testing.T) {
 	e := testEdge(t)
 	status := make(chan int, 1)
 	status <- 503
-	a := testBackend(t, "a", func(w http.ResponseWriter, _ *http.Request) {
+	a := testProbedBackend(t, "a", func(w http.ResponseWriter, _ *http.Request) {
 		s := <-status
 		status <- s
 		w.WriteHeader(s)
@@ -321,10 +321,7 @@ func TestEdge_LeastOutstanding(t *testing.T) {
 	e := testEdge(t)
 	held, free := make(chan string), make(chan struct{})
 	hold := func(n string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("User-Agent") == probeAgent {
-				return
-			}
+		return func(http.ResponseWriter, *http.Request) {
 			held <- n
 			<-free
 		}

@@ -54,8 +54,19 @@ func testLog(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// testBackend serves h on loopback and returns its target: serving, and healthy without being asked.
+// testBackend serves h on loopback and returns its target: serving, and healthy without being asked. Health checks,
+// which come when they come, do not reach h.
 func testBackend(t *testing.T, pod string, h http.HandlerFunc) trysail.Target {
+	t.Helper()
+	return testProbedBackend(t, pod, func(w http.ResponseWriter, r *http.Request) {
+		if r.UserAgent() != probeAgent {
+			h(w, r)
+		}
+	})
+}
+
+// testProbedBackend is testBackend with health checks.
+func testProbedBackend(t *testing.T, pod string, h http.HandlerFunc) trysail.Target {
 	t.Helper()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)

@@ -17,6 +17,21 @@ import (
 // testRawServer lets serve have each connection, after the request's first bytes have arrived.
 func testRawServer(t *testing.T, serve func(net.Conn)) net.Addr {
 	t.Helper()
+	return testRaw(t, func(conn net.Conn, _ string) { serve(conn) })
+}
+
+// testRawPod is testRawServer without the connections of health checks.
+func testRawPod(t *testing.T, serve func(net.Conn)) net.Addr {
+	t.Helper()
+	return testRaw(t, func(conn net.Conn, head string) {
+		if !strings.Contains(head, probeAgent) {
+			serve(conn)
+		}
+	})
+}
+
+func testRaw(t *testing.T, serve func(conn net.Conn, head string)) net.Addr {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -32,8 +47,9 @@ func testRawServer(t *testing.T, serve func(net.Conn)) net.Addr {
 			go func() {
 				defer conn.Close()
 				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-				if n, _ := conn.Read(make([]byte, 64<<10)); n > 0 {
-					serve(conn)
+				head := make([]byte, 64<<10)
+				if n, _ := conn.Read(head); n > 0 {
+					serve(conn, string(head[:n]))
 				}
 			}()
 		}

@@ -36,7 +36,7 @@ func (e *Edge) forward(w http.ResponseWriter, r *http.Request, s *service) {
 	defer x.leave()
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
-		x.body = newClientBody(r.Body, rc, e.cfg.IdleTimeout)
+		x.body = newClientBody(r.Body, rc, &e.cfg)
 		r.Body = x.body
 		if r.ProtoMajor == 1 {
 			// A pod may answer before it has read everything. Without this the server would first wait for the rest.
@@ -79,7 +79,8 @@ func (e *Edge) rewrite(pr *httputil.ProxyRequest) {
 func (e *Edge) proxyFailed(w http.ResponseWriter, r *http.Request, err error) {
 	x := exchangeOf(r.Context())
 	cut := errors.Is(context.Cause(r.Context()), errCut)
-	if cw, ok := w.(*clientWriter); r.Context().Err() != nil && !cut || ok && (cw.answered.Load() || cw.tunnel.Load() != nil) {
+	stalled := x.body != nil && x.body.stalled.Load()
+	if cw, ok := w.(*clientWriter); r.Context().Err() != nil && !cut && !stalled || ok && (cw.answered.Load() || cw.tunnel.Load() != nil) {
 		// The client left, or it has a part of an answer already and must not take it for the whole.
 		panic(http.ErrAbortHandler)
 	}
@@ -89,12 +90,10 @@ func (e *Edge) proxyFailed(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusServiceUnavailable
 	case cut:
 		err = errCut
-	case x.body != nil && x.body.failed() != nil:
-		err = x.body.failed()
+	case stalled:
+		status = http.StatusRequestTimeout
+	case x.body != nil && x.body.failed.Load():
 		status = http.StatusBadRequest
-		if errors.Is(err, errStalled) {
-			status = http.StatusRequestTimeout
-		}
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
