@@ -28,6 +28,9 @@ type exchange struct {
 	body    *clientBody // nil if the request has none
 	current *target
 	tried   []*target // could not take it
+	// broken is set once a connection broke under the request. It is not sent a third time then: a request that makes
+	// pods crash must not go through all of them.
+	broken bool
 }
 
 type exchangeKey struct{}
@@ -128,7 +131,9 @@ func (x *exchange) repeatable(req *http.Request, err error) bool {
 	default:
 		return false
 	}
-	return x.body == nil && isBroken(err)
+	again := x.body == nil && !x.broken && isBroken(err)
+	x.broken = true
+	return again
 }
 
 // isBroken reports whether the pod closed the connection instead of answering.

@@ -462,6 +462,26 @@ func TestProxy_RepeatsOnlyHarmlessMethods(t *testing.T) {
 	}
 }
 
+// TestProxy_ARequestThatKillsPodsMeetsTwo: one repetition may help, more would take the whole service down.
+func TestProxy_ARequestThatKillsPodsMeetsTwo(t *testing.T) {
+	e := testEdge(t)
+	var hits atomic.Int32
+	var pods []trysail.Target
+	for i := range 4 {
+		pod := testTarget(fmt.Sprint("slam", i), testRawPod(t, func(net.Conn) { hits.Add(1) }))
+		pod.Check.IntervalSeconds = 300
+		pods = append(pods, pod)
+	}
+	e.Apply(testRoute(pods...))
+	hits.Store(0)
+	if res, _ := do(t, testClient(t, e, false), http.MethodGet, "/", nil); res.StatusCode != http.StatusBadGateway {
+		t.Errorf("status %d, want 502", res.StatusCode)
+	}
+	if n := hits.Load(); n != 2 {
+		t.Errorf("%d pods got the request, want 2", n)
+	}
+}
+
 func TestProxy_TimeoutsAndNonsenseOfPods(t *testing.T) {
 	e := testEdge(t, func(c *Config) { c.ResponseTimeout, c.DialTimeout = 100*time.Millisecond, 100*time.Millisecond })
 	hold := make(chan struct{})
