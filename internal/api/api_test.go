@@ -84,8 +84,10 @@ func TestHandler_Answer(t *testing.T) {
 // what is empty is empty.
 func TestHandler_NewService(t *testing.T) {
 	server := newServerWith(t, &fake{getServices: func(string) ([]trysail.Service, error) {
-		return []trysail.Service{{ID: "1", Name: "web", HostLabel: "h", CreatedAt: time.Unix(1652233466, 0), State: trysail.ServicePending,
-			Capacity: trysail.Capacity{Power: trysail.PowerNano, Scale: 1}}}, nil
+		return []trysail.Service{{
+			ID: "1", Name: "web", HostLabel: "h", CreatedAt: time.Unix(1652233466, 0), State: trysail.ServicePending,
+			Capacity: trysail.Capacity{Power: trysail.PowerNano, Scale: 1},
+		}}, nil
 	}}, Config{}, t.Output())
 	const want = `{"containerServices":[{"containerServiceName":"web","arn":"arn:aws:lightsail:us-east-1:000000000000:ContainerService/1",` +
 		`"createdAt":1652233466,"location":{"availabilityZone":"all","regionName":"us-east-1"},"resourceType":"ContainerService","tags":[],` +
@@ -117,8 +119,10 @@ func TestHandler_EmptyLists(t *testing.T) {
 		{"DeleteContainerService", `{"serviceName":"web"}`, `{}`},
 		{"CreateContainerServiceDeployment", `{"serviceName":"web"}`, `"containers":{"app":{"image":"nginx","command":[],"environment":{},"ports":{}}}`},
 		{"Trysail_20261120.ListAccessKeys", `{}`, `{"accessKeys":[]}`},
-		{"Trysail_20261120.GetDeploymentDiagnosis", `{"serviceName":"web"}`,
-			`{"diagnosis":{"version":3,"code":"NET-LOOPBACK","confidence":"","summary":"","fix":"","evidence":[],"diff":[]}}`},
+		{
+			"Trysail_20261120.GetDeploymentDiagnosis", `{"serviceName":"web"}`,
+			`{"diagnosis":{"version":3,"code":"NET-LOOPBACK","confidence":"","summary":"","fix":"","evidence":[],"diff":[]}}`,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.target, func(t *testing.T) {

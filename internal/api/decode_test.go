@@ -16,14 +16,14 @@ import (
 )
 
 // findOperation returns an entry of the table.
-func findOperation(t testing.TB, c Control, name string) operation {
-	t.Helper()
+func findOperation(tb testing.TB, c Control, name string) operation {
+	tb.Helper()
 	for _, op := range operations(c, view{testConfig}) {
 		if op.name == name {
 			return op
 		}
 	}
-	t.Fatalf("no operation %q", name)
+	tb.Fatalf("no operation %q", name)
 	return operation{}
 }
 

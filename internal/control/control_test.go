@@ -40,7 +40,6 @@ type bed struct {
 	*control.Control
 	store *store.Store
 	logs  *logs.Store
-	seen  time.Time
 }
 
 func newBed(t *testing.T, change func(*control.Config)) *bed {
@@ -129,11 +128,12 @@ func (b *bed) state() (st state) {
 	return st
 }
 
-func (b *bed) service(name string) trysail.Service {
+// service is the service "web" as a client sees it.
+func (b *bed) service() trysail.Service {
 	b.Helper()
-	list, err := b.GetContainerServices(b.Context(), caller, name)
+	list, err := b.GetContainerServices(b.Context(), caller, "web")
 	if err != nil || len(list) != 1 {
-		b.Fatalf("GetContainerServices(%q): got %d services, %v", name, len(list), err)
+		b.Fatalf("GetContainerServices: got %d services, %v, want web", len(list), err)
 	}
 	return list[0]
 }
@@ -152,13 +152,11 @@ func (b *bed) refused(code trysail.Code, text string, do func() error) {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func TestCreateContainerService_MakesAService(t *testing.T) {
 	b := newBed(t, nil)
 	got, err := b.CreateContainerService(t.Context(), caller, control.CreateContainerServiceInput{
 		ServiceName: "web", Power: "small", Scale: 3, Tags: []trysail.Tag{{Key: "z"}, {Key: "a", Value: "1"}},
-		PublicDomainNames: map[string][]string{"cert": {}}, ECRPuller: ptr(true),
+		PublicDomainNames: map[string][]string{"cert": {}}, ECRPuller: new(true),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +175,7 @@ func TestCreateContainerService_MakesAService(t *testing.T) {
 	if time.Since(got.CreatedAt) > time.Minute {
 		t.Errorf("CreatedAt: got %v", got.CreatedAt)
 	}
-	if d := cmp.Diff(*got, b.service("web")); d != "" {
+	if d := cmp.Diff(*got, b.service()); d != "" {
 		t.Errorf("answered and stored differ (-answered +stored):\n%s", d)
 	}
 	audit := b.state().Audit
@@ -188,14 +186,14 @@ func TestCreateContainerService_MakesAService(t *testing.T) {
 
 func TestCreateContainerService_WithDeployment(t *testing.T) {
 	b := newBed(t, nil)
-	got, err := b.CreateContainerService(t.Context(), caller, control.CreateContainerServiceInput{ServiceName: "web", Power: "nano", Scale: 1, Deployment: ptr(containers())})
+	got, err := b.CreateContainerService(t.Context(), caller, control.CreateContainerServiceInput{ServiceName: "web", Power: "nano", Scale: 1, Deployment: new(containers())})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.State != trysail.ServicePending || got.Next == nil || got.Next.Version != 1 || got.Next.State != trysail.DeploymentActivating || got.Current != nil {
 		t.Errorf("got state %s, next %+v, current %+v", got.State, got.Next, got.Current)
 	}
-	if d := cmp.Diff(*got, b.service("web")); d != "" {
+	if d := cmp.Diff(*got, b.service()); d != "" {
 		t.Errorf("answered and stored differ (-answered +stored):\n%s", d)
 	}
 }
@@ -299,7 +297,7 @@ func TestOperations_Busy(t *testing.T) {
 				return err
 			}, trysail.ServiceDeploying},
 			"update": {tc.update, func(b *bed) error {
-				_, err := b.UpdateContainerService(b.Context(), caller, control.UpdateContainerServiceInput{ServiceName: "web", Scale: ptr(2)})
+				_, err := b.UpdateContainerService(b.Context(), caller, control.UpdateContainerServiceInput{ServiceName: "web", Scale: new(2)})
 				return err
 			}, trysail.ServiceUpdating},
 			"delete": {tc.delete, func(b *bed) error { return b.DeleteContainerService(b.Context(), caller, "web") }, trysail.ServiceDeleting},
@@ -314,7 +312,7 @@ func TestOperations_Busy(t *testing.T) {
 				if err := op.do(b); err != nil {
 					t.Fatal(err)
 				}
-				s := b.service("web")
+				s := b.service()
 				// The reconciler recognises a new request by the absence of a message.
 				if s.State != op.then || s.Detail.Message != "" {
 					t.Errorf("got %s %+v, want %s without a message", s.State, s.Detail, op.then)
@@ -339,16 +337,16 @@ func TestUpdateContainerService_EffectiveChanges(t *testing.T) {
 		fallback *trysail.Capacity
 	}{
 		"nothing":               {trysail.ServiceRunning, trysail.DeploymentActive, in{}, trysail.ServiceRunning, nano, nil},
-		"the same":              {trysail.ServiceRunning, trysail.DeploymentActive, in{Power: ptr("nano"), Scale: ptr(1), IsDisabled: ptr(false), ECRPuller: ptr(false), PublicDomainNames: map[string][]string{}}, trysail.ServiceRunning, nano, nil},
-		"the same, busy":        {trysail.ServiceUpdating, trysail.DeploymentActive, in{Power: ptr("nano")}, trysail.ServiceUpdating, nano, nil},
-		"power":                 {trysail.ServiceRunning, trysail.DeploymentActive, in{Power: ptr("large")}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerLarge, Scale: 1}, &nano},
-		"scale":                 {trysail.ServiceRunning, trysail.DeploymentActive, in{Scale: ptr(5)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 5}, &nano},
-		"scale, no deployment":  {trysail.ServiceReady, "", in{Scale: ptr(5)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 5}, nil},
-		"scale, disabled":       {trysail.ServiceDisabled, trysail.DeploymentActive, in{Scale: ptr(5)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 5}, nil},
-		"disable":               {trysail.ServiceRunning, trysail.DeploymentActive, in{IsDisabled: ptr(true)}, trysail.ServiceUpdating, nano, nil},
-		"enable":                {trysail.ServiceDisabled, trysail.DeploymentActive, in{IsDisabled: ptr(false)}, trysail.ServiceUpdating, nano, nil},
-		"puller":                {trysail.ServiceRunning, trysail.DeploymentActive, in{ECRPuller: ptr(true)}, trysail.ServiceUpdating, nano, nil},
-		"scale and disable":     {trysail.ServiceRunning, trysail.DeploymentActive, in{Scale: ptr(2), IsDisabled: ptr(true)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 2}, nil},
+		"the same":              {trysail.ServiceRunning, trysail.DeploymentActive, in{Power: new("nano"), Scale: new(1), IsDisabled: new(false), ECRPuller: new(false), PublicDomainNames: map[string][]string{}}, trysail.ServiceRunning, nano, nil},
+		"the same, busy":        {trysail.ServiceUpdating, trysail.DeploymentActive, in{Power: new("nano")}, trysail.ServiceUpdating, nano, nil},
+		"power":                 {trysail.ServiceRunning, trysail.DeploymentActive, in{Power: new("large")}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerLarge, Scale: 1}, &nano},
+		"scale":                 {trysail.ServiceRunning, trysail.DeploymentActive, in{Scale: new(5)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 5}, &nano},
+		"scale, no deployment":  {trysail.ServiceReady, "", in{Scale: new(5)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 5}, nil},
+		"scale, disabled":       {trysail.ServiceDisabled, trysail.DeploymentActive, in{Scale: new(5)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 5}, nil},
+		"disable":               {trysail.ServiceRunning, trysail.DeploymentActive, in{IsDisabled: new(true)}, trysail.ServiceUpdating, nano, nil},
+		"enable":                {trysail.ServiceDisabled, trysail.DeploymentActive, in{IsDisabled: new(false)}, trysail.ServiceUpdating, nano, nil},
+		"puller":                {trysail.ServiceRunning, trysail.DeploymentActive, in{ECRPuller: new(true)}, trysail.ServiceUpdating, nano, nil},
+		"scale and disable":     {trysail.ServiceRunning, trysail.DeploymentActive, in{Scale: new(2), IsDisabled: new(true)}, trysail.ServiceUpdating, trysail.Capacity{Power: trysail.PowerNano, Scale: 2}, nil},
 		"detaching certificate": {trysail.ServiceRunning, trysail.DeploymentActive, in{PublicDomainNames: map[string][]string{"c": {}}}, trysail.ServiceRunning, nano, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -363,7 +361,7 @@ func TestUpdateContainerService_EffectiveChanges(t *testing.T) {
 			if got.State != tc.then || got.Capacity != tc.capacity || !cmp.Equal(got.Fallback, tc.fallback) {
 				t.Errorf("got %s %+v fallback %+v, want %s %+v fallback %+v", got.State, got.Capacity, got.Fallback, tc.then, tc.capacity, tc.fallback)
 			}
-			if d := cmp.Diff(*got, b.service("web")); d != "" {
+			if d := cmp.Diff(*got, b.service()); d != "" {
 				t.Errorf("answered and stored differ (-answered +stored):\n%s", d)
 			}
 			if tc.then == tc.state {
@@ -381,7 +379,7 @@ func TestUpdateContainerService_WithoutChangeDuringADeployment(t *testing.T) {
 	b := newBed(t, nil)
 	b.create("web", trysail.ServiceDeploying, trysail.DeploymentActivating)
 	b.refused(trysail.CodeInvalid, `Sorry, deployment 1 is in progress for service "web". Please wait for it to complete before trying again.`, func() error {
-		_, err := b.UpdateContainerService(t.Context(), caller, control.UpdateContainerServiceInput{ServiceName: "web", Power: ptr("nano"), Scale: ptr(1)})
+		_, err := b.UpdateContainerService(t.Context(), caller, control.UpdateContainerServiceInput{ServiceName: "web", Power: new("nano"), Scale: new(1)})
 		return err
 	})
 }
@@ -391,8 +389,8 @@ func TestUpdateContainerService_Refuses(t *testing.T) {
 	b.create("web", trysail.ServiceRunning, trysail.DeploymentActive)
 	for want, in := range map[string]control.UpdateContainerServiceInput{
 		`Service name "W" does not match pattern: ` + namePattern:                                            {ServiceName: "W"},
-		`Power "" is not valid. It must be one of: nano, micro, small, medium, large, xlarge.`:               {ServiceName: "web", Power: ptr("")},
-		"Scale 0 is not valid. It must be between 1 and 20.":                                                 {ServiceName: "web", Scale: ptr(0)},
+		`Power "" is not valid. It must be one of: nano, micro, small, medium, large, xlarge.`:               {ServiceName: "web", Power: new("")},
+		"Scale 0 is not valid. It must be between 1 and 20.":                                                 {ServiceName: "web", Scale: new(0)},
 		"Custom domains (publicDomainNames) are not available in this version of Trysail.":                   {ServiceName: "web", PublicDomainNames: map[string][]string{"c": {"www.example.com"}}},
 		`Public domain name "x" of certificate "c" is not valid. It must be a name such as www.example.com.`: {ServiceName: "web", PublicDomainNames: map[string][]string{"c": {"x"}}},
 	} {
@@ -406,7 +404,7 @@ func TestCreateContainerServiceDeployment_FillsInAndResolves(t *testing.T) {
 	in := containers()
 	in.Containers["side"] = trysail.Container{Image: "nginx:1"}
 	in.Containers["other"] = trysail.Container{Image: "redis"}
-	in.PublicEndpoint.HealthCheck = &control.HealthCheckInput{Path: ptr("/up"), IntervalSeconds: ptr(10)}
+	in.PublicEndpoint.HealthCheck = &control.HealthCheckInput{Path: new("/up"), IntervalSeconds: new(10)}
 	got, err := b.CreateContainerServiceDeployment(t.Context(), caller, "web", in)
 	if err != nil {
 		t.Fatal(err)
@@ -424,7 +422,7 @@ func TestCreateContainerServiceDeployment_FillsInAndResolves(t *testing.T) {
 	if got.State != trysail.ServiceDeploying || got.Current == nil || got.Current.Version != 1 {
 		t.Errorf("got %s with current %+v, want DEPLOYING with version 1", got.State, got.Current)
 	}
-	if d := cmp.Diff(*got, b.service("web")); d != "" {
+	if d := cmp.Diff(*got, b.service()); d != "" {
 		t.Errorf("answered and stored differ (-answered +stored):\n%s", d)
 	}
 	list, err := b.GetContainerServiceDeployments(t.Context(), caller, "web")
@@ -449,19 +447,25 @@ func TestCreateContainerServiceDeployment_Refuses(t *testing.T) {
 		"no containers": {func(in *control.DeploymentInput) { in.Containers = nil }, "The deployment has 0 containers. It must have 1 to 10."},
 		"endpoint port": {func(in *control.DeploymentInput) { in.PublicEndpoint.ContainerPort = 81 }, "Invalid port specified. You must specify a port that is in the list of ports of the specified container."},
 		"health check": {func(in *control.DeploymentInput) {
-			in.PublicEndpoint.HealthCheck = &control.HealthCheckInput{TimeoutSeconds: ptr(61)}
+			in.PublicEndpoint.HealthCheck = &control.HealthCheckInput{TimeoutSeconds: new(61)}
 		}, `The health check of container "web" has invalid timeoutSeconds 61. It must be between 2 and 60.`},
 		"empty path": {func(in *control.DeploymentInput) {
-			in.PublicEndpoint.HealthCheck = &control.HealthCheckInput{Path: ptr("")}
+			in.PublicEndpoint.HealthCheck = &control.HealthCheckInput{Path: new("")}
 		}, `The health check of container "web" has invalid path "". It must begin with / and have up to 1024 characters of ASCII without spaces.`},
-		"bad stored image": {func(in *control.DeploymentInput) {
-			in.Containers["frontend-ui"] = trysail.Container{Image: ":container-service-1.my-react-ui.LATEST"}
+		"bad stored image": {
+			func(in *control.DeploymentInput) {
+				in.Containers["frontend-ui"] = trysail.Container{Image: ":container-service-1.my-react-ui.LATEST"}
+			},
+			`Container "frontend-ui" has invalid image ":container-service-1.my-react-ui.LATEST". Example of valid image: ":svc.frontend-ui.123".`,
 		},
-			`Container "frontend-ui" has invalid image ":container-service-1.my-react-ui.LATEST". Example of valid image: ":svc.frontend-ui.123".`},
-		"stored image": {func(in *control.DeploymentInput) { in.Containers["b"] = trysail.Container{Image: ":svc.b.1"} },
-			`Container "b" has the stored image ":svc.b.1". Stored images are not available in this version of Trysail; use the name of an image in a registry.`},
-		"absent image": {func(in *control.DeploymentInput) { in.Containers["b"] = trysail.Container{Image: "nope:1"} },
-			`Container "b" has image "nope:1", which cannot be deployed: Repository nope has no tag 1. Use a tag that exists.`},
+		"stored image": {
+			func(in *control.DeploymentInput) { in.Containers["b"] = trysail.Container{Image: ":svc.b.1"} },
+			`Container "b" has the stored image ":svc.b.1". Stored images are not available in this version of Trysail; use the name of an image in a registry.`,
+		},
+		"absent image": {
+			func(in *control.DeploymentInput) { in.Containers["b"] = trysail.Container{Image: "nope:1"} },
+			`Container "b" has image "nope:1", which cannot be deployed: Repository nope has no tag 1. Use a tag that exists.`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := &bed{T: t, Control: b.Control, store: b.store}
@@ -559,7 +563,7 @@ func TestCreateContainerServiceDeployment_OneAtATime(t *testing.T) {
 func TestTags(t *testing.T) {
 	b := newBed(t, nil)
 	b.create("web", trysail.ServiceReady, "")
-	s := b.service("web")
+	s := b.service()
 	arn := s.ARN("us-east-1", "111122223333")
 	ops, err := b.TagResource(t.Context(), caller, "web", &arn, []trysail.Tag{{Key: "b", Value: "1"}, {Key: "a", Value: "1"}})
 	if err != nil || len(ops) != 1 || ops[0].ID == "" || ops[0].ResourceName != "web" || ops[0].ResourceType != "ContainerService" || ops[0].CreatedAt.IsZero() {
@@ -568,17 +572,17 @@ func TestTags(t *testing.T) {
 	if _, err := b.TagResource(t.Context(), caller, "web", nil, []trysail.Tag{{Key: "a", Value: "2"}}); err != nil {
 		t.Error(err)
 	}
-	if d := cmp.Diff([]trysail.Tag{{Key: "a", Value: "2"}, {Key: "b", Value: "1"}}, b.service("web").Tags); d != "" {
+	if d := cmp.Diff([]trysail.Tag{{Key: "a", Value: "2"}, {Key: "b", Value: "1"}}, b.service().Tags); d != "" {
 		t.Errorf("tags (-want +got):\n%s", d)
 	}
 	if _, err := b.UntagResource(t.Context(), caller, "web", nil, []string{"a", "absent"}); err != nil {
 		t.Error(err)
 	}
-	if d := cmp.Diff([]trysail.Tag{{Key: "b", Value: "1"}}, b.service("web").Tags); d != "" {
+	if d := cmp.Diff([]trysail.Tag{{Key: "b", Value: "1"}}, b.service().Tags); d != "" {
 		t.Errorf("tags (-want +got):\n%s", d)
 	}
 	b.refused(trysail.CodeInvalid, `Resource "web" has ARN "`+arn+`", not "arn:x".`, func() error {
-		_, err := b.TagResource(t.Context(), caller, "web", ptr("arn:x"), []trysail.Tag{{Key: "c"}})
+		_, err := b.TagResource(t.Context(), caller, "web", new("arn:x"), []trysail.Tag{{Key: "c"}})
 		return err
 	})
 	b.refused(trysail.CodeInvalid, `Tag key "" is 0 characters long. It must have 1 to 128.`, func() error {
@@ -598,7 +602,7 @@ func TestTags(t *testing.T) {
 func TestGetContainerLog(t *testing.T) {
 	b := newBed(t, nil)
 	b.create("web", trysail.ServiceRunning, trysail.DeploymentActive)
-	id := b.service("web").ID
+	id := b.service().ID
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	page := func(in control.GetContainerLogInput) *control.LogPage {
 		t.Helper()
@@ -665,7 +669,7 @@ func TestGetDeploymentDiagnosis(t *testing.T) {
 	b.refused(trysail.CodeNotFound, `Deployment 9 of service "web" not found.`, get(9))
 	want := &trysail.Diagnosis{Version: 2, Code: "EXIT-CODE", Confidence: trysail.Certain, Summary: "s", Fix: "f"}
 	b.update(func(tx *store.Tx) error {
-		id := b.service("web").ID
+		id := b.service().ID
 		return errors.Join(
 			tx.InsertDeployment(id, &trysail.Deployment{State: trysail.DeploymentFailed}), tx.SetDiagnosis(id, want),
 			tx.InsertDeployment(id, &trysail.Deployment{State: trysail.DeploymentActive}))

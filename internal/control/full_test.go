@@ -20,7 +20,7 @@ func TestClientError_FullDisk(t *testing.T) {
 		t.Errorf("the cause is gone from %v", err)
 	}
 	other := errors.New("other")
-	if got := clientError(other); got != other {
+	if got := clientError(other); got != other { //nolint:errorlint // the very same, not wrapped
 		t.Errorf("another error became %v", got)
 	}
 }

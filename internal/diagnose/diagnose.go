@@ -7,6 +7,7 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,8 +61,7 @@ func find(in Input) finding {
 	}
 	// The last try is the freshest, and the one whose evidence is complete; earlier ones failed the same way or the
 	// deployment would not have come to it.
-	for i := len(in.Pods) - 1; i >= 0; i-- {
-		pod := in.Pods[i]
+	for _, pod := range slices.Backward(in.Pods) {
 		if pod.Evidence == nil {
 			continue
 		}

@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,8 +157,8 @@ func lived(c trysail.ContainerStatus) string {
 
 // lastLine is the program's last line as the end of a sentence.
 func lastLine(tail []string) string {
-	for i := len(tail) - 1; i >= 0; i-- {
-		if line := strings.TrimSpace(tail[i]); line != "" {
+	for _, line := range slices.Backward(tail) {
+		if line = strings.TrimSpace(line); line != "" {
 			return fmt.Sprintf("; it last said: %s", short(line, 160))
 		}
 	}

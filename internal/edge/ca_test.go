@@ -52,7 +52,7 @@ func TestCA_FilesAndModes(t *testing.T) {
 	if err != nil || len(entries) != 2 {
 		t.Errorf("files left: %v, %v", entries, err)
 	}
-	if _, ok := ca.root.PublicKey.(*ecdsa.PublicKey); !ok || ca.root.NotAfter.Sub(time.Now()) < 9*365*24*time.Hour {
+	if _, ok := ca.root.PublicKey.(*ecdsa.PublicKey); !ok || time.Until(ca.root.NotAfter) < 9*365*24*time.Hour {
 		t.Errorf("root: %T until %v", ca.root.PublicKey, ca.root.NotAfter)
 	}
 }

@@ -132,7 +132,7 @@ func (w *clientWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.tunnel.Store(&conn)
 	tunnel := &tunnelConn{guardedConn: guardedConn{Conn: conn, limit: w.dog.limit}}
 	if n := rw.Reader.Buffered(); n > 0 {
-		early, _ := rw.Reader.Peek(n) // they are there
+		early, _ := rw.Peek(n) // they are there
 		tunnel.early = bytes.Clone(early)
 	}
 	return tunnel, rw, nil

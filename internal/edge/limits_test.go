@@ -128,6 +128,7 @@ func busy(e *Edge) bool {
 
 // What is slow but goes on, or quiet because the pod is, must live although it takes many times the limits.
 func TestLimits_SlowIsNotHostile(t *testing.T) {
+	t.Parallel()
 	e := testEdge(t, impatient)
 	const step, steps = 60 * time.Millisecond, 12
 	e.Apply(testRoute(testBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
@@ -243,11 +244,22 @@ func TestLimits_Connections(t *testing.T) {
 		leave  bool
 		want   bool
 	}{
-		{a, false, true}, {a, false, true}, {a, false, false}, // two per client
-		{b, false, true}, {b, false, false}, // three in all
-		{a, true, true}, {b, false, true}, {b, true, true}, {a, false, true},
-		{a, true, true}, {a, true, true}, {b, true, true},
-		{lo, false, true}, {lo, false, true}, {lo, false, true}, {lo, false, false}, // loopback has the common limit only
+		{a, false, true},
+		{a, false, true},
+		{a, false, false}, // two per client
+		{b, false, true},
+		{b, false, false}, // three in all
+		{a, true, true},
+		{b, false, true},
+		{b, true, true},
+		{a, false, true},
+		{a, true, true},
+		{a, true, true},
+		{b, true, true},
+		{lo, false, true},
+		{lo, false, true},
+		{lo, false, true},
+		{lo, false, false}, // loopback has the common limit only
 	} {
 		if step.leave {
 			limited.release(step.client)

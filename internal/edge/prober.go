@@ -118,7 +118,7 @@ func (p *pace) first(s *probeSettings, healthy bool) time.Duration {
 	if s.activating || !healthy {
 		return 0
 	}
-	return rand.N(s.interval())
+	return rand.N(s.interval()) //nolint:gosec // spreads probes, keeps no secret
 }
 
 // next returns the delay after a probe that just ended.

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -70,7 +71,7 @@ func (v *view) choose(tried []*target) *target {
 	}
 	for i := range n {
 		t := v.targets[(start+i)%n]
-		if contains(tried, t) {
+		if slices.Contains(tried, t) {
 			continue
 		}
 		rank, load := t.rank(), t.outstanding.Load()
@@ -79,15 +80,6 @@ func (v *view) choose(tried []*target) *target {
 		}
 	}
 	return best
-}
-
-func contains(list []*target, t *target) bool {
-	for _, other := range list {
-		if other == t {
-			return true
-		}
-	}
-	return false
 }
 
 // apply makes r what s does. newTarget makes and starts a target. The targets that s forgets are returned; they do
@@ -114,7 +106,7 @@ func (s *service) apply(r trysail.Route, newTarget func(trysail.Target) *target,
 	// First the new view, then the doors: see the package comment.
 	s.view.Store(v)
 	for _, spec := range r.Targets {
-		if t := next[spec.Pod]; !contains(v.targets, t) {
+		if t := next[spec.Pod]; !slices.Contains(v.targets, t) {
 			t.admit(false)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -63,10 +64,8 @@ func has(err error, codes ...transport.ErrorCode) bool {
 		return false
 	}
 	for _, d := range e.Errors {
-		for _, c := range codes {
-			if d.Code == c {
-				return true
-			}
+		if slices.Contains(codes, d.Code) {
+			return true
 		}
 	}
 	return false

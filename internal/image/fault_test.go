@@ -136,8 +136,10 @@ func TestResolver_AnswersOfRegistries(t *testing.T) {
 			w.Header().Set("Content-Length", "100")
 			_, _ = w.Write([]byte("{"))
 		}, want{"IMG-NET", false, []string{"was cut"}}},
-		{"redirect without end", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 302) }, want{"IMG-CORRUPT", false, []string{"redirects without end"}}},
-		{"redirect to plain HTTP", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://cdn.example.com/", 302) }, want{"IMG-CORRUPT", false, []string{"plain HTTP"}}},
+		{"redirect without end", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, want{"IMG-CORRUPT", false, []string{"redirects without end"}}},
+		{"redirect to plain HTTP", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://cdn.example.com/", http.StatusFound)
+		}, want{"IMG-CORRUPT", false, []string{"plain HTTP"}}},
 		{"cut", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want{"IMG-NET", false, []string{"was cut"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -358,7 +360,7 @@ func TestResolver_LoginStaysWithTheRegistry(t *testing.T) {
 			answer(401, "text/plain", "", "Www-Authenticate", `Basic realm="x"`)(w, r)
 			return
 		}
-		http.Redirect(w, r, "http://127.0.0.1:"+port+"/v2/app/manifests/latest", 302)
+		http.Redirect(w, r, "http://127.0.0.1:"+port+"/v2/app/manifests/latest", http.StatusFound)
 	}))
 	resolveError(t, newResolver(t, Config{Keychain: keys{Username: "me", Password: "geheim"}}), host+"/app")
 	if got := <-leaked; got != "" {

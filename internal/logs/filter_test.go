@@ -72,7 +72,7 @@ func slowMatch(pattern, line string) bool {
 		switch {
 		case strings.HasPrefix(term, "?"):
 			some = true
-			found = found || strings.Index(line, term[1:]) >= 0
+			found = found || strings.Contains(line, term[1:])
 		case strings.HasPrefix(term, "-"):
 			if strings.Count(line, term[1:]) > 0 {
 				return false

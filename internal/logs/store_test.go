@@ -20,18 +20,18 @@ var epoch = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 func second(n float64) time.Time { return epoch.Add(time.Duration(n * float64(time.Second))) }
 
 // write appends raw text to a pod's log.
-func write(t testing.TB, s *Store, pod, file, text string) {
-	t.Helper()
+func write(tb testing.TB, s *Store, pod, file, text string) {
+	tb.Helper()
 	dir := s.PodDir("svc", pod)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, file), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := f.WriteString(text); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	f.Close()
 }
@@ -42,17 +42,17 @@ func line(n float64, rest string) string {
 }
 
 // query returns the texts of all pages.
-func query(t testing.TB, s *Store, q Query) []string {
-	t.Helper()
+func query(tb testing.TB, s *Store, q Query) []string {
+	tb.Helper()
 	q.ServiceID = "svc"
 	if q.Container == "" {
 		q.Container = "web"
 	}
 	var texts []string
 	for {
-		events, next, err := s.Query(t.Context(), q)
+		events, next, err := s.Query(tb.Context(), q)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		for _, e := range events {
 			texts = append(texts, e.Text)
@@ -218,11 +218,7 @@ func TestQuery_RefusesBadTokens(t *testing.T) {
 // TestQuery_PagesNeitherRepeatNorLose writes, rotates and reads pages in any order.
 func TestQuery_PagesNeitherRepeatNorLose(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		s := New(dir)
+		s := New(t.TempDir()) // another one each time
 		clock := 0.0
 		var wrote, read []string
 		open := map[string]bool{}   // pod+stream with an unfinished line

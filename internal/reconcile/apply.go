@@ -25,7 +25,7 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 	}
 	switch s := step.(type) {
 	case Begin:
-		return r.begin(ctx, w, s)
+		return r.begin(ctx, w)
 	case BeginUpdate:
 		return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 			svc.Detail = trysail.StateDetail{Code: trysail.DetailProvisioningService, Message: "Changing the capacity"}
@@ -108,7 +108,7 @@ func (r *Reconciler) openWindow(tx *store.Tx, serviceID string, d *trysail.Deplo
 	return tx.UpdateDeployment(serviceID, d)
 }
 
-func (r *Reconciler) begin(ctx context.Context, w *World, s Begin) error {
+func (r *Reconciler) begin(ctx context.Context, w *World) error {
 	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		svc.State = trysail.ServiceDeploying
 		svc.Detail = trysail.StateDetail{Code: trysail.DetailCreatingDeployment, Message: "Pulling images"}

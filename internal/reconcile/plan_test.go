@@ -417,6 +417,7 @@ func (m *model) until(what string, done func() bool) int {
 }
 
 func activeModel(t *testing.T, scale int) *model {
+	t.Helper()
 	m := newModel(nil, scale)
 	m.t = t
 	m.deploy(true)

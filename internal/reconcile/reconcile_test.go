@@ -121,14 +121,14 @@ func (in *installation) start() {
 	in.stop = func() { cancel(); wg.Wait() }
 }
 
-func (in *installation) create(scale int) *trysail.Service {
+func (in *installation) create(scale int) {
 	in.t.Helper()
 	s := &trysail.Service{
 		ID: "id-web", Name: "web", HostLabel: "abc", CreatedAt: time.Now(), State: trysail.ServicePending,
 		Capacity: trysail.Capacity{Power: trysail.PowerNano, Scale: scale},
 	}
 	in.update(func(tx *store.Tx) error { return tx.InsertService(s) })
-	return in.waitState(trysail.ServiceReady)
+	in.waitState(trysail.ServiceReady)
 }
 
 func (in *installation) update(fn func(*store.Tx) error) {

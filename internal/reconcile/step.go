@@ -75,10 +75,12 @@ type (
 	RemoveService struct{}
 )
 
-func (s Begin) String() string         { return fmt.Sprintf("begin version %d", s.Version) }
-func (s BeginUpdate) String() string   { return "begin update" }
-func (s SetDetail) String() string     { return "detail " + s.Detail.Code + ": " + s.Detail.Message }
+func (s Begin) String() string       { return fmt.Sprintf("begin version %d", s.Version) }
+func (s BeginUpdate) String() string { return "begin update" }
+func (s SetDetail) String() string   { return "detail " + s.Detail.Code + ": " + s.Detail.Message }
+
 func (s PrepareImages) String() string { return fmt.Sprintf("prepare images of version %d", s.Version) }
+
 func (s CreatePods) String() string {
 	var slots []string
 	for _, p := range s.Pods {

@@ -57,10 +57,10 @@ func newRequest(body string) *http.Request {
 	return r
 }
 
-func sign(r *http.Request, body []byte, region, service string, at time.Time) {
+func sign(r *http.Request, body []byte, region string, at time.Time) {
 	sum := sha256.Sum256(body)
 	credentials := aws.Credentials{AccessKeyID: keyID, SecretAccessKey: secret}
-	if err := v4.NewSigner().SignHTTP(r.Context(), credentials, r, hex.EncodeToString(sum[:]), service, region, at); err != nil {
+	if err := v4.NewSigner().SignHTTP(r.Context(), credentials, r, hex.EncodeToString(sum[:]), "lightsail", region, at); err != nil {
 		panic(err)
 	}
 }
@@ -80,7 +80,7 @@ func received(r *http.Request) *http.Request {
 
 func signedRequest(body string) *http.Request {
 	r := newRequest(body)
-	sign(r, []byte(body), "us-east-1", "lightsail", signedAt)
+	sign(r, []byte(body), "us-east-1", signedAt)
 	return received(r)
 }
 
@@ -127,7 +127,7 @@ func TestVerify_AgreesWithSDKSigner(t *testing.T) {
 			r.Header.Add(fmt.Sprintf("X-Random-%d", i%3), v) // some names twice
 		}
 		r.Header.Set("X-Amz-Target", "Lightsail_20161128.GetContainerServices")
-		sign(r, body, region, "lightsail", signedAt)
+		sign(r, body, region, signedAt)
 		if pairs := strings.Split(r.URL.RawQuery, "&"); len(pairs) > 1 {
 			// The order and the form of escaping do not change what a query says.
 			r.URL.RawQuery = strings.ReplaceAll(strings.Join(rapid.Permutation(pairs).Draw(t, "order"), "&"), "%20", "+")
@@ -169,7 +169,7 @@ func TestVerify_AgreesWithSDKSigner(t *testing.T) {
 func TestVerify_SessionTokenAndUnsignedHeaders(t *testing.T) {
 	r := newRequest("{}")
 	r.Header.Set("X-Amz-Security-Token", "anything") // left over in somebody's environment; signed, and of no meaning
-	sign(r, []byte("{}"), "us-east-1", "lightsail", signedAt)
+	sign(r, []byte("{}"), "us-east-1", signedAt)
 	got := received(r)
 	got.Header.Set("X-Forwarded-For", "10.0.0.1") // a proxy's
 	if _, err := verify(got, []byte("{}"), secret, signedAt); err != nil {
@@ -199,7 +199,7 @@ func TestVerify_ClientsDate(t *testing.T) {
 func TestVerify_SignedHeaderThatDidNotArrive(t *testing.T) {
 	r := newRequest("{}")
 	r.Header.Set("X-Extra", "1")
-	sign(r, []byte("{}"), "us-east-1", "lightsail", signedAt)
+	sign(r, []byte("{}"), "us-east-1", signedAt)
 	got := received(r)
 	got.Header.Del("X-Extra")
 	_, err := verify(got, []byte("{}"), secret, signedAt)
@@ -229,10 +229,14 @@ func TestSignature_Check(t *testing.T) {
 		{"15 minutes late", signedAt.Add(15 * time.Minute), 0, ""},
 		{"15 minutes and a bit late", signedAt.Add(15*time.Minute + 999*time.Millisecond), 0, ""},
 		{"15 minutes early", signedAt.Add(-15 * time.Minute), 0, ""},
-		{"later", signedAt.Add(15*time.Minute + time.Second), sigv4.ReasonTime,
-			"Signature expired: 20261121T102030Z is now earlier than 20261121T102031Z (20261121T103531Z - 15 min.)"},
-		{"earlier", signedAt.Add(-15*time.Minute - time.Second), sigv4.ReasonTime,
-			"Signature not yet current: 20261121T102030Z is still later than 20261121T102029Z (20261121T100529Z + 15 min.)"},
+		{
+			"later", signedAt.Add(15*time.Minute + time.Second), sigv4.ReasonTime,
+			"Signature expired: 20261121T102030Z is now earlier than 20261121T102031Z (20261121T103531Z - 15 min.)",
+		},
+		{
+			"earlier", signedAt.Add(-15*time.Minute - time.Second), sigv4.ReasonTime,
+			"Signature not yet current: 20261121T102030Z is still later than 20261121T102029Z (20261121T100529Z + 15 min.)",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

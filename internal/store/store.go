@@ -66,7 +66,7 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	}
 	path := filepath.Join(dir, "trysail.db")
 	// SQLite would make it readable for all. Its helper files take the mode from it.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the path is configuration
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
