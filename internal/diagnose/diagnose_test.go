@@ -156,6 +156,19 @@ func TestDiff_MasksEnvironmentValues(t *testing.T) {
 	}
 }
 
+func TestDiff_ShowsAMovedTag(t *testing.T) {
+	before, after := deployment(), deployment()
+	before.Digests, after.Digests = map[string]string{"shop:2": "sha256:a", "redis:7": "sha256:r"}, map[string]string{"shop:2": "sha256:b", "redis:8": "sha256:s"}
+	after.Containers["db"] = trysail.Container{Image: "redis:8"}
+	want := []trysail.Difference{
+		{Field: "containers.db.image", Before: "redis:7", After: "redis:8"},
+		{Field: "containers.web.digest", Before: "sha256:a", After: "sha256:b"},
+	}
+	if diff := cmp.Diff(want, diagnose.Diff(before, after)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func FuzzDiagnose(f *testing.F) {
 	f.Add("exec: \"a b\": executable file not found in $PATH", "KeyError: 'A'", 1, 200)
 	f.Add("", "", 0, 0)

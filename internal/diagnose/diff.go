@@ -23,6 +23,10 @@ func Diff(before, after *trysail.Deployment) []trysail.Difference {
 		if a[f] == b[f] {
 			continue
 		}
+		// The digest tells something only where the name does not: a tag that was moved.
+		if image, ok := strings.CutSuffix(f, ".digest"); ok && a[image+".image"] != b[image+".image"] {
+			continue
+		}
 		d := trysail.Difference{Field: f, Before: a[f], After: b[f]}
 		if strings.Contains(f, ".environment.") {
 			d.Before, d.After = mask(a, f), mask(b, f)
