@@ -51,7 +51,7 @@ func findCgroups(mountinfo []byte, parent string) (*cgroups, error) {
 		case "cgroup2":
 			unified = mount[4]
 		case "cgroup":
-			for _, option := range strings.Split(fields[2], ",") {
+			for option := range strings.SplitSeq(fields[2], ",") {
 				if slices.Contains(v1Controllers[:], option) && g.v1[option] == "" {
 					g.v1[option] = mount[4]
 				}
@@ -116,7 +116,7 @@ func (g *cgroups) create(id trysail.PodID, limits trysail.Limits, pids int64) er
 		}
 	}
 	for _, dir := range g.dirs() {
-		if err := os.MkdirAll(filepath.Join(dir, g.path(id)), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, g.path(id)), 0o750); err != nil {
 			return fmt.Errorf("making the pod's cgroup: %w", err)
 		}
 	}
@@ -144,7 +144,7 @@ func (g *cgroups) create(id trysail.PodID, limits trysail.Limits, pids int64) er
 // delegate switches the controllers on from the root down to our parent. On v2 a cgroup has a controller only if its
 // parent passes it on.
 func (g *cgroups) delegate() error {
-	if err := os.MkdirAll(filepath.Join(g.v2, g.parent), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(g.v2, g.parent), 0o750); err != nil {
 		return err
 	}
 	dir := g.v2
@@ -244,7 +244,9 @@ func (g *cgroups) pods() []trysail.PodID {
 
 // oomKills is how many processes of the pod the kernel has killed for want of memory. Only v2 counts them for the pod
 // as a whole.
-func (g *cgroups) oomKills(id trysail.PodID) int64 { return keyed(g.file(id, "", "memory.events"), "oom_kill") }
+func (g *cgroups) oomKills(id trysail.PodID) int64 {
+	return keyed(g.file(id, "", "memory.events"), "oom_kill")
+}
 
 // containerOOM reports whether the kernel has killed a process of the container for want of memory. It is known as long
 // as the container's cgroup is there, which the runtime removes some time after the container's end.
@@ -272,7 +274,7 @@ func (g *cgroups) usage(id trysail.PodID) (cpu time.Duration, memory int64, err 
 	return time.Duration(nanos), max(0, memory-keyed(g.file(id, "memory", "memory.stat"), "total_inactive_file")), err
 }
 
-func set(file, value string) error { return os.WriteFile(file, []byte(value), 0o644) }
+func set(file, value string) error { return os.WriteFile(file, []byte(value), 0o600) }
 
 // optional forgives that a control file is not there: not every kernel accounts swap.
 func optional(err error) error {
@@ -284,7 +286,7 @@ func optional(err error) error {
 
 // number reads a file that holds one number.
 func number(file string) (int64, error) {
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(file) //nolint:gosec // a control file of the kernel
 	if err != nil {
 		return 0, err
 	}
@@ -293,7 +295,7 @@ func number(file string) (int64, error) {
 
 // keyed reads the number after a word at the beginning of a line; 0 if there is none.
 func keyed(file, key string) int64 {
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(file) //nolint:gosec // a control file of the kernel
 	if err != nil {
 		return 0
 	}

@@ -31,8 +31,8 @@ type Config struct {
 	// CNIBinDirs is where the CNI plugins bridge and host-local are looked up; the first directory that has both is
 	// used. Default: /usr/lib/cni, /opt/cni/bin, /usr/libexec/cni, /usr/local/lib/cni, /usr/local/libexec/cni.
 	CNIBinDirs []string
-	// Subnet is where pods get their addresses from. It must be IPv4, /8 to /24. Default: one that is free on this
-	// machine, at first 10.92.0.0/16; it is chosen once and then kept in Dir.
+	// Subnet is where pods get their addresses from. It must be IPv4, /8 to /24. Default: a /20 between
+	// 10.92.0.0 and 10.107.255.255 that is free on this machine; it is chosen once and then kept in Dir.
 	Subnet netip.Prefix
 	// Bridge is the name of the network bridge that connects the pods, at most 15 characters.
 	// Default: "trysail" and 6 characters of the hash of Dir.
@@ -48,9 +48,6 @@ type Config struct {
 	// PullTimeout bounds the pull of one image. Default: 30 minutes.
 	PullTimeout time.Duration
 }
-
-// defaultSubnet is the first choice for the pods' addresses.
-const defaultSubnet = "10.92.0.0/16"
 
 // maxStateDir keeps the directory of the shims' sockets, <StateDir>/s, within containerd's limit of 42 characters: the
 // name of a Unix socket may have 107, and the shim adds 65.

@@ -46,6 +46,8 @@ oom_score = 0
   enable_unprivileged_ports = true
   enable_unprivileged_icmp = true
   enable_criu = false
+  # Without this CRI would leave it to us to mask /proc/kcore and the like, and to make /proc/sys read-only.
+  disable_proc_mount = true
   cdi_spec_dirs = []
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = [%s]

@@ -58,7 +58,10 @@ type Engine struct {
 	cache    podCache
 }
 
-var _ engine.Engine = (*Engine)(nil)
+var (
+	_ engine.Engine = (*Engine)(nil)
+	_ engine.Pruner = (*Engine)(nil)
+)
 
 const (
 	// readyTime is how long containerd may take until it can run pods.
@@ -74,19 +77,21 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Engine, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	daemon := cfg.Executable
 	if cfg.Executable == "" {
+		daemon = "/proc/self/exe" // also when the file was replaced meanwhile
 		self, err := os.Executable()
 		if err != nil {
 			return nil, err
 		}
 		cfg.Executable = strings.TrimSuffix(self, " (deleted)")
 	}
-	h, problems := probe(cfg)
+	h, problems := probe(ctx, cfg)
 	for _, p := range problems {
 		if p.Fatal {
 			return nil, &ProblemError{Problems: problems}
 		}
-		log.Warn("engine: "+p.Text, "fix", p.Fix)
+		log.WarnContext(ctx, "something about this machine is not as it should be", "problem", p.Text, "fix", p.Fix)
 	}
 	groups, err := currentCgroups(cfg)
 	if err != nil {
@@ -97,14 +102,14 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Engine, error) {
 		end: make(chan struct{}), pulls: map[string]*pull{}, stopping: map[trysail.PodID]bool{},
 		cache: newPodCache(),
 	}
-	if err := e.open(ctx); err != nil {
+	if err := e.open(ctx, daemon); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
 }
 
 // open does what needs Close when it fails.
-func (e *Engine) open(ctx context.Context) (err error) {
+func (e *Engine) open(ctx context.Context, daemon string) (err error) { //nolint:contextcheck // what it starts outlives ctx
 	for _, dir := range []string{e.cfg.Dir, e.cfg.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("making the engine's directories: %w", err)
@@ -120,7 +125,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	if err := writeConfig(e.cfg, e.host, subnet); err != nil {
 		return fmt.Errorf("writing containerd's configuration: %w", err)
 	}
-	if err := openNetwork(e.cfg, subnet, e.log); err != nil {
+	if err := openNetwork(ctx, e.cfg, subnet, e.log); err != nil {
 		return err
 	}
 	if e.journal, err = openJournal(e.cfg.journalFile()); err != nil {
@@ -130,7 +135,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 		return err
 	}
 	own := e.background()
-	e.child = &child{cfg: e.cfg, log: e.log, beforeStart: func() error { return e.journal.harvest(e.cfg.bundles(), e.cgroups.containerOOM) }}
+	e.child = &child{cfg: e.cfg, executable: daemon, log: e.log, beforeStart: func() error { return e.journal.harvest(e.cfg.bundles(), e.cgroups.containerOOM) }}
 	e.wg.Go(func() { e.child.run(own) })
 	if err := e.waitReady(ctx); err != nil {
 		return fmt.Errorf("waiting for containerd: %w", err)
@@ -256,7 +261,7 @@ func memTotal() (int64, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0, fmt.Errorf("asking for the machine's memory: %w", err)
 	}
-	return int64(info.Totalram) * int64(info.Unit), nil
+	return int64(info.Totalram) * int64(info.Unit), nil //nolint:gosec // no machine has 8 EiB
 }
 
 // adopt puts in order what an earlier process has left: limits that it did not come to set, cgroups and leases of pods
@@ -272,7 +277,7 @@ func (e *Engine) adopt(ctx context.Context) error {
 		known[id], ids[s.Id] = true, true
 		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			if err := e.cgroups.limitCPU(id, limitsOf(s).MilliCPU); err != nil {
-				e.log.Warn("cannot limit the CPU of a pod", "pod", id, "error", err)
+				e.log.WarnContext(ctx, "cannot limit the CPU of a pod", "pod", id, "error", err)
 			}
 		}
 	}
@@ -286,12 +291,17 @@ func (e *Engine) adopt(ctx context.Context) error {
 	for _, id := range e.cgroups.pods() {
 		if !known[id] {
 			if err := e.cgroups.remove(id); err != nil {
-				e.log.Warn("cannot remove the cgroup of a pod that is gone", "pod", id, "error", err)
+				e.log.WarnContext(ctx, "cannot remove the cgroup of a pod that is gone", "pod", id, "error", err)
 			}
 		}
 	}
 	if err := e.journal.keep(known, ids); err != nil {
 		return err
+	}
+	for pid, id := range shims(e.cfg.socket()) {
+		if !ids[id] {
+			e.killShim(pid, id)
+		}
 	}
 	return releaseLeases(e.cfg.leaseDir(), ids)
 }
@@ -301,6 +311,7 @@ func (e *Engine) maintain(ctx context.Context) {
 	logs, slow := time.NewTicker(2*time.Second), time.NewTicker(time.Minute)
 	defer logs.Stop()
 	defer slow.Stop()
+	strays := map[int]time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -309,11 +320,14 @@ func (e *Engine) maintain(ctx context.Context) {
 			e.rotateLogs(ctx)
 		case <-slow.C:
 			if err := trimDaemonLog(e.cfg); err != nil {
-				e.log.Warn("cannot trim containerd's log", "error", err)
+				e.log.WarnContext(ctx, "cannot trim containerd's log", "error", err)
+			}
+			if err := e.killStrays(ctx, strays); err != nil && ctx.Err() == nil {
+				e.log.WarnContext(ctx, "cannot look for stray shims", "error", err)
 			}
 			// Docker sets the policy of the host's firewall when it starts, perhaps after us.
 			if err := acceptForward(ctx, e.cfg.Bridge); err != nil {
-				e.log.Warn("cannot let pods through the host's firewall", "error", err)
+				e.log.WarnContext(ctx, "cannot let pods through the host's firewall", "error", err)
 			}
 		}
 	}
@@ -321,7 +335,7 @@ func (e *Engine) maintain(ctx context.Context) {
 
 // lockFile takes the lock that keeps two engines off one directory. Closing the file releases it.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the path is configuration
 	if err != nil {
 		return nil, err
 	}

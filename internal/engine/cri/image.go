@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -26,7 +27,7 @@ func (e *Engine) Prepare(ctx context.Context, image string) error {
 	if err != nil || present {
 		return err
 	}
-	p := e.pull(image)
+	p := e.pull(image) //nolint:contextcheck // it serves other callers too
 	select {
 	case <-p.done:
 		return p.err
@@ -86,39 +87,37 @@ func (e *Engine) Prune(ctx context.Context, keep []string) (freed int64, err err
 	if err != nil {
 		return 0, fmt.Errorf("listing containers: %w", err)
 	}
+	// What is kept by name is kept by its digest: one image has many names, with and without docker.io.
 	kept := map[string]bool{}
 	for _, k := range keep {
-		kept[k] = true
+		kept[digestOf(k)] = true
 	}
 	for _, c := range containers.Containers {
 		kept[c.ImageRef], kept[c.ImageId], kept[c.GetImage().GetImage()] = true, true, true
 	}
 	e.mu.Lock()
 	for name := range e.pulls {
-		kept[name] = true
+		kept[digestOf(name)] = true
 	}
 	e.mu.Unlock()
 	var errs []error
 	for _, i := range images.Images {
-		if i.Pinned || kept[i.Id] || anyOf(kept, i.RepoDigests) || anyOf(kept, i.RepoTags) {
+		if i.Pinned || kept[i.Id] || slices.ContainsFunc(i.RepoDigests, func(name string) bool { return kept[name] || kept[digestOf(name)] }) {
 			continue
 		}
 		if _, err := e.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.Id}}); err != nil {
 			errs = append(errs, fmt.Errorf("removing an unused image: %w", err))
 			continue
 		}
-		freed += int64(i.Size)
+		freed += int64(i.Size) //nolint:gosec // no image has 8 EiB
 	}
 	return freed, errors.Join(errs...)
 }
 
-func anyOf(set map[string]bool, names []string) bool {
-	for _, n := range names {
-		if set[n] {
-			return true
-		}
-	}
-	return false
+// digestOf returns the digest in a name by digest.
+func digestOf(name string) string {
+	_, digest, _ := strings.Cut(name, "@")
+	return digest
 }
 
 // pullRule says what a text in an error of a pull means.
@@ -134,28 +133,61 @@ type pullRule struct {
 // prose may hold the words of several rules.
 func pullRules() []pullRule {
 	return []pullRule{
-		{[]string{"no space left on device", "disk quota exceeded"}, "IMG-DISK",
-			"The disk is full, so the image %[1]s cannot be unpacked.", "Free space, or remove unused images.", false},
-		{[]string{"invalid reference format"}, "IMG-NAME",
-			"%[1]s is not a valid image name.", "Correct the name.", true},
-		{[]string{"429 Too Many Requests", "toomanyrequests"}, "IMG-RATE",
-			"%[2]s refuses to serve the image %[1]s for now: its limit of pulls is used up.", "Wait, or pull through an account with a higher limit.", false},
-		{[]string{"no such host", "server misbehaving", "name resolution"}, "IMG-DNS",
-			"This machine cannot resolve the name of the registry %[2]s.", "Check the name and the machine's DNS servers.", false},
-		{[]string{"x509:", "tls: ", "certificate", "server gave HTTP response to HTTPS client"}, "IMG-TLS",
-			"%[2]s does not show a certificate that this machine trusts.", "Install the registry's CA on this machine, and check the clock.", false},
-		{[]string{"no match for platform"}, "IMG-ARCH",
-			"The image %[1]s is not offered for this machine's architecture.", "Build it for this architecture: docker buildx build --platform.", true},
-		{[]string{"short read", "unexpected commit digest", "unexpected commit size", "failed size validation", "unexpected EOF", "invalid checksum", "gzip: ", "zstd: ", "archive/tar", "failed to extract layer", "invalid character", "wrong diff id"}, "IMG-CORRUPT",
-			"The image %[1]s arrived damaged from %[2]s.", "Push it again; if that does not help, look for a proxy on the way.", false},
-		{[]string{"no basic auth credentials", "repository does not exist", "insufficient_scope"}, "IMG-REPO",
-			"%[2]s says that the repository of %[1]s does not exist or is private.", "Check the spelling, and that the repository is public.", true},
-		{[]string{"401 Unauthorized", "403 Forbidden", "authorization failed", "failed to fetch oauth token", "failed to fetch anonymous token"}, "IMG-AUTH",
-			"%[2]s refused access to the image %[1]s.", "Check the login.", true},
-		{[]string{"connection refused", "i/o timeout", "no route to host", "network is unreachable", "connection reset", "TLS handshake timeout", "deadline exceeded", "DeadlineExceeded", "context canceled", "broken pipe", "500 Internal", "502 Bad", "503 Service", "504 Gateway", ": EOF", "proxyconnect"}, "IMG-NET",
-			"No working connection from this machine to the registry %[2]s.", "Check that the registry is up, and firewall, proxy and routes.", false},
-		{[]string{"not found", "404 Not Found", "manifest unknown"}, "IMG-REPO",
-			"%[2]s does not have the image %[1]s.", "Check the name, and that the image was pushed.", true},
+		{
+			[]string{"no space left on device", "disk quota exceeded"},
+			"IMG-DISK",
+			"The disk is full, so the image %[1]s cannot be unpacked.", "Free space, or remove unused images.", false,
+		},
+		{
+			[]string{"invalid reference format"},
+			"IMG-NAME",
+			"%[1]s is not a valid image name.", "Correct the name.", true,
+		},
+		{
+			[]string{"429 Too Many Requests", "toomanyrequests"},
+			"IMG-RATE",
+			"%[2]s refuses to serve the image %[1]s for now: its limit of pulls is used up.", "Wait, or pull through an account with a higher limit.", false,
+		},
+		{
+			[]string{"no such host", "server misbehaving", "name resolution"},
+			"IMG-DNS",
+			"This machine cannot resolve the name of the registry %[2]s.", "Check the name and the machine's DNS servers.", false,
+		},
+		{
+			[]string{"x509:", "tls: ", "certificate", "server gave HTTP response to HTTPS client"},
+			"IMG-TLS",
+			"%[2]s does not show a certificate that this machine trusts.", "Install the registry's CA on this machine, and check the clock.", false,
+		},
+		{
+			[]string{"no match for platform"},
+			"IMG-ARCH",
+			"The image %[1]s is not offered for this machine's architecture.", "Build it for this architecture: docker buildx build --platform.", true,
+		},
+		{
+			[]string{"short read", "unexpected commit digest", "unexpected commit size", "failed size validation", "unexpected EOF", "invalid checksum", "gzip: ", "zstd: ", "archive/tar", "failed to extract layer", "invalid character", "wrong diff id"},
+			"IMG-CORRUPT",
+			"The image %[1]s arrived damaged from %[2]s.", "Push it again; if that does not help, look for a proxy on the way.", false,
+		},
+		{
+			[]string{"no basic auth credentials", "repository does not exist", "insufficient_scope"},
+			"IMG-REPO",
+			"%[2]s says that the repository of %[1]s does not exist or is private.", "Check the spelling, and that the repository is public.", true,
+		},
+		{
+			[]string{"401 Unauthorized", "403 Forbidden", "authorization failed", "failed to fetch oauth token", "failed to fetch anonymous token"},
+			"IMG-AUTH",
+			"%[2]s refused access to the image %[1]s.", "Check the login.", true,
+		},
+		{
+			[]string{"connection refused", "i/o timeout", "no route to host", "network is unreachable", "connection reset", "TLS handshake timeout", "deadline exceeded", "DeadlineExceeded", "context canceled", "broken pipe", "500 Internal", "502 Bad", "503 Service", "504 Gateway", ": EOF", "proxyconnect"},
+			"IMG-NET",
+			"No working connection from this machine to the registry %[2]s.", "Check that the registry is up, and firewall, proxy and routes.", false,
+		},
+		{
+			[]string{"not found", "404 Not Found", "manifest unknown"},
+			"IMG-REPO",
+			"%[2]s does not have the image %[1]s.", "Check the name, and that the image was pushed.", true,
+		},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -42,7 +43,7 @@ type startError struct {
 
 func openJournal(path string) (*journal, error) {
 	j := &journal{path: path}
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(path) //nolint:gosec // the path is ours
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func (j *journal) harvest(bundles string, outOfMemory func(containerID string) b
 			Timestamp time.Time
 			Status    int
 		}
-		b, err := os.ReadFile(f)
+		b, err := os.ReadFile(f) //nolint:gosec // the path is ours
 		if err != nil || json.Unmarshal(b, &e) != nil {
 			continue // a bundle that is being removed, or a shim that was killed while it wrote
 		}
@@ -104,9 +105,7 @@ func (j *journal) startErrors(id trysail.PodID) map[string]startError {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	errs := map[string]startError{}
-	for name, e := range j.content.StartErrors[id] {
-		errs[name] = e
-	}
+	maps.Copy(errs, j.content.StartErrors[id])
 	return errs
 }
 

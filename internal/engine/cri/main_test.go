@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -44,6 +43,7 @@ func TestMain(m *testing.M) {
 	case containerd.RoleShim:
 		containerd.RunShim(context.Background())
 		os.Exit(0)
+	case containerd.RoleNone:
 	}
 	if dirs := os.Getenv(helperEnv); dirs != "" {
 		if err := runHelper(dirs); err != nil {
@@ -54,8 +54,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program compiles the program that the tests run in containers, once.
+// programEnv names a file that holds the program that the tests run in containers, for machines without Go.
+const programEnv = "TRYSAIL_TEST_PROGRAM"
+
+// program compiles that program, once.
 var program = sync.OnceValues(func() ([]byte, error) {
+	if file := os.Getenv(programEnv); file != "" {
+		return os.ReadFile(file)
+	}
 	dir, err := os.MkdirTemp("", "trysail-program-*")
 	if err != nil {
 		return nil, err
@@ -76,6 +82,7 @@ type images struct {
 	program string // by digest, as all
 	broken  string
 	missing string
+	nouser  string // its user is not in its /etc/passwd
 }
 
 // serveImages starts the registry. It ends with the test.
@@ -85,11 +92,12 @@ func serveImages(tb testing.TB) images {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	s := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	tb.Cleanup(s.Close)
 	i := images{host: strings.TrimPrefix(s.URL, "http://")}
 	i.program = push(tb, i.host+"/test/program:1", makeImage(tb, binary, "/program", "--entry"))
 	i.broken = push(tb, i.host+"/test/broken:1", makeImage(tb, binary, "/nope"))
+	i.nouser = push(tb, i.host+"/test/nouser:1", withUser(tb, makeImage(tb, binary, "/program", "--entry"), "nobody-knows"))
 	i.missing = i.host + "/test/missing@sha256:" + strings.Repeat("0", 64)
 	return i
 }
@@ -140,6 +148,22 @@ func makeImage(tb testing.TB, binary []byte, entrypoint ...string) v1.Image {
 	return image
 }
 
+func withUser(tb testing.TB, image v1.Image, user string) v1.Image {
+	tb.Helper()
+	config, err := image.ConfigFile()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config = config.DeepCopy()
+	config.Config.User = user
+	if image, err = mutate.ConfigFile(image, config); err != nil {
+		tb.Fatal(err)
+	}
+	return image
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 // push uploads the image and returns its name by digest.
 func push(tb testing.TB, ref string, image v1.Image) string {
 	tb.Helper()
@@ -157,7 +181,7 @@ func push(tb testing.TB, ref string, image v1.Image) string {
 	return tag.Context().Digest(digest.String()).String()
 }
 
-// bench is an engine under test with its directories.
+// rig is an engine under test with its directories.
 type rig struct {
 	tb     testing.TB
 	cfg    cri.Config
@@ -168,7 +192,7 @@ type rig struct {
 func newRig(tb testing.TB, change func(*cri.Config)) *rig {
 	tb.Helper()
 	dir := tb.TempDir()
-	state, err := os.MkdirTemp("/run", "tst")
+	state, err := os.MkdirTemp("/run", "tst") //nolint:usetesting // its path must be short
 	if err != nil {
 		tb.Fatalf("these tests need root: %v", err)
 	}
@@ -210,9 +234,12 @@ func (r *rig) close() {
 
 // dispose stops all pods and removes what the engine leaves on a machine for ever.
 func (r *rig) dispose() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if r.engine == nil { // the test has failed while it was closed
+		r.engine, _ = cri.Open(ctx, r.cfg, quiet())
+	}
 	if r.engine != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
 		pods, err := r.engine.Pods(ctx)
 		if err != nil {
 			r.tb.Errorf("listing pods at the end: %v", err)

@@ -22,19 +22,19 @@ import (
 
 // openNetwork lets pods reach the outside: their addresses are replaced by the host's on the way out, and the host's
 // firewall lets them through. It can be repeated.
-func openNetwork(cfg Config, subnet netip.Prefix, log *slog.Logger) error {
+func openNetwork(ctx context.Context, cfg Config, subnet netip.Prefix, log *slog.Logger) error {
 	if err := masquerade(cfg, subnet); err != nil {
 		return fmt.Errorf("setting up the pods' way to the outside (nftables): %w", err)
 	}
-	if err := acceptForward(context.Background(), cfg.Bridge); err != nil {
-		log.Warn("cannot let pods through the host's firewall", "error", err)
+	if err := acceptForward(ctx, cfg.Bridge); err != nil {
+		log.WarnContext(ctx, "cannot let pods through the host's firewall", "error", err)
 	}
 	return nil
 }
 
 // masquerade replaces our table of the packet filter in one transaction. It holds one rule:
 //
-//	ip saddr <subnet> oifname != <bridge> masquerade
+//	ip saddr <subnet> ip daddr != <subnet> oifname != <bridge> masquerade
 func masquerade(cfg Config, subnet netip.Prefix) error {
 	c, err := nftables.New()
 	if err != nil {
@@ -52,11 +52,14 @@ func masquerade(cfg Config, subnet netip.Prefix) error {
 	mask := binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - subnet.Bits()))
 	bridge := make([]byte, 16)
 	copy(bridge, cfg.Bridge)
-	const sourceAddress = 12 // offset in the IPv4 header
+	const sourceAddress, destinationAddress = 12, 16 // offsets in the IPv4 header
 	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceAddress, Len: 4},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: network[:]},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destinationAddress, Len: 4},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: network[:]},
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: bridge},
 		&expr.Masq{},
@@ -75,7 +78,7 @@ func acceptForward(ctx context.Context, bridge string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	run := func(args ...string) ([]byte, error) {
-		return exec.CommandContext(ctx, iptables, append([]string{"-w", "5"}, args...)...).CombinedOutput()
+		return exec.CommandContext(ctx, iptables, append([]string{"-w", "5"}, args...)...).CombinedOutput() //nolint:gosec // fixed arguments
 	}
 	rules, err := run("-S", "FORWARD")
 	if err != nil || !strings.HasPrefix(string(rules), "-P FORWARD DROP") {
@@ -99,7 +102,7 @@ func chooseSubnet(cfg Config) (netip.Prefix, error) {
 		return cfg.Subnet.Masked(), nil
 	}
 	file := filepath.Join(cfg.Dir, "subnet")
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(file) //nolint:gosec // the path is ours
 	if err == nil {
 		p, err := netip.ParsePrefix(strings.TrimSpace(string(b)))
 		if err != nil {
@@ -165,8 +168,11 @@ func usedNetworks(bridge string) ([]netip.Prefix, error) {
 		}
 	}
 	b, err := os.ReadFile("/proc/net/route")
+	if errors.Is(err, fs.ErrNotExist) {
+		return used, nil // a kernel without the table; the addresses are known
+	}
 	if err != nil {
-		return used, nil
+		return nil, err
 	}
 	return append(used, parseRoutes(string(b), bridge)...), nil
 }
@@ -200,7 +206,7 @@ func releaseLeases(dir string, sandboxes map[string]bool) error {
 		return err
 	}
 	for _, f := range files {
-		b, err := os.ReadFile(f)
+		b, err := os.ReadFile(f) //nolint:gosec // the path is ours
 		if err != nil {
 			continue
 		}

@@ -202,9 +202,12 @@ func (e *Engine) addr(ctx context.Context, sandboxID string) (netip.Addr, error)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("asking for a pod's address: %w", err)
 	}
-	addr, err = netip.ParseAddr(st.GetStatus().GetNetwork().GetIp())
-	if err != nil {
+	ip := st.GetStatus().GetNetwork().GetIp()
+	if ip == "" {
 		return netip.Addr{}, nil
+	}
+	if addr, err = netip.ParseAddr(ip); err != nil {
+		return netip.Addr{}, err
 	}
 	e.mu.Lock()
 	e.cache.addrs[sandboxID] = addr
@@ -245,8 +248,8 @@ func (e *Engine) translate(id trysail.PodID, c *runtimeapi.Container, st *runtim
 	case runtimeapi.ContainerState_CONTAINER_RUNNING:
 		out.State = trysail.ContainerRunning
 		return out
+	default: // also unknown: containerd has lost the container, and with it the means to run it
 	}
-	// Also an unknown state: containerd has lost the container, and with it the means to run it.
 	out.State = trysail.ContainerExited
 	out.FinishedAt, out.ExitCode = timeOf(st.FinishedAt), int(st.ExitCode)
 	if st.Reason == "StartError" {
@@ -258,6 +261,9 @@ func (e *Engine) translate(id trysail.PodID, c *runtimeapi.Container, st *runtim
 		return out
 	}
 	out.OOMKilled = out.ExitCode == signalExitCode && e.outOfMemory(id, st.Reason)
+	if out.StartedAt.After(out.FinishedAt) {
+		out.StartedAt = out.FinishedAt // CRI notes the start when it has heard of it, which may be after the end
+	}
 	return out
 }
 

@@ -49,11 +49,11 @@ type host struct {
 
 // Probe reports what the engine would miss on this machine. It changes nothing.
 func Probe(cfg Config) []Problem {
-	_, problems := probe(cfg.withDefaults())
+	_, problems := probe(context.Background(), cfg.withDefaults())
 	return problems
 }
 
-func probe(cfg Config) (h host, problems []Problem) {
+func probe(ctx context.Context, cfg Config) (h host, problems []Problem) {
 	fatal := func(fix, format string, args ...any) {
 		problems = append(problems, Problem{Text: fmt.Sprintf(format, args...), Fix: fix, Fatal: true})
 	}
@@ -68,7 +68,7 @@ func probe(cfg Config) (h host, problems []Problem) {
 		fatal("Run it with sudo, or as a systemd service.", "Running containers needs root, and this is user %d.", os.Geteuid())
 	}
 	h.restrictOOMScore = !hasCapability(unix.CAP_SYS_RESOURCE)
-	probeRunc(cfg, &h, fatal)
+	probeRunc(ctx, cfg, &h, fatal)
 	probeCNI(cfg, &h, fatal)
 	if groups, err := currentCgroups(cfg); err != nil {
 		fatal("Mount the cgroup hierarchies; on a usual distribution systemd does it.", "Control groups cannot be used: %v.", err)
@@ -89,16 +89,16 @@ func probe(cfg Config) (h host, problems []Problem) {
 	return h, problems
 }
 
-func probeRunc(cfg Config, h *host, fatal func(fix, format string, args ...any)) {
+func probeRunc(ctx context.Context, cfg Config, h *host, fatal func(fix, format string, args ...any)) {
 	const fix = "apt-get install runc"
 	path, err := lookPath(cfg.RuncPath)
 	if err != nil {
 		fatal(fix, "runc is not installed.")
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
+	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput() //nolint:gosec // root says which runtime to use
 	switch {
 	case err != nil || !bytes.HasPrefix(out, []byte("runc version ")):
 		fatal(fix, "%s is not a runc that works.", path)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -61,7 +62,8 @@ func unmountBelow(dir string) error {
 		return err
 	}
 	var errs []error
-	for line := range strings.Lines(string(b)) {
+	lines := strings.Split(string(b), "\n")
+	for _, line := range slices.Backward(lines) { // the innermost first
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
 			if err := unix.Unmount(f[4], unix.MNT_DETACH); err != nil {
 				errs = append(errs, fmt.Errorf("unmounting %s: %w", f[4], err))

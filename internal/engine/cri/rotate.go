@@ -25,7 +25,7 @@ func (e *Engine) rotateLogs(ctx context.Context) {
 			continue
 		}
 		if err := e.rotateLog(ctx, c.Id, st.LogPath); err != nil && ctx.Err() == nil {
-			e.log.Warn("cannot rotate a log", "file", st.LogPath, "error", err)
+			e.log.WarnContext(ctx, "cannot rotate a log", "file", st.LogPath, "error", err)
 		}
 	}
 }

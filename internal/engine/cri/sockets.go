@@ -44,8 +44,8 @@ func (g *cgroups) processes(id trysail.PodID) (pids []int, err error) {
 		if err != nil || d.Name() != "cgroup.procs" {
 			return err
 		}
-		b, err := os.ReadFile(path)
-		for _, field := range strings.Fields(string(b)) {
+		b, err := os.ReadFile(path) //nolint:gosec // the path is ours
+		for field := range strings.FieldsSeq(string(b)) {
 			if pid, err := strconv.Atoi(field); err == nil {
 				pids = append(pids, pid)
 			}
@@ -120,7 +120,7 @@ func named(sockets []socket, pids []int) []trysail.Listener {
 		if err != nil {
 			continue
 		}
-		comm, _ := os.ReadFile(dir + "/comm")
+		comm, _ := os.ReadFile(dir + "/comm") //nolint:gosec // the path is ours
 		for _, f := range files {
 			if link, err := os.Readlink(filepath.Join(dir, "fd", f.Name())); err == nil {
 				if inode, ok := strings.CutPrefix(link, "socket:["); ok {

@@ -74,6 +74,9 @@ func (e *Engine) usable(ctx context.Context, id trysail.PodID) (*sandbox, error)
 			found = s
 		}
 	}
+	if found == nil {
+		e.killLeftovers(id)
+	}
 	return found, nil
 }
 
@@ -155,22 +158,32 @@ func (e *Engine) startContainers(ctx context.Context, spec trysail.PodSpec, s *s
 	return errors.Join(errs...)
 }
 
-// startContainer creates the container, unless it exists, and starts it, unless it was started before.
+// startContainer creates and starts the container, unless that was done before.
 func (e *Engine) startContainer(ctx context.Context, pod trysail.PodID, sandboxID string, existing *runtimeapi.Container,
-	spec trysail.ContainerSpec, config *runtimeapi.PodSandboxConfig, hosts string) error {
+	spec trysail.ContainerSpec, config *runtimeapi.PodSandboxConfig, hosts string,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, runtimeTime)
 	defer cancel()
-	id := existing.GetId()
-	if existing == nil {
-		var err error
-		if id, err = e.createContainer(ctx, pod, sandboxID, spec, config, hosts); err != nil {
-			if !containersFault(err) {
-				return fmt.Errorf("creating container %s: %w", spec.Name, err)
-			}
-			return e.journal.addStartError(pod, spec.Name, status.Convert(err).Message())
+	if existing != nil {
+		tried, err := e.tried(ctx, existing)
+		if err != nil || tried {
+			return err
 		}
-	} else if existing.State != runtimeapi.ContainerState_CONTAINER_CREATED {
-		return nil
+		// Containerd died while it started this one. What is half made of it cannot be started again.
+		if _, err := e.runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: existing.Id}); err != nil && !isNotFound(err) {
+			return fmt.Errorf("removing the rest of container %s: %w", spec.Name, err)
+		}
+	}
+	id, err := e.createContainer(ctx, pod, sandboxID, spec, config, hosts)
+	if err != nil && containersFault(err) {
+		// What a crash has left of a snapshot fails one attempt, which removes it.
+		id, err = e.createContainer(ctx, pod, sandboxID, spec, config, hosts)
+	}
+	if err != nil {
+		if !containersFault(err) {
+			return fmt.Errorf("creating container %s: %w", spec.Name, err)
+		}
+		return e.journal.addStartError(pod, spec.Name, status.Convert(err).Message())
 	}
 	if _, err := e.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil && !containersFault(err) {
 		return fmt.Errorf("starting container %s: %w", spec.Name, err)
@@ -178,8 +191,25 @@ func (e *Engine) startContainer(ctx context.Context, pod trysail.PodID, sandboxI
 	return nil
 }
 
+// tried reports whether a start of the container has come to an end: it has run, or it was found that it cannot.
+func (e *Engine) tried(ctx context.Context, c *runtimeapi.Container) (bool, error) {
+	switch c.State {
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		return false, nil
+	case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		return true, nil
+	default:
+	}
+	st, err := e.containerStatus(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	return st.StartedAt > 0 || st.Reason == "StartError", nil
+}
+
 func (e *Engine) createContainer(ctx context.Context, pod trysail.PodID, sandboxID string, spec trysail.ContainerSpec,
-	config *runtimeapi.PodSandboxConfig, hosts string) (id string, err error) {
+	config *runtimeapi.PodSandboxConfig, hosts string,
+) (id string, err error) {
 	c := &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: spec.Name},
 		Image:    &runtimeapi.ImageSpec{Image: spec.Image},
@@ -229,7 +259,7 @@ func (e *Engine) writeHosts(ctx context.Context, id trysail.PodID, sandboxID str
 	if _, err := os.Stat(path); err == nil {
 		return path, nil // containers may have it mounted
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	var b strings.Builder
@@ -237,7 +267,7 @@ func (e *Engine) writeHosts(ctx context.Context, id trysail.PodID, sandboxID str
 	if addr.IsValid() {
 		fmt.Fprintf(&b, "%s\t%s\n", addr, id)
 	}
-	return path, os.WriteFile(path, []byte(b.String()), 0o644)
+	return path, os.WriteFile(path, []byte(b.String()), 0o644) //nolint:gosec // for every user in the containers
 }
 
 // containersFault reports whether an error of creating or starting a container lies in the container (its image, its
@@ -249,6 +279,7 @@ func containersFault(err error) bool {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.ResourceExhausted, codes.NotFound, codes.Unimplemented:
 		return false
+	default:
 	}
 	text := err.Error()
 	for _, machine := range []string{"no space left on device", "ttrpc: closed", "error reading from server", "too many open files", "resource temporarily unavailable", "read-only file system"} {

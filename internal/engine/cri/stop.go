@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -41,7 +42,7 @@ func (e *Engine) Stop(ctx context.Context, id trysail.PodID, grace time.Duration
 	}
 	if err := e.removeCgroup(ctx, id); err != nil {
 		// It costs a little memory of the kernel; the next start of the engine tries again.
-		e.log.Warn("cannot remove the cgroup of a stopped pod", "pod", id, "error", err)
+		e.log.WarnContext(ctx, "cannot remove the cgroup of a stopped pod", "pod", id, "error", err)
 	}
 	if err := errors.Join(os.RemoveAll(e.cfg.podDir(string(id))), e.journal.forget(id, containers)); err != nil {
 		return fmt.Errorf("forgetting pod %s: %w", id, err)
@@ -84,17 +85,31 @@ func (e *Engine) stopContainers(ctx context.Context, s *sandbox, grace time.Dura
 	return errors.Join(errs...)
 }
 
+// removalTime is how long the removal of a sandbox is tried. Containerd refuses it for a moment when a shim has just
+// died, until it has cleaned up after it.
+const removalTime = 10 * time.Second
+
 // removeSandbox ends and removes a sandbox with all that is in it. An absent one is no error.
 func (e *Engine) removeSandbox(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, runtimeTime)
 	defer cancel()
-	if _, err := e.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil && !isNotFound(err) {
-		return err
+	for end := time.Now().Add(removalTime); ; {
+		_, err := e.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
+		if err == nil || isNotFound(err) {
+			_, err = e.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
+		}
+		if err == nil || isNotFound(err) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	if _, err := e.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil && !isNotFound(err) {
-		return err
-	}
-	return nil
 }
 
 // removeCgroup removes the pod's cgroup, which is busy until the kernel has seen the last process off.
@@ -102,6 +117,7 @@ func (e *Engine) removeCgroup(ctx context.Context, id trysail.PodID) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	for {
+		e.killLeftovers(id)
 		err := e.cgroups.remove(id)
 		if err == nil {
 			return nil
@@ -111,5 +127,18 @@ func (e *Engine) removeCgroup(ctx context.Context, id trysail.PodID) error {
 			return err
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+}
+
+// killLeftovers kills the processes of the pod that containerd does not know: it died before it had noted what it
+// started. The pod must have no sandbox.
+func (e *Engine) killLeftovers(id trysail.PodID) {
+	pids, err := e.cgroups.processes(id)
+	if err != nil {
+		return // the cgroup is not there
+	}
+	for _, pid := range pids {
+		e.log.Info("killing a process that a crash has left", "pod", id, "pid", pid)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }

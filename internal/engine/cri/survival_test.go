@@ -2,6 +2,7 @@ package cri_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"os"
@@ -33,16 +34,18 @@ func runHelper(dirs string) error {
 	select {}
 }
 
-// podPIDs lists the processes of the pod, seen from the host.
-func podPIDs(tb testing.TB, id trysail.PodID) (pids []int) {
-	tb.Helper()
+// podPIDs lists the processes of the pod, seen from the host. Other engines may run pods of the same name.
+func (r *rig) podPIDs(id trysail.PodID) (pids []int) {
+	r.tb.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
-		tb.Fatal(err)
+		r.tb.Fatal(err)
 	}
+	sum := sha256.Sum256([]byte(r.cfg.Dir))
+	cgroup := fmt.Sprintf(":/trysail/%x/%s/", sum[:4], id)
 	for _, f := range files {
 		b, err := os.ReadFile(f)
-		if err == nil && strings.Contains(string(b), "/"+string(id)+"/") {
+		if err == nil && strings.Contains(string(b), cgroup) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
 			pids = append(pids, pid)
 		}
@@ -100,7 +103,7 @@ func TestEngine_SurvivesAKilledContainerd(t *testing.T) {
 	spec.LogDir = t.TempDir()
 	before := r.start(spec)
 	awaitHTTP(t, before, 8080)
-	pids, daemon := podPIDs(t, spec.ID), r.daemonPID()
+	pids, daemon := r.podPIDs(spec.ID), r.daemonPID()
 	if len(pids) != 4 { // with pause
 		t.Fatalf("processes of the pod: %v", pids)
 	}
@@ -132,7 +135,7 @@ func TestEngine_SurvivesAKilledContainerd(t *testing.T) {
 			t.Errorf("container %s was started again", c.Name)
 		}
 	}
-	if now := podPIDs(t, spec.ID); !slices.Equal(now, pids) {
+	if now := r.podPIDs(spec.ID); !slices.Equal(now, pids) {
 		t.Errorf("processes of the pod: %v, before %v", now, pids)
 	}
 	r.wait("the log goes on", func() bool { return logNumbers(t, spec.LogDir, "b") > lines+2000 })
@@ -150,12 +153,12 @@ func TestEngine_KnowsHowContainersEndedMeanwhile(t *testing.T) {
 	spec := podSpec("gap", images.program, "exit 5 1s", "alloc 200000000 1s", "serve 8080")
 	spec.Limits.Memory = 100 << 20
 	r.start(spec)
-	n := len(podPIDs(t, spec.ID))
+	n := len(r.podPIDs(spec.ID))
 	r.close()
 	if n != 4 {
 		t.Fatalf("%d processes before the gap, want 4", n)
 	}
-	r.wait("two containers end", func() bool { return len(podPIDs(t, spec.ID)) == 2 })
+	r.wait("two containers end", func() bool { return len(r.podPIDs(spec.ID)) == 2 })
 	ended := time.Now()
 	r.open()
 	check := func() {
@@ -184,7 +187,7 @@ func TestEngine_SurvivesItsKilledProcess(t *testing.T) {
 	spec := podSpec("orphan", images.program, "serve 8080", "print 1000000 1ms")
 	spec.LogDir = t.TempDir()
 	before := r.start(spec)
-	pids := podPIDs(t, spec.ID)
+	pids := r.podPIDs(spec.ID)
 	r.close()
 
 	self, err := os.Executable()
@@ -217,7 +220,7 @@ func TestEngine_SurvivesItsKilledProcess(t *testing.T) {
 		t.Errorf("after: %+v", after)
 	}
 	awaitHTTP(t, after, 8080)
-	if now := podPIDs(t, spec.ID); !slices.Equal(now, pids) {
+	if now := r.podPIDs(spec.ID); !slices.Equal(now, pids) {
 		t.Errorf("processes of the pod: %v, before %v", now, pids)
 	}
 	lines := logNumbers(t, spec.LogDir, "b")
@@ -229,8 +232,11 @@ func TestEngine_ReportsALostPod(t *testing.T) {
 	r := newRig(t, nil)
 	spec := podSpec("lost", images.program, "wait")
 	r.start(spec)
-	pid := r.shimPID()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	shims := r.shimPIDs()
+	if len(shims) != 1 {
+		t.Fatalf("shims %v, want one", shims)
+	}
+	if err := syscall.Kill(shims[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	r.wait("the pod is lost", func() bool { return r.pod(spec.ID).Lost })
@@ -243,13 +249,12 @@ func TestEngine_ReportsALostPod(t *testing.T) {
 	if err := r.engine.Stop(t.Context(), spec.ID, time.Second); err != nil {
 		t.Errorf("Stop of a lost pod: %v", err)
 	}
-	if left := podPIDs(t, spec.ID); len(left) > 0 {
-		t.Errorf("processes left: %v", left)
-	}
+	// Those that had to be killed may wait for init to look after them.
+	r.wait("no process is left", func() bool { return len(r.podPIDs(spec.ID)) == 0 })
 }
 
-// shimPID is the process id of the only shim.
-func (r *rig) shimPID() int {
+// shimPIDs lists the processes of the engine's shims.
+func (r *rig) shimPIDs() (pids []int) {
 	r.tb.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -259,9 +264,77 @@ func (r *rig) shimPID() int {
 		b, err := os.ReadFile(f)
 		if err == nil && strings.Contains(string(b), "\x00-namespace\x00") && strings.Contains(string(b), r.cfg.StateDir) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			return pid
+			pids = append(pids, pid)
 		}
 	}
-	r.tb.Fatal("no shim runs")
-	return 0
+	return pids
+}
+
+// TestEngine_FinishesStartsThatACrashCutShort kills containerd at many moments of a start. Whatever is half done then,
+// starting again makes one whole pod of it, and nothing is left when that is stopped.
+func TestEngine_FinishesStartsThatACrashCutShort(t *testing.T) {
+	images := serveImages(t)
+	r := newRig(t, nil)
+	if err := r.engine.Prepare(t.Context(), images.program); err != nil {
+		t.Fatal(err)
+	}
+	for delay := time.Duration(0); delay < 240*time.Millisecond; delay += 30 * time.Millisecond {
+		spec := podSpec(trysail.PodID(fmt.Sprintf("cut-%d", delay.Milliseconds())), images.program, "serve 8080", "wait")
+		daemon := r.daemonPID()
+		first := make(chan error, 1)
+		go func() { first <- r.engine.Start(t.Context(), spec) }()
+		time.Sleep(delay)
+		if err := syscall.Kill(daemon, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("killed after %v: %v", delay, <-first)
+		var err error
+		r.wait("start succeeds", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			err = r.engine.Start(ctx, spec)
+			return err == nil
+		})
+		pods, err := r.engine.Pods(t.Context())
+		if err != nil || len(pods) != 1 || !pods[0].Running(2) {
+			t.Fatalf("killed after %v: pods %+v, %v", delay, pods, err)
+		}
+		awaitHTTP(t, pods[0], 8080)
+		if err := r.engine.Stop(t.Context(), spec.ID, 0); err != nil {
+			t.Fatalf("Stop: %v", err)
+		}
+		// Those that had to be killed may wait for init to look after them.
+		r.wait("no process is left", func() bool { return len(r.podPIDs(spec.ID)) == 0 })
+	}
+	r.close()
+	r.open()
+	r.wait("no shim is left", func() bool { return len(r.shimPIDs()) == 0 })
+	leases, err := filepath.Glob(r.cfg.StateDir + "/ipam/trysail/10.*")
+	if err != nil || len(leases) > 0 {
+		t.Errorf("addresses that nobody has are still leased: %v, %v", leases, err)
+	}
+}
+
+func TestOpen_SaysWhyContainerdFails(t *testing.T) {
+	dir := t.TempDir()
+	bolt := filepath.Join(dir, "data", "io.containerd.metadata.v1.bolt")
+	if err := os.MkdirAll(bolt, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bolt, "meta.db"), make([]byte, 1<<16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := cri.Config{Dir: dir, StateDir: "/run/tst-broken"}
+	defer func() {
+		if err := cri.Purge(cfg); err != nil {
+			t.Errorf("purging: %v", err)
+		}
+	}()
+	e, err := cri.Open(t.Context(), cfg, quiet())
+	if err == nil {
+		t.Error("a broken database is no error")
+		_ = e.Close()
+	} else if !strings.Contains(err.Error(), "invalid database") {
+		t.Errorf("Open: %v", err)
+	}
 }

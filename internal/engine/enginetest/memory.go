@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"maps"
@@ -74,7 +75,7 @@ func NewMemory() *Memory {
 	return &Memory{
 		node: trysail.Node{Name: "memory", OS: "linux", Architecture: runtime.GOARCH, CPUs: 2, Memory: 4 << 30},
 		// A random start keeps tests in other processes, which listen on the same ports, apart.
-		base:     127<<24 | (rand.Uint32N(1<<24-1<<17) + 1<<16),
+		base:     127<<24 | (rand.Uint32N(1<<24-1<<17) + 1<<16), //nolint:gosec // nothing secret
 		images:   map[string]Image{},
 		present:  map[string]bool{},
 		pods:     map[trysail.PodID]*memoryPod{},
@@ -364,7 +365,7 @@ func (m *Memory) sandbox(spec trysail.PodSpec) (*memoryPod, error) {
 		engine: m,
 		pod: trysail.Pod{
 			ID: spec.ID, ServiceID: spec.ServiceID, Version: spec.Version, CreatedAt: time.Now(),
-			Addr: netip.AddrFrom4([4]byte{byte(addr >> 24), byte(addr >> 16), byte(addr >> 8), byte(addr)}),
+			Addr: netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, addr))),
 		},
 		limits:     spec.Limits,
 		logDir:     spec.LogDir,

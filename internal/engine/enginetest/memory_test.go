@@ -62,7 +62,7 @@ func TestMemory_RunsOnFakeTime(t *testing.T) {
 		if p := one(t, m); !p.Running(1) {
 			t.Errorf("before its hour: %+v", p)
 		}
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		synctest.Wait()
 		if c := one(t, m).Containers[0]; c.State != trysail.ContainerExited || c.ExitCode != 9 {
 			t.Errorf("after its hour: %+v", c)

@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -148,7 +149,7 @@ func (c *memoryContainer) endLocked(code int, oom bool) {
 }
 
 func (c *memoryContainer) listen(port int) (net.Listener, error) {
-	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", c.pod.pod.Addr, port))
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", fmt.Sprintf("%s:%d", c.pod.pod.Addr, port))
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +164,8 @@ func (c *memoryContainer) listen(port int) (net.Listener, error) {
 }
 
 func (c *memoryContainer) dial(port int) (net.Conn, error) {
-	return net.DialTimeout("tcp", fmt.Sprintf("%s:%d", c.pod.pod.Addr, port), 5*time.Second)
+	d := net.Dialer{Timeout: 5 * time.Second}
+	return d.DialContext(context.Background(), "tcp", fmt.Sprintf("%s:%d", c.pod.pod.Addr, port))
 }
 
 // alloc accounts the bytes to the pod. The one that goes over the limit is killed, as the kernel would.
@@ -193,7 +195,7 @@ func openCRILog(path string) (*criLog, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // the pod says where its logs go
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,13 @@
 package enginetest
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -88,7 +90,7 @@ func (p *Process) serve(port int, h http.Handler, exit <-chan int) int {
 		fmt.Fprintln(p.Stderr, err)
 		return 1
 	}
-	s := &http.Server{Handler: h}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -110,7 +112,8 @@ func (p *Process) serve(port int, h http.Handler, exit <-chan int) int {
 // TestProgram is the program of the conformance suite. Its command line is
 //
 //	serve PORT [WORD…]    serve HTTP: /args, /env, /hostname, /get?port=P&path=Q (from another container of the pod),
-//	                      /alloc?bytes=N, /exit?code=N, /print?text=T, /fetch?url=U, /file?path=P
+//	                      /alloc?bytes=N, /exit?code=N, /print?text=T, /fetch?url=U, /file?path=P,
+//	                      /remote (the client's address)
 //	exit CODE [DELAY]     end with the code
 //	print N DELAY         write lines "line 0" … and then wait
 //	ignore                run and ignore SIGTERM
@@ -211,7 +214,12 @@ func (p *Process) serveTest(port int) int {
 	})
 	mux.HandleFunc("/get", p.proxy)
 	mux.HandleFunc("/fetch", func(w http.ResponseWriter, r *http.Request) {
-		answer, err := http.Get(r.FormValue("url"))
+		req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, r.FormValue("url"), nil) //nolint:gosec // the test asks for it
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		answer, err := http.DefaultClient.Do(req) //nolint:gosec // the test asks for it
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
@@ -219,13 +227,18 @@ func (p *Process) serveTest(port int) int {
 		defer answer.Body.Close()
 		_, _ = io.Copy(w, answer.Body)
 	})
+	mux.HandleFunc("/remote", func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		addr, _ := netip.ParseAddr(host)
+		fmt.Fprintln(w, addr.Unmap()) //nolint:gosec // no browser reads it
+	})
 	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) {
-		b, err := os.ReadFile(r.FormValue("path"))
+		b, err := os.ReadFile(r.FormValue("path")) //nolint:gosec // the test asks for it
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusNotFound)
 			return
 		}
-		_, _ = w.Write(b)
+		_, _ = w.Write(b) //nolint:gosec // no browser reads it
 	})
 	return p.serve(port, mux, exit)
 }
@@ -261,8 +274,12 @@ func Main() int {
 	var hold [][]byte // guarded by mu; never freed, that is its purpose
 	return TestProgram(&Process{
 		Hostname: hostname, Args: os.Args, Env: env, Stdout: os.Stdout, Stderr: os.Stderr, Term: term, Killed: killed,
-		Listen: func(port int) (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", port)) },
-		Dial:   func(port int) (net.Conn, error) { return net.Dial("tcp", fmt.Sprintf("localhost:%d", port)) },
+		Listen: func(port int) (net.Listener, error) {
+			return new(net.ListenConfig).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
+		},
+		Dial: func(port int) (net.Conn, error) {
+			return new(net.Dialer).DialContext(context.Background(), "tcp", fmt.Sprintf("localhost:%d", port))
+		},
 		Alloc: func(n int64) {
 			b := make([]byte, n)
 			for i := 0; i < len(b); i += 4096 {

@@ -67,11 +67,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"Context_EndsCalls", (*suite).cancelled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := &suite{T: t, Fixture: open(t), logDir: t.TempDir()}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-			t.Cleanup(cancel)
-			s.ctx = ctx
-			tt.test(s)
+			tt.test(&suite{T: t, Fixture: open(t), logDir: t.TempDir()})
 		})
 	}
 }
@@ -79,7 +75,6 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 type suite struct {
 	*testing.T
 	Fixture
-	ctx    context.Context
 	logDir string
 }
 
@@ -105,15 +100,15 @@ func (s *suite) spec(commands ...string) trysail.PodSpec {
 func (s *suite) start(spec trysail.PodSpec) trysail.Pod {
 	s.Helper()
 	for _, c := range spec.Containers {
-		if err := s.Engine.Prepare(s.ctx, c.Image); err != nil {
+		if err := s.Engine.Prepare(s.Context(), c.Image); err != nil {
 			s.Fatalf("Prepare(%s): %v", c.Image, err)
 		}
 	}
-	if err := s.Engine.Start(s.ctx, spec); err != nil {
+	if err := s.Engine.Start(s.Context(), spec); err != nil {
 		s.Fatalf("Start: %v", err)
 	}
 	s.Cleanup(func() {
-		if err := s.Engine.Stop(context.WithoutCancel(s.ctx), spec.ID, 0); err != nil {
+		if err := s.Engine.Stop(context.WithoutCancel(s.Context()), spec.ID, 0); err != nil {
 			s.Errorf("stopping the pod at the end: %v", err)
 		}
 	})
@@ -132,7 +127,7 @@ func (s *suite) pod(id trysail.PodID) trysail.Pod {
 
 func (s *suite) find(id trysail.PodID) (trysail.Pod, bool) {
 	s.Helper()
-	pods, err := s.Engine.Pods(s.ctx)
+	pods, err := s.Engine.Pods(s.Context())
 	if err != nil {
 		s.Fatalf("Pods: %v", err)
 	}
@@ -152,8 +147,8 @@ func (s *suite) wait(what string, ok func() bool) {
 			s.Fatalf("waited %v in vain: %s", patience, what)
 		}
 		select {
-		case <-s.ctx.Done():
-			s.Fatalf("%s: %v", what, s.ctx.Err())
+		case <-s.Context().Done():
+			s.Fatalf("%s: %v", what, s.Context().Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -178,20 +173,24 @@ func status(p trysail.Pod, name string) trysail.ContainerStatus {
 	return trysail.ContainerStatus{}
 }
 
-// get asks a pod, again and again until it answers.
-func (s *suite) get(p trysail.Pod, port int, path string) (body string) {
+// get asks a pod on port 8080, again and again until it answers.
+func (s *suite) get(p trysail.Pod, path string) (body string) {
 	s.Helper()
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	var last error
-	s.wait(fmt.Sprintf("pod %s answers on port %d", p.ID, port), func() bool {
-		body, last = fetch(client, fmt.Sprintf("http://%s:%d%s", p.Addr, port, path))
-		return last == nil
+	s.wait("pod "+string(p.ID)+" answers", func() bool {
+		var err error
+		body, err = fetch(s.Context(), client, fmt.Sprintf("http://%s:8080%s", p.Addr, path))
+		return err == nil
 	})
 	return body
 }
 
-func fetch(client *http.Client, url string) (string, error) {
-	resp, err := client.Get(url)
+func fetch(ctx context.Context, client *http.Client, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}
@@ -204,7 +203,7 @@ func fetch(client *http.Client, url string) (string, error) {
 }
 
 func (s *suite) node() {
-	n, err := s.Engine.Node(s.ctx)
+	n, err := s.Engine.Node(s.Context())
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -215,11 +214,11 @@ func (s *suite) node() {
 
 func (s *suite) prepare() {
 	for range 2 {
-		if err := s.Engine.Prepare(s.ctx, s.Image); err != nil {
+		if err := s.Engine.Prepare(s.Context(), s.Image); err != nil {
 			s.Fatalf("Prepare of an image that is there: %v", err)
 		}
 	}
-	err := s.Engine.Prepare(s.ctx, s.Missing)
+	err := s.Engine.Prepare(s.Context(), s.Missing)
 	ie, ok := errors.AsType[*trysail.ImageError](err)
 	if !ok {
 		s.Fatalf("Prepare of a missing image: %v (%T), want a *trysail.ImageError", err, err)
@@ -248,13 +247,13 @@ func (s *suite) startServes() {
 	if !st.FinishedAt.IsZero() || st.OOMKilled || st.StartError != "" {
 		s.Errorf("status of a running container: %+v", st)
 	}
-	s.get(p, 8080, "/hostname")
+	s.get(p, "/hostname")
 }
 
 func (s *suite) startTwice() {
 	spec := s.spec("serve 8080", "wait")
 	first := s.start(spec)
-	if err := s.Engine.Start(s.ctx, spec); err != nil {
+	if err := s.Engine.Start(s.Context(), spec); err != nil {
 		s.Fatalf("second Start: %v", err)
 	}
 	second := s.pod(spec.ID)
@@ -272,7 +271,7 @@ func (s *suite) startEnded() {
 	spec := s.spec("exit 3")
 	s.start(spec)
 	first := s.exited(spec.ID, "a")
-	if err := s.Engine.Start(s.ctx, spec); err != nil {
+	if err := s.Engine.Start(s.Context(), spec); err != nil {
 		s.Fatalf("Start of an ended pod: %v", err)
 	}
 	if again := status(s.pod(spec.ID), "a"); again.State != trysail.ContainerExited || !again.FinishedAt.Equal(first.FinishedAt) {
@@ -282,13 +281,13 @@ func (s *suite) startEnded() {
 
 func (s *suite) startConcurrently() {
 	spec := s.spec("serve 8080")
-	if err := s.Engine.Prepare(s.ctx, s.Image); err != nil {
+	if err := s.Engine.Prepare(s.Context(), s.Image); err != nil {
 		s.Fatal(err)
 	}
 	errs := make(chan error)
 	const n = 4
 	for range n {
-		go func() { errs <- s.Engine.Start(s.ctx, spec) }()
+		go func() { errs <- s.Engine.Start(s.Context(), spec) }()
 	}
 	for range n {
 		if err := <-errs; err != nil {
@@ -296,7 +295,7 @@ func (s *suite) startConcurrently() {
 		}
 	}
 	p := s.start(spec)
-	pods, err := s.Engine.Pods(s.ctx)
+	pods, err := s.Engine.Pods(s.Context())
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -329,7 +328,7 @@ func (s *suite) startError() {
 
 func (s *suite) localhost() {
 	p := s.start(s.spec("serve 8080", "serve 8081"))
-	if got := s.get(p, 8080, "/get?port=8081&path=/args"); !strings.Contains(got, "serve\n8081\n") {
+	if got := s.get(p, "/get?port=8081&path=/args"); !strings.Contains(got, "serve\n8081\n") {
 		s.Errorf("one container asked the other through localhost and got %q", got)
 	}
 }
@@ -339,20 +338,20 @@ func (s *suite) environment() {
 	want := map[string]string{"GREETING": "hello world", "EMPTY": "", "UNICODE": "grüß dich", "EQ": "a=b=c", "DOLLAR": "$GREETING"}
 	spec.Containers[0].Environment = maps.Clone(want)
 	p := s.start(spec)
-	got := strings.Split(s.get(p, 8080, "/env"), "\n")
+	got := strings.Split(s.get(p, "/env"), "\n")
 	for k, v := range want {
 		if !slices.Contains(got, k+"="+v) {
 			s.Errorf("%s is not %q in the container: %q", k, v, got)
 		}
 	}
-	if name := strings.TrimSpace(s.get(p, 8080, "/hostname")); name == "" {
+	if name := strings.TrimSpace(s.get(p, "/hostname")); name == "" {
 		s.Error("the container has no host name")
 	}
 }
 
 func (s *suite) command() {
 	p := s.start(s.spec("serve 8080 one two"))
-	args := strings.Fields(s.get(p, 8080, "/args"))
+	args := strings.Fields(s.get(p, "/args"))
 	if want := []string{"--entry", "serve", "8080", "one", "two"}; len(args) == 0 || !slices.Equal(args[1:], want) {
 		s.Errorf("arguments %q, want the program and %q", args, want)
 	}
@@ -371,7 +370,7 @@ func (s *suite) exitCode() {
 	if seven := s.exited(spec.ID, "b"); seven.ExitCode != 7 || seven.OOMKilled || seven.FinishedAt.Before(seven.StartedAt) {
 		s.Errorf("after exit 7: %+v", seven)
 	}
-	s.get(p, 8080, "/exit?code=42")
+	s.get(p, "/exit?code=42")
 	if st := s.exited(spec.ID, "c"); st.ExitCode != 42 {
 		s.Errorf("after exit 42: %+v", st)
 	}
@@ -397,9 +396,9 @@ func (s *suite) oom() {
 func (s *suite) stopGrace() {
 	spec := s.spec("serve 8080", "wait")
 	p := s.start(spec)
-	s.get(p, 8080, "/hostname")
+	s.get(p, "/hostname")
 	began := time.Now()
-	if err := s.Engine.Stop(s.ctx, spec.ID, patience); err != nil {
+	if err := s.Engine.Stop(s.Context(), spec.ID, patience); err != nil {
 		s.Fatalf("Stop: %v", err)
 	}
 	if took := time.Since(began); took > patience/2 {
@@ -414,7 +413,7 @@ func (s *suite) stopKills() {
 	spec := s.spec("ignore")
 	s.start(spec)
 	began := time.Now()
-	if err := s.Engine.Stop(s.ctx, spec.ID, time.Second); err != nil {
+	if err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
 		s.Fatalf("Stop: %v", err)
 	}
 	if took := time.Since(began); took < time.Second {
@@ -426,13 +425,13 @@ func (s *suite) stopKills() {
 }
 
 func (s *suite) stopAbsent() {
-	if err := s.Engine.Stop(s.ctx, "pod-that-never-was", time.Second); err != nil {
+	if err := s.Engine.Stop(s.Context(), "pod-that-never-was", time.Second); err != nil {
 		s.Errorf("Stop of a pod that never was: %v", err)
 	}
 	spec := s.spec("wait")
 	s.start(spec)
 	for range 2 {
-		if err := s.Engine.Stop(s.ctx, spec.ID, time.Second); err != nil {
+		if err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
 			s.Errorf("Stop: %v", err)
 		}
 	}
@@ -441,14 +440,14 @@ func (s *suite) stopAbsent() {
 func (s *suite) logs() {
 	spec := s.spec("print 1000 0", "serve 8080")
 	p := s.start(spec)
-	s.get(p, 8080, "/print?text=grüße")
+	s.get(p, "/print?text=grüße")
 	file := filepath.Join(spec.LogDir, "a.log")
 	s.wait("all lines are in the log", func() bool { return len(s.logLines(file)) >= 1000 })
-	other := s.logLines(filepath.Join(spec.LogDir, "b.log"))
-	if !slices.Contains(other, "stdout F grüße") || !slices.Contains(other, "stderr F err grüße") {
-		s.Errorf("log of the other container: %q", other)
-	}
-	if err := s.Engine.Stop(s.ctx, spec.ID, 0); err != nil {
+	s.wait("both streams of the other container are in its log", func() bool {
+		other := s.logLines(filepath.Join(spec.LogDir, "b.log"))
+		return slices.Contains(other, "stdout F grüße") && slices.Contains(other, "stderr F err grüße")
+	})
+	if err := s.Engine.Stop(s.Context(), spec.ID, 0); err != nil {
 		s.Fatal(err)
 	}
 	lines := s.logLines(file)
@@ -465,7 +464,7 @@ func (s *suite) logs() {
 // logLines reads a log file and returns its lines without their times, which it checks.
 func (s *suite) logLines(file string) (lines []string) {
 	s.Helper()
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(file) //nolint:gosec // a file of the test
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.Fatal(err)
 	}
@@ -480,7 +479,7 @@ func (s *suite) logLines(file string) (lines []string) {
 }
 
 func (s *suite) changes() {
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := context.WithCancel(s.Context())
 	changed := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
@@ -507,9 +506,9 @@ func (s *suite) changes() {
 	spec := s.spec("serve 8080", "wait")
 	p := s.start(spec)
 	until("start", func() bool { q, ok := s.find(spec.ID); return ok && q.Running(2) })
-	s.get(p, 8080, "/exit?code=1")
+	s.get(p, "/exit?code=1")
 	until("exit", func() bool { return status(s.pod(spec.ID), "a").State == trysail.ContainerExited })
-	if err := s.Engine.Stop(s.ctx, spec.ID, time.Second); err != nil {
+	if err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
 		s.Fatal(err)
 	}
 	until("stop", func() bool { _, ok := s.find(spec.ID); return !ok })
@@ -536,14 +535,14 @@ func (s *suite) reopen() {
 			s.Errorf("container %s was started again", c.Name)
 		}
 	}
-	s.get(after, 8080, "/hostname")
+	s.get(after, "/hostname")
 	if st := status(s.pod(ended.ID), "a"); st.State != trysail.ContainerExited || st.ExitCode != 5 {
 		s.Errorf("ended container after reopening: %+v", st)
 	}
-	if err := s.Engine.Start(s.ctx, running); err != nil {
+	if err := s.Engine.Start(s.Context(), running); err != nil {
 		s.Errorf("Start after reopening: %v", err)
 	}
-	if err := s.Engine.Stop(s.ctx, running.ID, time.Second); err != nil {
+	if err := s.Engine.Stop(s.Context(), running.ID, time.Second); err != nil {
 		s.Errorf("Stop after reopening: %v", err)
 	}
 	if _, ok := s.find(running.ID); ok {
@@ -556,7 +555,7 @@ func (s *suite) usage() {
 	s.start(spec)
 	var u trysail.Usage
 	s.wait("the pod's memory is counted", func() bool {
-		all, err := s.Engine.Usage(s.ctx)
+		all, err := s.Engine.Usage(s.Context())
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -574,13 +573,13 @@ func (s *suite) usage() {
 }
 
 func (s *suite) check() {
-	if err := s.Engine.Check(s.ctx); err != nil {
+	if err := s.Engine.Check(s.Context()); err != nil {
 		s.Errorf("Check: %v", err)
 	}
 }
 
 func (s *suite) cancelled() {
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := context.WithCancel(s.Context())
 	cancel()
 	spec := s.spec("wait")
 	if err := s.Engine.Start(ctx, spec); err == nil {
@@ -589,7 +588,7 @@ func (s *suite) cancelled() {
 	if _, err := s.Engine.Pods(ctx); err == nil {
 		s.Error("Pods with an ended context succeeded")
 	}
-	if err := s.Engine.Stop(s.ctx, spec.ID, 0); err != nil {
+	if err := s.Engine.Stop(s.Context(), spec.ID, 0); err != nil {
 		s.Errorf("Stop: %v", err)
 	}
 }

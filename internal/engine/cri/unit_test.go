@@ -1,0 +1,380 @@
+package cri
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/trysail/trysail"
+)
+
+func TestClassifyPull_TellsCauses(t *testing.T) {
+	const image = "registry.example:5000/shop/web@sha256:00"
+	for _, tt := range []struct {
+		code  codes.Code
+		text  string
+		want  trysail.DiagnosisCode
+		final bool
+	}{
+		{codes.NotFound, `failed to pull and unpack image "x": failed to resolve image: x: not found`, "IMG-REPO", true},
+		{codes.Unknown, `failed to do request: Head "https://x": dial tcp 127.0.0.1:1: connect: connection refused`, "IMG-NET", false},
+		{codes.Unknown, `dial tcp: lookup nowhere.example: no such host`, "IMG-DNS", false},
+		{codes.DeadlineExceeded, `stream terminated by RST_STREAM with error code: CANCEL`, "IMG-NET", false},
+		{codes.Unknown, `pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials`, "IMG-REPO", true},
+		{codes.Unknown, `unexpected status from HEAD request to https://x: 401 Unauthorized`, "IMG-AUTH", true},
+		{codes.Unknown, `unexpected status from HEAD request to https://x: 403 Forbidden`, "IMG-AUTH", true},
+		{codes.Unknown, `unexpected status from GET request to https://x: 429 Too Many Requests`, "IMG-RATE", false},
+		{codes.Unknown, `unexpected status from GET request to https://x: 500 Internal Server Error`, "IMG-NET", false},
+		{codes.Unknown, `short read: expected 262 bytes but got 7: unexpected EOF`, "IMG-CORRUPT", false},
+		{codes.Unknown, `failed commit on ref "layer-1": unexpected commit digest sha256:1, expected sha256:2`, "IMG-CORRUPT", false},
+		{codes.NotFound, `no match for platform in manifest sha256:1: not found`, "IMG-ARCH", true},
+		{codes.Unknown, `failed to parse image reference "x": invalid reference format`, "IMG-NAME", true},
+		{codes.Unknown, `failed to verify certificate: x509: certificate signed by unknown authority`, "IMG-TLS", false},
+		{codes.Unknown, `failed to extract layer: write /a: no space left on device`, "IMG-DISK", false},
+		{codes.Unknown, `something new`, "IMG-PULL", false},
+	} {
+		ie, ok := errors.AsType[*trysail.ImageError](classifyPull(image, status.Error(tt.code, tt.text)))
+		if !ok {
+			t.Errorf("%s: no ImageError", tt.text)
+			continue
+		}
+		if ie.Code != tt.want || ie.Final != tt.final || ie.Image != image || strings.Contains(ie.Message, "%!") {
+			t.Errorf("%s: %s, final %v, %q; want %s, final %v", tt.text, ie.Code, ie.Final, ie.Message, tt.want, tt.final)
+		}
+	}
+	if err := classifyPull(image, status.Error(codes.Unavailable, "connection refused")); errors.As(err, new(*trysail.ImageError)) {
+		t.Errorf("containerd is away, but the image is blamed: %v", err)
+	}
+}
+
+func TestRedact_CutsQueries(t *testing.T) {
+	for text, want := range map[string]string{
+		`Get "https://s3.example/blob?X-Amz-Signature=secret&a=b": EOF`: `Get "https://s3.example/blob?…": EOF`,
+		`from https://a/b?x to https://c/d?y and more`:                  `from https://a/b?… to https://c/d?… and more`,
+		`is this https://a.example/b?`:                                  `is this https://a.example/b?…`,
+		`why? because of http://a`:                                      `why? because of http://a`,
+		`no URL`:                                                        `no URL`,
+	} {
+		if got := redact(text); got != want {
+			t.Errorf("redact(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestRegistryOf(t *testing.T) {
+	for image, want := range map[string]string{
+		"nginx@sha256:0": "docker.io", "library/nginx@sha256:0": "docker.io", "quay.io/a/b@sha256:0": "quay.io",
+		"localhost/a@sha256:0": "localhost", "127.0.0.1:5000/a@sha256:0": "127.0.0.1:5000",
+	} {
+		if got := registryOf(image); got != want {
+			t.Errorf("registryOf(%s) = %s, want %s", image, got, want)
+		}
+	}
+}
+
+func TestFindCgroups_KnowsTheVersions(t *testing.T) {
+	const (
+		v2     = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+		hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n" +
+			"32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n" +
+			"33 31 0:30 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n" +
+			"34 31 0:31 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n" +
+			"35 31 0:32 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
+	)
+	g, err := findCgroups([]byte(v2), "/trysail/x")
+	if err != nil || g.version() != 2 || g.file("p", "memory", "memory.max") != "/sys/fs/cgroup/trysail/x/p/memory.max" {
+		t.Errorf("v2: %+v, %v", g, err)
+	}
+	g, err = findCgroups([]byte(hybrid), "/trysail/x")
+	if err != nil || g.version() != 1 || g.file("p", "cpuacct", "cpuacct.usage") != "/sys/fs/cgroup/cpu,cpuacct/trysail/x/p/cpuacct.usage" {
+		t.Errorf("hybrid: %+v, %v", g, err)
+	}
+	if dirs := g.dirs(); len(dirs) != 3 {
+		t.Errorf("hierarchies %v", dirs)
+	}
+	if _, err := findCgroups([]byte(strings.ReplaceAll(hybrid, "memory", "freezer")), ""); err == nil {
+		t.Error("no memory controller, and no error")
+	}
+	if _, err := findCgroups(nil, ""); err == nil {
+		t.Error("no cgroups at all, and no error")
+	}
+}
+
+// TestCgroups_WriteV2Limits looks at what is written; the machine that the tests run on may have version 1 alone.
+func TestCgroups_WriteV2Limits(t *testing.T) {
+	g := &cgroups{v2: t.TempDir(), parent: "/trysail/x"}
+	limits := trysail.Limits{MilliCPU: 250, Memory: 512 << 20}
+	if err := g.create("p", limits, 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.limitCPU("p", limits.MilliCPU); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, f := range []string{
+		"cgroup.subtree_control", "trysail/cgroup.subtree_control", "trysail/x/cgroup.subtree_control",
+		"trysail/x/p/memory.max", "trysail/x/p/memory.swap.max", "trysail/x/p/pids.max", "trysail/x/p/cpu.max",
+	} {
+		b, err := os.ReadFile(filepath.Join(g.v2, f))
+		if err != nil {
+			t.Error(err)
+		}
+		got[f] = string(b)
+	}
+	if diff := cmp.Diff(map[string]string{
+		"cgroup.subtree_control": "+cpu +memory +pids", "trysail/cgroup.subtree_control": "+cpu +memory +pids", "trysail/x/cgroup.subtree_control": "+cpu +memory +pids",
+		"trysail/x/p/memory.max": "536870912", "trysail/x/p/memory.swap.max": "0", "trysail/x/p/pids.max": "100", "trysail/x/p/cpu.max": "25000 100000",
+	}, got); diff != "" {
+		t.Error(diff)
+	}
+	for f, content := range map[string]string{
+		"cpu.stat": "usage_usec 1500000\nuser_usec 1\n", "memory.current": "9000\n", "memory.stat": "anon 1\ninactive_file 2000\n", "memory.events": "low 0\noom 3\noom_kill 2\n",
+	} {
+		if err := os.WriteFile(g.file("p", "", f), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cpu, memory, err := g.usage("p")
+	if err != nil || cpu != 1500*time.Millisecond || memory != 7000 || g.oomKills("p") != 2 {
+		t.Errorf("usage %v, %d, %v; %d OOM kills", cpu, memory, err, g.oomKills("p"))
+	}
+}
+
+func TestPauseELF_IsAProgramThatWaits(t *testing.T) {
+	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
+		b, err := pauseELF(arch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := elf.NewFile(strings.NewReader(string(b)))
+		if err != nil {
+			t.Fatalf("%s: %v", arch, err)
+		}
+		if f.Machine != machine || len(f.Progs) != 1 || f.Progs[0].Filesz != uint64(len(b)) || f.Entry != f.Progs[0].Vaddr+120 {
+			t.Errorf("%s: %+v", arch, f.FileHeader)
+		}
+	}
+	if _, err := pauseELF("mips"); err == nil {
+		t.Error("a program for an unknown architecture")
+	}
+	b, err := pauseELF(runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "pause")
+	if err := os.WriteFile(file, b, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := exec.CommandContext(ctx, file).Run(); err == nil || ctx.Err() == nil {
+		t.Errorf("it ended by itself: %v", err)
+	}
+}
+
+func TestParseResolvConf_LeavesOutLoopback(t *testing.T) {
+	got := parseResolvConf("# stub\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver ::1\nnameserver 2001:db8::1\nsearch a.example b.example\noptions edns0 trust-ad\n")
+	if !slices.Equal(got.Servers, []string{"192.0.2.1", "2001:db8::1"}) || !slices.Equal(got.Searches, []string{"a.example", "b.example"}) || !slices.Equal(got.Options, []string{"edns0", "trust-ad"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestFreeSubnet_AvoidsWhatIsInUse(t *testing.T) {
+	cfg := Config{Dir: "/var/lib/one"}
+	first, ok := freeSubnet(cfg, nil)
+	if !ok || first.Bits() != 20 || !netip.MustParsePrefix("10.92.0.0/12").Overlaps(first) && !netip.MustParsePrefix("10.96.0.0/12").Overlaps(first) {
+		t.Fatalf("first choice %v", first)
+	}
+	if again, _ := freeSubnet(cfg, nil); again != first {
+		t.Errorf("another choice at another time: %v", again)
+	}
+	if second, ok := freeSubnet(cfg, []netip.Prefix{first}); !ok || second.Overlaps(first) {
+		t.Errorf("second choice %v", second)
+	}
+	if p, ok := freeSubnet(cfg, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); ok {
+		t.Errorf("%v, although all is in use", p)
+	}
+}
+
+func TestParseRoutes(t *testing.T) {
+	const text = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n" +
+		"eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n" +
+		"eth0\t00005C0A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n" +
+		"trysail0\t00005D0A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+	if got := parseRoutes(text, "trysail0"); len(got) != 1 || got[0] != netip.MustParsePrefix("10.92.0.0/16") {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestReleaseLeases_KeepsThoseInUse(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(dir, "trysail"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "trysail", name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("10.92.0.2", "aaa\r\neth0")
+	write("10.92.0.3", "bbb\r\neth0")
+	write("last_reserved_ip.0", "10.92.0.3")
+	write("lock", "")
+	if err := releaseLeases(dir, map[string]bool{"aaa": true}); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "trysail"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if want := []string{"10.92.0.2", "last_reserved_ip.0", "lock"}; !slices.Equal(names, want) {
+		t.Errorf("%v, want %v", names, want)
+	}
+}
+
+func TestShift_KeepsTheNewestFiles(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.log")
+	for i := range 6 {
+		if err := os.WriteFile(file, []byte{byte('0' + i)}, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := shift(file, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := map[string]string{}
+	files, _ := filepath.Glob(file + "*")
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		got[filepath.Base(f)] = string(b)
+	}
+	if diff := cmp.Diff(map[string]string{"a.log.1": "5", "a.log.2": "4"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestJournal_RemembersAndForgets(t *testing.T) {
+	dir := t.TempDir()
+	bundle := filepath.Join(dir, "bundles", "c1")
+	if err := os.MkdirAll(bundle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bundle, "exit.json"), []byte(`{"Timestamp":"2026-11-20T10:00:00Z","Pid":7,"Status":137}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "journal.json")
+	j, err := openJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(
+		j.harvest(filepath.Join(dir, "bundles"), func(id string) bool { return id == "c1" }),
+		j.addStartError("p", "web", "no such user"),
+		os.RemoveAll(bundle),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if j, err = openJournal(path); err != nil {
+		t.Fatal(err)
+	}
+	x, ok := j.exit("c1")
+	if want := (exit{At: time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC), Code: 137, OOM: true}); !ok || x != want {
+		t.Errorf("exit %+v, %v", x, ok)
+	}
+	if errs := j.startErrors("p"); errs["web"].Text != "no such user" {
+		t.Errorf("start errors %+v", errs)
+	}
+	if err := j.keep(map[trysail.PodID]bool{"p": true}, map[string]bool{"c1": true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := j.exit("c1"); !ok || len(j.startErrors("p")) != 1 {
+		t.Error("keep has dropped what it should keep")
+	}
+	if err := j.forget("p", []string{"c1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := j.exit("c1"); ok || len(j.startErrors("p")) > 0 {
+		t.Error("forget has not forgotten")
+	}
+}
+
+func TestDaemonEnv_HoldsNoSecrets(t *testing.T) {
+	cfg := Config{Dir: "/d"}
+	got := daemonEnv(cfg, []string{"PATH=/bin", "AWS_SECRET_ACCESS_KEY=x", "HTTPS_PROXY=http://p", "TOKEN=y"})
+	if want := []string{"HOME=/root", "GOGC=40", "HTTPS_PROXY=http://p", "PATH=/d/bin:/bin"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestTrimDaemonLog_BoundsItsSize(t *testing.T) {
+	cfg := Config{Dir: t.TempDir()}
+	if err := os.WriteFile(cfg.daemonLog(), make([]byte, maxDaemonLog+10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := trimDaemonLog(cfg); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]int64{cfg.daemonLog(): 0, cfg.daemonLog() + ".1": maxDaemonLog} {
+		if info, err := os.Stat(file); err != nil || info.Size() != want {
+			t.Errorf("%s: %v, %v", file, info, err)
+		}
+	}
+}
+
+// TestAcceptForward_LetsPodsThroughDockersPolicy works in a network of its own, so that the machine's rules stay.
+func TestAcceptForward_LetsPodsThroughDockersPolicy(t *testing.T) {
+	done := make(chan error, 1)
+	var rules [3]string
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with this goroutine, and the network with it
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			list := func(i int) error {
+				out, err := exec.Command("iptables", "-S", "FORWARD").CombinedOutput()
+				rules[i] = string(out)
+				return err
+			}
+			if err := errors.Join(acceptForward(t.Context(), "trysail0"), list(0)); err != nil {
+				return err
+			}
+			if out, err := exec.Command("iptables", "-P", "FORWARD", "DROP").CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			if err := errors.Join(acceptForward(t.Context(), "trysail0"), list(1)); err != nil {
+				return err
+			}
+			return errors.Join(acceptForward(t.Context(), "trysail0"), list(2))
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(rules[0], "trysail0") {
+		t.Errorf("rules where nothing is dropped:\n%s", rules[0])
+	}
+	if want := "-P FORWARD DROP\n-A FORWARD -o trysail0 -j ACCEPT\n-A FORWARD -i trysail0 -j ACCEPT\n"; rules[1] != want || rules[2] != want {
+		t.Errorf("rules:\n%s\nand the second time:\n%s\nwant:\n%s", rules[1], rules[2], want)
+	}
+}
