@@ -18,6 +18,11 @@ GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 export HOME ?= /root
 export XDG_CACHE_HOME ?= $(HOME)/.cache
 
+# The tests of the engine on real containerd need root. They run without the race detector: containerd and the shims are
+# the test program itself, and with the detector in them each takes ten times as long.
+ENGINE = ./internal/engine/cri
+UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
+
 .PHONY: build demo test unit engine e2e wire lint fuzz vuln cover bench clean help
 
 build: ## bin/trysail: one static program
@@ -33,20 +38,21 @@ demo: ## install what is missing, build, deploy a sample service and a broken on
 test: ## everything that must pass: unit, wire, engine and end-to-end tests
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
-	go test -race -shuffle=on ./...
-	go test -tags e2e -count 1 -timeout 20m ./test/...
+	go test -race -shuffle=on $(UNIT)
+	go test -count 1 $(ENGINE)
+	go test -tags e2e -count 1 -parallel 8 -timeout 20m ./test/...
 
 unit: ## the Go tests that need neither root nor a network
-	go test -short -shuffle=on ./...
+	go test -short -shuffle=on $(UNIT)
 
 engine: ## as root: the engine's contract on real containerd
 	@scripts/setup.sh demo
-	go test -count 1 ./internal/engine/...
+	go test -count 1 $(ENGINE)
 
 e2e: ## the built program, driven by the AWS CLI, boto3 and the SDKs (RUN=regexp for some of it)
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
-	go test -tags e2e -count 1 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
+	go test -tags e2e -count 1 -parallel 8 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
 
 wire: ## requests and responses against the samples inside the Go SDK
 	go test -count 1 ./internal/api/... ./internal/sigv4/...
@@ -74,7 +80,7 @@ cover: ## coverage of the tests and of the program in the end-to-end tests
 	rm -rf coverage && mkdir -p coverage/unit coverage/e2e
 	CGO_ENABLED=0 go build -cover -coverpkg=./... $(BUILDFLAGS) -ldflags "-X main.version=$(VERSION)" -o coverage/trysail ./cmd/trysail
 	go test -count 1 -cover -coverpkg=./... ./... -args -test.gocoverdir="$(CURDIR)/coverage/unit"
-	GOCOVERDIR="$(CURDIR)/coverage/e2e" TRYSAIL_BIN="$(CURDIR)/coverage/trysail" go test -tags e2e -count 1 -timeout 30m ./test/e2e
+	GOCOVERDIR="$(CURDIR)/coverage/e2e" TRYSAIL_BIN="$(CURDIR)/coverage/trysail" go test -tags e2e -count 1 -parallel 8 -timeout 30m ./test/e2e
 	go tool covdata percent -i=coverage/unit,coverage/e2e
 	go tool covdata textfmt -i=coverage/unit,coverage/e2e -o coverage/all.out
 	go tool cover -func=coverage/all.out | tail -1

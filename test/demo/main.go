@@ -86,7 +86,7 @@ func (d *demo) prepare(ctx context.Context) error {
 	if err := d.write("hello.json", deployment(image+":1", `"GREETING": "Hello from Trysail!"`)); err != nil {
 		return err
 	}
-	return d.write("broken.json", deployment(image+":2", `"REQUIRE": "DATABASE_URL"`))
+	return d.write("broken.json", deployment(image+":2", `"GREETING": "Hello from Trysail!", "REQUIRE": "DATABASE_URL"`))
 }
 
 func deployment(image, environment string) string {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -193,13 +194,6 @@ func TestServe_PrivateFiles(t *testing.T) {
 	if strings.Contains(s.LogTail(1000), s.Vars["AWS_SECRET_ACCESS_KEY"]) {
 		t.Error("the secret is in the log")
 	}
-	// Nothing else listens but what was asked for, and that on loopback.
-	if err := s.Stop(); err != nil {
-		t.Error(err)
-	}
-	if err := s.Start(t.Context()); err != nil {
-		t.Error(err)
-	}
 }
 
 // TestServe_FullDisk fills the file system under the data directory. What cannot be kept must be refused, what runs
@@ -278,14 +272,39 @@ func fill(t *testing.T, path string) {
 	}
 }
 
-// TestServe_Healthz: ready means that all of it works, so it is not ready while containerd cannot run.
+// TestServe_Healthz: ready means that all of it works, so it is not ready while containerd hangs.
 func TestServe_Healthz(t *testing.T) {
-	resp, err := http.Get("http://" + shared.server.API + "/healthz")
+	s := dedicated(t, kit.ServerOptions{})
+	child, err := s.Containerd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Errorf("/healthz answers %s", resp.Status)
+	signal := func(sig syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(child.PID, sig); err != nil {
+			t.Fatal(err)
+		}
 	}
+	waitHealth := func(want int) {
+		t.Helper()
+		err := kit.Until(t.Context(), 40*time.Second, func() error {
+			resp, err := http.Get("http://" + s.API + "/healthz")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if body, err := io.ReadAll(resp.Body); resp.StatusCode != want {
+				return fmt.Errorf("/healthz answers %s: %s (%w), want %d", resp.Status, body, err, want)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	waitHealth(http.StatusOK)
+	signal(syscall.SIGSTOP)
+	waitHealth(http.StatusServiceUnavailable)
+	signal(syscall.SIGCONT)
+	waitHealth(http.StatusOK)
 }

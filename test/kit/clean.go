@@ -87,6 +87,7 @@ func (s *Server) Remove(ctx context.Context) error {
 	errs = append(errs, s.sweep(), s.forgetNetwork(ctx))
 	if state := s.StateDir(); state != "" {
 		errs = append(errs, os.RemoveAll(state))
+		_ = os.Remove(filepath.Dir(state)) // it stays when another server uses it
 	}
 	if s.DataDir != "" && filepath.Base(s.DataDir) == "d" {
 		errs = append(errs, os.RemoveAll(filepath.Dir(s.DataDir)))

@@ -96,7 +96,8 @@ func Nginx(page string) (v1.Image, error) {
 	}, files)
 }
 
-const nginxConf = `worker_processes 1;
+const nginxConf = `user www-data;
+worker_processes 1;
 error_log /dev/stderr notice;
 pid /run/nginx.pid;
 events { worker_connections 1024; }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"time"
 )
 
@@ -33,10 +32,20 @@ func Cache() (string, error) {
 	return dir, nil
 }
 
-// Root is the top folder of this repository's working tree.
+// Root is the top folder of this repository's working tree: the nearest one above the current folder with a go.mod.
 func Root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..")
+	dir, err := os.Getwd()
+	if err != nil {
+		return "."
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
+			return d
+		}
+		if d == filepath.Dir(d) {
+			return dir
+		}
+	}
 }
 
 // Binary is the trysail program under test: $TRYSAIL_BIN, or bin/trysail as make build leaves it.
