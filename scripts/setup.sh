@@ -162,6 +162,7 @@ for_test() {
 	for_demo
 	need gcc gcc cc # go test -race
 	need libc6-dev /usr/include/stdlib.h
+	need iproute2 ip /usr/sbin/ip # a network namespace as the outside of the pods' network
 	need awscli /usr/bin/aws
 	need python3-boto3 /usr/lib/python3/dist-packages/boto3
 	if ! have node || ! have npm; then
