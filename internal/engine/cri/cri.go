@@ -290,7 +290,8 @@ func (e *Engine) adopt(ctx context.Context) error {
 	}
 	for _, id := range e.cgroups.pods() {
 		if !known[id] {
-			if err := e.cgroups.remove(id); err != nil {
+			// Its processes go first: as long as one is left, it has an address that a new pod may get.
+			if err := e.removeCgroup(ctx, id); err != nil {
 				e.log.WarnContext(ctx, "cannot remove the cgroup of a pod that is gone", "pod", id, "error", err)
 			}
 		}

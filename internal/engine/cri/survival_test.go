@@ -3,6 +3,7 @@ package cri_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -251,6 +252,52 @@ func TestEngine_ReportsALostPod(t *testing.T) {
 	}
 	// Those that had to be killed may wait for init to look after them.
 	r.wait("no process is left", func() bool { return len(r.podPIDs(spec.ID)) == 0 })
+}
+
+// TestOpen_EndsPodsThatContainerdHasForgotten: whoever loses containerd's records must not keep the pods' processes,
+// which hold addresses that new pods get.
+func TestOpen_EndsPodsThatContainerdHasForgotten(t *testing.T) {
+	images := serveImages(t)
+	r := newRig(t, nil)
+	spec := podSpec("forgotten", images.program, "serve 8080")
+	r.start(spec)
+	if len(r.podPIDs(spec.ID)) == 0 {
+		t.Fatal("the pod has no processes")
+	}
+	shims := r.shimPIDs()
+	r.close()
+	for _, pid := range shims {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range slices.Backward(strings.Split(string(mounts), "\n")) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], r.cfg.StateDir+"/") {
+			if err := syscall.Unmount(f[1], syscall.MNT_DETACH); err != nil {
+				t.Fatalf("unmounting %s: %v", f[1], err)
+			}
+		}
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(r.cfg.StateDir, "state")), os.RemoveAll(filepath.Join(r.cfg.Dir, "data"))); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.podPIDs(spec.ID)) == 0 {
+		t.Fatal("the pod's processes went with its shim")
+	}
+	r.open()
+	if pods, err := r.engine.Pods(t.Context()); err != nil || len(pods) != 0 {
+		t.Errorf("Pods: %+v, %v, want none", pods, err)
+	}
+	r.wait("no process is left", func() bool { return len(r.podPIDs(spec.ID)) == 0 })
+	if err := r.engine.Prepare(t.Context(), images.program); err != nil {
+		t.Fatal(err)
+	}
+	again := podSpec("again", images.program, "serve 8080")
+	awaitHTTP(t, r.start(again), 8080)
 }
 
 // shimPIDs lists the processes of the engine's shims.
