@@ -75,14 +75,11 @@ fuzz: ## every fuzz target for FUZZTIME
 vuln: ## known vulnerabilities in what we call
 	go run $(GOVULNCHECK) ./...
 
-cover: ## coverage of the tests and of the program in the end-to-end tests
-	@scripts/setup.sh test
-	rm -rf coverage && mkdir -p coverage/unit coverage/e2e
-	CGO_ENABLED=0 go build -cover -coverpkg=./... $(BUILDFLAGS) -ldflags "-X main.version=$(VERSION)" -o coverage/trysail ./cmd/trysail
-	go test -count 1 -cover -coverpkg=./... ./... -args -test.gocoverdir="$(CURDIR)/coverage/unit"
-	GOCOVERDIR="$(CURDIR)/coverage/e2e" TRYSAIL_BIN="$(CURDIR)/coverage/trysail" go test -tags e2e -count 1 -parallel 8 -timeout 30m ./test/e2e
-	go tool covdata percent -i=coverage/unit,coverage/e2e
-	go tool covdata textfmt -i=coverage/unit,coverage/e2e -o coverage/all.out
+# A program built for coverage writes a warning to standard error unless GOCOVERDIR is set, and containerd takes that for
+# the answer of a shim. The engine hands on no such variable, so what runs containers is left out here.
+cover: ## how much of the code the tests reach that run no containers
+	mkdir -p coverage
+	go test -count 1 -coverpkg=./... -coverprofile coverage/all.out $(UNIT)
 	go tool cover -func=coverage/all.out | tail -1
 
 bench: ## speed and memory side by side with bare pods and with Docker: one table (BENCHARGS='-help')

@@ -64,7 +64,9 @@ func runTests(m *testing.M) (code int, err error) {
 	}
 	defer func() {
 		if code != 0 {
-			fmt.Fprintf(os.Stderr, "--- the end of the server's log:\n%s", shared.server.LogTail(60))
+			kept, keepErr := shared.server.KeepLogs()
+			fmt.Fprintf(os.Stderr, "the shared server's logs are kept in %s\n", kept)
+			err = errors.Join(err, keepErr)
 		}
 		err = errors.Join(err, shared.server.Remove(ctx))
 	}()
@@ -119,7 +121,8 @@ func dedicated(t *testing.T, o kit.ServerOptions) *kit.Server {
 func remove(t *testing.T, s *kit.Server) {
 	t.Helper()
 	if t.Failed() {
-		t.Logf("the end of the server's log:\n%s", s.LogTail(60))
+		kept, err := s.KeepLogs()
+		t.Logf("the server's logs are kept in %s (%v); their end:\n%s", kept, err, s.LogTail(30))
 	}
 	if ended, err := s.Ended(); ended {
 		t.Logf("the server had ended (%v) before its services could be deleted", err)

@@ -63,7 +63,15 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("DATA_DIR", s.DataDir)
 	env.Setenv("HTTPS", s.HTTPS)
 	env.Setenv("NODE_PATH", filepath.Join(kit.Root(), "test", "js", "node_modules"))
-	env.Setenv("PATH", filepath.Dir(s.Binary)+string(os.PathListSeparator)+env.Getenv("PATH"))
+	// The program under test may have any name; scripts call it trysail.
+	bin := filepath.Join(env.WorkDir, ".bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(s.Binary, filepath.Join(bin, "trysail")); err != nil {
+		return err
+	}
+	env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 	return nil
 }
 

@@ -47,7 +47,9 @@ func command(t *testing.T, s *kit.Server, prefix ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	line := append(append(prefix, s.Binary), s.Args()...)
-	return exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd.Env = s.Environ()
+	return cmd
 }
 
 func unstarted(t *testing.T, o kit.ServerOptions) *kit.Server {

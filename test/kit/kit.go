@@ -57,6 +57,10 @@ func Binary() (string, error) {
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("finding the program under test (run make build): %w", err)
 	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("finding the program under test: %w", err)
+	}
 	return path, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -257,6 +258,28 @@ func (s *Server) WaitEnd(ctx context.Context, limit time.Duration) (int, error) 
 		return exit.ExitCode(), nil
 	}
 	return 0, s.proc.err
+}
+
+// KeepLogs copies what the server and its containerd have written into a new folder, for a person to read after a
+// failed test, and returns the folder.
+func (s *Server) KeepLogs() (string, error) {
+	dir, err := os.MkdirTemp("", "failed-trysail-")
+	if err != nil {
+		return "", fmt.Errorf("keeping logs: %w", err)
+	}
+	for _, path := range []string{s.log, filepath.Join(s.DataDir, "engine", "containerd.log")} {
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("keeping logs: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), data, 0o600); err != nil {
+			return "", fmt.Errorf("keeping logs: %w", err)
+		}
+	}
+	return dir, nil
 }
 
 // LogTail returns the last n lines of the server's output.
