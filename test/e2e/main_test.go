@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lightsail"
 	"github.com/aws/aws-sdk-go-v2/service/lightsail/types"
+	"github.com/aws/smithy-go"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/trysail/trysail/test/kit"
@@ -289,8 +290,16 @@ func (c *client) logs(name string) []string {
 	c.t.Helper()
 	in := &lightsail.GetContainerLogInput{ServiceName: &name, ContainerName: aws.String("web")}
 	var lines []string
+	broken := 0
 	for {
 		out, err := c.api.GetContainerLog(c.t.Context(), in)
+		// Reading is repeated when the connection broke on the way, as the SDK does unless it is told not to; what the
+		// server answers counts at once.
+		if _, answered := errors.AsType[smithy.APIError](err); err != nil && !answered && broken < 3 {
+			broken++
+			c.t.Logf("reading the log again: %v", err)
+			continue
+		}
 		if err != nil {
 			c.t.Fatal(err)
 		}
