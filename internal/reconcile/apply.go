@@ -109,18 +109,20 @@ func (r *Reconciler) openWindow(tx *store.Tx, serviceID string, d *trysail.Deplo
 }
 
 func (r *Reconciler) begin(ctx context.Context, w *World) error {
-	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+	return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		svc.State = trysail.ServiceDeploying
 		svc.Detail = trysail.StateDetail{Code: trysail.DetailCreatingDeployment, Message: "Pulling images"}
-		return errors.Join(r.openWindow(tx, svc.ID, svc.Next), tx.UpdateService(svc))
+		err := errors.Join(r.openWindow(tx, svc.ID, svc.Next), tx.UpdateService(svc))
+		if err == nil {
+			r.say(ctx, w, svc.Next, "Creating your deployment")
+		}
+		return err
 	})
-	if err == nil {
-		r.say(ctx, w, w.Service.Next, "Creating your deployment")
-	}
-	return err
 }
 
-// say writes a system line of a deployment, as AWS does, into the log of each of its containers.
+// say writes a system line of a deployment, as AWS does, into the log of each of its containers. Like explain, it is
+// called as the last thing before the state it tells of is committed: who sees the state finds the line, and a crash
+// between the two repeats the line instead of losing it.
 func (r *Reconciler) say(ctx context.Context, w *World, d *trysail.Deployment, text string) {
 	r.write(ctx, w, d, fmt.Sprintf("[deployment:%d] %s", d.Version, text))
 }
@@ -140,23 +142,22 @@ func (r *Reconciler) write(ctx context.Context, w *World, d *trysail.Deployment,
 }
 
 func (r *Reconciler) create(ctx context.Context, w *World, s CreatePods) error {
-	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+	return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		for _, p := range s.Pods {
 			p.ID, p.CreatedAt = newPodID(svc.Name, p), tx.Now()
 			if err := tx.InsertPod(&p); err != nil {
 				return err
 			}
 		}
+		if d := deployment(svc, s.Version); d != nil {
+			text := "Started 1 new node"
+			if n := len(s.Pods); n > 1 {
+				text = fmt.Sprintf("Started %d new nodes", n)
+			}
+			r.say(ctx, w, d, text)
+		}
 		return nil
 	})
-	if d := deployment(&w.Service, s.Version); err == nil && d != nil {
-		text := "Started 1 new node"
-		if n := len(s.Pods); n > 1 {
-			text = fmt.Sprintf("Started %d new nodes", n)
-		}
-		r.say(ctx, w, d, text)
-	}
-	return err
 }
 
 // newPodID makes a name that a person can read and that is never used again.
@@ -237,15 +238,17 @@ func (r *Reconciler) stop(ctx context.Context, w *World, s StopPod) error {
 	if s.Failed {
 		rec.Evidence = r.evidence(ctx, w, rec)
 	}
-	err := r.change(ctx, w, func(tx *store.Tx, _ *trysail.Service) error {
+	return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		rec.StopAt, rec.Reason, rec.Failed = tx.Now(), s.Reason, s.Failed
-		return tx.UpdatePod(&rec)
+		if err := tx.UpdatePod(&rec); err != nil {
+			return err
+		}
+		if d := svc.Current; s.Failed && version(d) == rec.Version {
+			r.Log.WarnContext(ctx, "a pod of the active version failed", "service", svc.Name, "version", rec.Version, "pod", rec.ID, "reason", s.Reason)
+			r.explain(ctx, w, d, fmt.Sprintf("Version %d: %s. It is started again.", rec.Version, s.Reason))
+		}
+		return nil
 	})
-	if d := w.Service.Current; err == nil && s.Failed && version(d) == rec.Version {
-		r.Log.WarnContext(ctx, "a pod of the active version failed", "service", w.Service.Name, "version", rec.Version, "pod", rec.ID, "reason", s.Reason)
-		r.explain(ctx, w, d, fmt.Sprintf("Version %d: %s. It is started again.", rec.Version, s.Reason))
-	}
-	return err
 }
 
 // end drains and stops a pod. A start of it that is under way is given up.
@@ -298,14 +301,17 @@ func (r *Reconciler) activate(ctx context.Context, w *World, s Activate) error {
 		svc.Next.State = trysail.DeploymentActive
 		svc.Current, svc.Next = svc.Next, nil
 		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
-		return errors.Join(tx.UpdateDeployment(svc.ID, svc.Current), tx.UpdateService(svc), markHealthy(tx, s.Healthy))
+		if err := errors.Join(tx.UpdateDeployment(svc.ID, svc.Current), tx.UpdateService(svc), markHealthy(tx, s.Healthy)); err != nil {
+			return err
+		}
+		r.say(ctx, w, svc.Current, "Reached a steady state")
+		r.say(ctx, w, svc.Current, "Finalizing your deployment")
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	r.Log.InfoContext(ctx, "deployment is active", "service", w.Service.Name, "version", s.Version)
-	r.say(ctx, w, w.Service.Current, "Reached a steady state")
-	r.say(ctx, w, w.Service.Current, "Finalizing your deployment")
 	r.forgetImages(w.Service.ID, s.Version)
 	return nil
 }
@@ -331,18 +337,21 @@ func (r *Reconciler) fail(ctx context.Context, w *World, s Fail) error {
 		if svc.Current != nil {
 			svc.State = trysail.ServiceRunning
 		}
-		return tx.UpdateService(svc)
+		if err := tx.UpdateService(svc); err != nil {
+			return err
+		}
+		if s.TookTooLong {
+			r.say(ctx, w, failed, "Took too long")
+		}
+		r.say(ctx, w, failed, "Canceled")
+		r.explain(ctx, w, failed, fmt.Sprintf("%s: %s", verdict.Code, verdict.Summary))
+		r.explain(ctx, w, failed, "Fix: "+verdict.Fix)
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	r.Log.WarnContext(ctx, "deployment failed", "service", w.Service.Name, "version", s.Version, "code", verdict.Code, "summary", verdict.Summary)
-	if s.TookTooLong {
-		r.say(ctx, w, failed, "Took too long")
-	}
-	r.say(ctx, w, failed, "Canceled")
-	r.explain(ctx, w, failed, fmt.Sprintf("%s: %s", verdict.Code, verdict.Summary))
-	r.explain(ctx, w, failed, "Fix: "+verdict.Fix)
 	r.forgetImages(w.Service.ID, version(w.Service.Current))
 	return nil
 }
@@ -403,14 +412,16 @@ func (r *Reconciler) revert(ctx context.Context, w *World, s Revert) error {
 			svc.Capacity, svc.Fallback = *svc.Fallback, nil
 		}
 		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
-		return tx.UpdateService(svc)
+		if err := tx.UpdateService(svc); err != nil {
+			return err
+		}
+		r.explain(ctx, w, svc.Current, fmt.Sprintf("The update was given up because %s. The service has power %s and scale %d.", s.Reason, svc.Power, svc.Scale))
+		return nil
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		r.Log.WarnContext(ctx, "update given up", "service", w.Service.Name, "reason", s.Reason, "power", w.Service.Power, "scale", w.Service.Scale)
 	}
-	r.Log.WarnContext(ctx, "update given up", "service", w.Service.Name, "reason", s.Reason, "power", w.Service.Power, "scale", w.Service.Scale)
-	r.explain(ctx, w, w.Service.Current, fmt.Sprintf("The update was given up because %s. The service has power %s and scale %d.", s.Reason, w.Service.Power, w.Service.Scale))
-	return nil
+	return err
 }
 
 func (r *Reconciler) settle(ctx context.Context, w *World, s Settle) error {
