@@ -3,6 +3,7 @@ package trysail
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Image is what a registry says of an image name.
@@ -34,11 +35,64 @@ func (e *ImageError) Error() string { return fmt.Sprintf("%s: %s", e.Code, e.Mes
 // Unwrap returns the cause.
 func (e *ImageError) Unwrap() error { return e.Err }
 
-// ImageReference is the name of an image by digest: name without its tag or digest, and digest (sha256:…).
+// StoredRepository is the repository that engines know for what was pushed to this installation's own registry. It is a
+// name, not an address: nothing resolves it.
+const StoredRepository = "registry.trysail.internal/sr"
+
+// ImageReference is the name of an image by digest: name without its tag or digest, and digest (sha256:…). An image
+// stored on a service (:service.label.N) gets StoredRepository as its name.
 func ImageReference(name, digest string) string {
+	if strings.HasPrefix(name, ":") {
+		return StoredRepository + "@" + digest
+	}
 	name, _, _ = strings.Cut(name, "@")
 	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
 		name = name[:colon]
 	}
 	return name + "@" + digest
+}
+
+// MaxStoredImages is how many images may be registered on a service, the Lightsail quota.
+const MaxStoredImages = 150
+
+// RegisteredImage is an image that RegisterContainerImage has put on a service.
+type RegisteredImage struct {
+	StoredImage           // its Number is never 0
+	Digest      string    // of the manifest or index that was pushed
+	CreatedAt   time.Time // when it was registered
+}
+
+// Name is the image's name in deployments.
+func (s StoredImage) Name() string {
+	if s.Number == 0 {
+		return fmt.Sprintf(":%s.%s.latest", s.Service, s.Label)
+	}
+	return fmt.Sprintf(":%s.%s.%d", s.Service, s.Label, s.Number)
+}
+
+// RegistryLogin lets a client push to this installation's own registry, and pull from it.
+type RegistryLogin struct {
+	Username  string
+	Password  string
+	Registry  string // host[:port]
+	ExpiresAt time.Time
+}
+
+// RegistryLoginTime is how long a RegistryLogin is valid.
+const RegistryLoginTime = 12 * time.Hour
+
+// Registry is what the operator has said about a registry elsewhere.
+type Registry struct {
+	Host      string   // host[:port] as in image names; docker.io for Docker Hub
+	Username  string   // empty: no login
+	Secret    string   // password or token; empty in what clients see
+	Mirrors   []string // base URLs asked first, in order: https://mirror.example.com
+	CA        string   // PEM of certificates that are trusted for it besides the system's; may be empty
+	PlainHTTP bool     // speak HTTP to it, which anybody on the way can read and change
+	UpdatedAt time.Time
+}
+
+// Progress is how far the content of an image has been fetched, in bytes of compressed layers.
+type Progress struct {
+	Done, Total int64 // Total is 0 until it is known
 }

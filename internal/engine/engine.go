@@ -52,3 +52,34 @@ type Engine interface {
 	// Check reports whether the engine works at this moment: nil, or why not.
 	Check(ctx context.Context) error
 }
+
+// Images supplies an engine on this machine with the content of images. Image names are names by digest, the digest
+// being that of a manifest for this machine's platform. Methods are safe for concurrent use. Every error is a
+// *trysail.ImageError or that of ctx.
+type Images interface {
+	// Manifest returns the manifest, verified against the digest in the name.
+	Manifest(ctx context.Context, image string) (mediaType string, content []byte, err error)
+	// Blob makes a blob of the image a complete and verified file. progress, which may be nil, is told now and then how
+	// many bytes of it are there. Who has been given the file calls Release when the content is needed no more: what was
+	// fetched for it alone is removed then.
+	Blob(ctx context.Context, image string, blob Descriptor, progress func(bytes int64)) (File, error)
+}
+
+// Descriptor names a blob.
+type Descriptor struct {
+	MediaType string
+	Digest    string // sha256:…
+	Size      int64  // bytes
+}
+
+// File is a blob as a file. It must not be written to.
+type File struct {
+	Path    string
+	Release func()
+}
+
+// Progress is an optional ability of an Engine: saying how far a Prepare is.
+type Progress interface {
+	// Progress reports on an image that is being prepared; ok is false for any other.
+	Progress(image string) (p trysail.Progress, ok bool)
+}
