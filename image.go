@@ -52,6 +52,38 @@ func ImageReference(name, digest string) string {
 	return name + "@" + digest
 }
 
+// CodeImageLocal is the code of a stored image that does not exist.
+const CodeImageLocal DiagnosisCode = "IMG-LOCAL"
+
+// ImageUse says that a kept version of a service needs an image.
+type ImageUse struct {
+	Name    string // as in the deployment
+	Digest  string // sha256:… of the manifest for this machine's platform
+	Service string
+	Version int
+	State   DeploymentState
+	Newer   int // how many of the service's kept versions are newer
+}
+
+// String says it as a reason to keep the image.
+func (u ImageUse) String() string {
+	switch u.State {
+	case DeploymentActive:
+		return "current version of " + u.Service
+	case DeploymentActivating:
+		return "next version of " + u.Service
+	default:
+		return fmt.Sprintf("version %d of %s", u.Version, u.Service)
+	}
+}
+
+// NodeImage is an image that takes up room on this machine.
+type NodeImage struct {
+	Name   string // the best name known
+	Digest string
+	Size   int64 // bytes
+}
+
 // MaxStoredImages is how many images may be registered on a service, the Lightsail quota.
 const MaxStoredImages = 150
 

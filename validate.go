@@ -1,8 +1,10 @@
 package trysail
 
 import (
+	"crypto/x509"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -427,6 +429,50 @@ func ParseStoredImage(image string) (StoredImage, bool) {
 	n, err := strconv.Atoi(parts[2])
 	s.Number = n
 	return s, err == nil && n >= 1 && strconv.Itoa(n) == parts[2]
+}
+
+// ValidateDigest checks the digest of an image: sha256: and 64 hexadecimal digits in lower case.
+func ValidateDigest(digest string) error {
+	hex, ok := strings.CutPrefix(digest, "sha256:")
+	if !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
+		return invalid("Digest %s does not match pattern: ^sha256:[0-9a-f]{64}$", quote(digest))
+	}
+	return nil
+}
+
+// Limits of what is kept about a registry elsewhere.
+const (
+	maxRegistrySecret = 64 << 10 // bytes; cloud registries give out tokens of several kilobytes
+	maxRegistryUser   = 256      // bytes
+	maxMirrors        = 8
+	maxCA             = 256 << 10 // bytes
+)
+
+// ValidateRegistry checks what an operator says about a registry elsewhere. Its texts never hold the secret.
+func ValidateRegistry(r Registry) error {
+	switch {
+	case !isRegistryHost(r.Host):
+		return invalid("Registry %s is not a host name with an optional port. Examples: \"ghcr.io\", \"registry.example.com:5000\"; Docker Hub is \"docker.io\".", quote(r.Host))
+	case (r.Username == "") != (r.Secret == ""):
+		return invalid("Registry %s needs a user name and a secret, or neither.", quote(r.Host))
+	case len(r.Username) > maxRegistryUser || strings.ContainsAny(r.Username, ":\r\n"):
+		return invalid("The user name for registry %s must have at most %d bytes, no colon and no line break.", quote(r.Host), maxRegistryUser)
+	case len(r.Secret) > maxRegistrySecret || strings.ContainsAny(r.Secret, "\r\n"):
+		return invalid("The secret for registry %s must have at most %d bytes and no line break.", quote(r.Host), maxRegistrySecret)
+	case len(r.Mirrors) > maxMirrors:
+		return invalid("Registry %s has %d mirrors; the most is %d.", quote(r.Host), len(r.Mirrors), maxMirrors)
+	case len(r.CA) > maxCA:
+		return invalid("The CA certificates for registry %s have %d bytes; the most is %d.", quote(r.Host), len(r.CA), maxCA)
+	case r.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(r.CA)):
+		return invalid("The CA certificates for registry %s are not certificates in PEM form, which begins with -----BEGIN CERTIFICATE-----.", quote(r.Host))
+	}
+	for _, m := range r.Mirrors {
+		u, err := url.Parse(m)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || !isRegistryHost(u.Host) {
+			return invalid("Mirror %s of registry %s is not a URL such as \"https://mirror.example.com\".", quote(m), quote(r.Host))
+		}
+	}
+	return nil
 }
 
 // ValidateImageName checks a public image name by the grammar of Docker: [host[:port]/]path[:tag][@digest]. The text of

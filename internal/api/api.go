@@ -51,6 +51,16 @@ type Control interface {
 	TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]control.Operation, error)
 	UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]control.Operation, error)
 
+	CreateContainerServiceRegistryLogin(context.Context, trysail.Caller) (*trysail.RegistryLogin, error)
+	RegisterContainerImage(context.Context, trysail.Caller, control.RegisterContainerImageInput) (*trysail.RegisteredImage, error)
+	// GetContainerImages returns the newest image first.
+	GetContainerImages(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.RegisteredImage, error)
+	DeleteContainerImage(context.Context, trysail.Caller, control.DeleteContainerImageInput) error
+	ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error)
+	PutRegistry(context.Context, trysail.Caller, control.PutRegistryInput) (control.Registry, error)
+	ListRegistries(context.Context, trysail.Caller) ([]control.Registry, error)
+	DeleteRegistry(ctx context.Context, caller trysail.Caller, host string) error
+
 	// GetDeploymentDiagnosis returns that of the newest failed version, or else of the newest, if version is 0.
 	GetDeploymentDiagnosis(ctx context.Context, caller trysail.Caller, serviceName string, version int) (*trysail.Diagnosis, error)
 	ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/control"
@@ -136,11 +137,26 @@ func TestHandler_EmptyLists(t *testing.T) {
 func TestHandler_OwnOperations(t *testing.T) {
 	at := time.Unix(1800000000, 0)
 	var gotVersion int
-	var deleted string
+	var deleted, gotHost string
+	var gotPut control.PutRegistryInput
 	server := newServer(t, &fake{
 		keys: func() ([]control.AccessKey, error) {
 			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
 		},
+		nodeImages: func() (*control.NodeImages, error) {
+			return &control.NodeImages{RegistryBytes: 3, UnusedBytes: 2, Images: []control.NodeImage{
+				{NodeImage: trysail.NodeImage{Name: "nginx:1", Digest: "sha256:aa", Size: 1}, Kept: []string{"current version of web"}},
+				{NodeImage: trysail.NodeImage{Name: ":web.www.1", Digest: "sha256:bb", Size: 2}, Stored: true},
+			}}, nil
+		},
+		putRegistry: func(in control.PutRegistryInput) (control.Registry, error) {
+			gotPut = in
+			return control.Registry{Registry: trysail.Registry{Host: in.Host, Username: "me", Secret: "leak", UpdatedAt: at}, HasSecret: true}, nil
+		},
+		registries: func() ([]control.Registry, error) {
+			return []control.Registry{{Registry: trysail.Registry{Host: "ghcr.io", Secret: "leak", Mirrors: []string{"https://m"}, CA: "PEM", PlainHTTP: true, UpdatedAt: at}}}, nil
+		},
+		deleteReg: func(host string) error { gotHost = host; return nil },
 		createKey: func(name string) (*control.AccessKey, error) {
 			return &control.AccessKey{ID: "TSAK2", Name: name, Secret: "s3cret", CreatedAt: at}, nil
 		},
@@ -154,14 +170,22 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"ListAccessKeys", `{}`, `{"accessKeys":[{"accessKeyId":"TSAK1","name":"ci","createdAt":1800000000}]}`},
 		{"CreateAccessKey", `{"name":"ci"}`, `{"accessKey":{"accessKeyId":"TSAK2","secretAccessKey":"s3cret","name":"ci","createdAt":1800000000}}`},
 		{"DeleteAccessKey", `{"accessKeyId":"TSAK1"}`, `{}`},
+		{"ListNodeImages", `{}`, `{"images":[{"name":"nginx:1","digest":"sha256:aa","size":1,"stored":false,"kept":["current version of web"]},{"name":":web.www.1","digest":"sha256:bb","size":2,"stored":true,"kept":[]}],"registryBytes":3,"unusedBytes":2}`},
+		{"PutRegistry", `{"host":"ghcr.io","username":"me","secret":"s","mirrors":[]}`, `{"registry":{"host":"ghcr.io","username":"me","hasSecret":true,"mirrors":[],"ca":"","plainHttp":false,"updatedAt":1800000000}}`},
+		{"ListRegistries", `{}`, `{"registries":[{"host":"ghcr.io","username":"","hasSecret":false,"mirrors":["https://m"],"ca":"PEM","plainHttp":true,"updatedAt":1800000000}]}`},
+		{"DeleteRegistry", `{"host":"ghcr.io"}`, `{}`},
 	}
 	for _, tt := range tests {
 		if got := do(t, server, trysailPrefix+tt.target, tt.request); got.status != http.StatusOK || got.body != tt.want {
 			t.Errorf("%s: got %d %s\nwant %s", tt.target, got.status, got.body, tt.want)
 		}
 	}
-	if deleted != "TSAK1" {
-		t.Errorf("deleted %q", deleted)
+	if deleted != "TSAK1" || gotHost != "ghcr.io" {
+		t.Errorf("deleted %q and %q", deleted, gotHost)
+	}
+	wantPut := control.PutRegistryInput{Host: "ghcr.io", Username: new("me"), Secret: new("s"), Mirrors: &[]string{}}
+	if d := cmp.Diff(wantPut, gotPut, cmpopts.EquateEmpty()); d != "" {
+		t.Errorf("PutRegistry (-want +got):\n%s", d)
 	}
 	do(t, server, trysailPrefix+"GetDeploymentDiagnosis", `{"serviceName":"web","version":7}`)
 	if gotVersion != 7 {
@@ -175,7 +199,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 
 func TestHandler_OperationsNotServed(t *testing.T) {
 	server := newServer(t, &fake{})
-	wantException(t, do(t, server, "RegisterContainerImage", "{}"), 400, "InvalidInputException", "RegisterContainerImage is not available in this version of Trysail.")
+	wantException(t, do(t, server, "CreateCertificate", "{}"), 400, "InvalidInputException", "CreateCertificate is not available in this version of Trysail.")
 	wantException(t, do(t, server, "CreateInstances", "{}"), 400, "InvalidInputException", "Trysail serves container services only: CreateInstances is not available.")
 	wantException(t, do(t, server, "MakeCoffee", "{}"), 404, "UnknownOperationException", "Lightsail_20161128.MakeCoffee")
 	// Whoever is not known does not even learn that.

@@ -44,6 +44,14 @@ type fake struct {
 	keys          func() ([]control.AccessKey, error)
 	createKey     func(string) (*control.AccessKey, error)
 	deleteKey     func(string) error
+	login         func() (*trysail.RegistryLogin, error)
+	register      func(control.RegisterContainerImageInput) (*trysail.RegisteredImage, error)
+	images        func(string) ([]trysail.RegisteredImage, error)
+	deleteImage   func(control.DeleteContainerImageInput) error
+	nodeImages    func() (*control.NodeImages, error)
+	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
+	registries    func() ([]control.Registry, error)
+	deleteReg     func(string) error
 	identify      func(string) (string, trysail.Caller, bool, error)
 }
 
@@ -97,6 +105,38 @@ func (f *fake) CreateAccessKey(_ context.Context, _ trysail.Caller, name string)
 
 func (f *fake) DeleteAccessKey(_ context.Context, _ trysail.Caller, id string) error {
 	return f.deleteKey(id)
+}
+
+func (f *fake) CreateContainerServiceRegistryLogin(context.Context, trysail.Caller) (*trysail.RegistryLogin, error) {
+	return f.login()
+}
+
+func (f *fake) RegisterContainerImage(_ context.Context, _ trysail.Caller, in control.RegisterContainerImageInput) (*trysail.RegisteredImage, error) {
+	return f.register(in)
+}
+
+func (f *fake) GetContainerImages(_ context.Context, _ trysail.Caller, name string) ([]trysail.RegisteredImage, error) {
+	return f.images(name)
+}
+
+func (f *fake) DeleteContainerImage(_ context.Context, _ trysail.Caller, in control.DeleteContainerImageInput) error {
+	return f.deleteImage(in)
+}
+
+func (f *fake) ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error) {
+	return f.nodeImages()
+}
+
+func (f *fake) PutRegistry(_ context.Context, _ trysail.Caller, in control.PutRegistryInput) (control.Registry, error) {
+	return f.putRegistry(in)
+}
+
+func (f *fake) ListRegistries(context.Context, trysail.Caller) ([]control.Registry, error) {
+	return f.registries()
+}
+
+func (f *fake) DeleteRegistry(_ context.Context, _ trysail.Caller, host string) error {
+	return f.deleteReg(host)
 }
 
 func (f *fake) Identify(_ context.Context, id string) (string, trysail.Caller, bool, error) {

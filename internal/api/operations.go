@@ -83,10 +83,12 @@ func lightsailOperations(c Control, v view) []operation {
 		reading("GetContainerLog", "0.1", readGetLog, c.GetContainerLog, v.logResult),
 		reading("GetContainerServicePowers", "0.1", readNothing, asked[struct{}], func(struct{}) powersResult { return v.powersResult() }),
 		reading("GetContainerAPIMetadata", "0.1", readNothing, asked[struct{}], func(struct{}) metadataResult { return v.metadataResult() }),
-		refused("CreateContainerServiceRegistryLogin", later),
-		refused("RegisterContainerImage", later),
-		refused("GetContainerImages", later),
-		refused("DeleteContainerImage", later),
+		changing("CreateContainerServiceRegistryLogin", "0.2", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) (*trysail.RegistryLogin, error) {
+			return c.CreateContainerServiceRegistryLogin(ctx, caller)
+		}, v.registryLoginResult),
+		changing("RegisterContainerImage", "0.2", readRegisterImage, c.RegisterContainerImage, v.imageResult),
+		reading("GetContainerImages", "0.2", readServiceName, c.GetContainerImages, v.imagesResult),
+		changing("DeleteContainerImage", "0.2", readDeleteImage, noOutput(c.DeleteContainerImage), empty),
 		refused("GetContainerServiceMetricData", later),
 		refused("CreateCertificate", later),
 		refused("GetCertificates", later),
@@ -115,6 +117,14 @@ func ownOperations(c Control, v view) []operation {
 		}, v.accessKeysResult)),
 		own(changing("CreateAccessKey", "0.1", readCreateKey, c.CreateAccessKey, v.accessKeyResult)),
 		own(changing("DeleteAccessKey", "0.1", readDeleteKey, noOutput(c.DeleteAccessKey), empty)),
+		own(reading("ListNodeImages", "0.2", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) (*control.NodeImages, error) {
+			return c.ListNodeImages(ctx, caller)
+		}, v.nodeImagesResult)),
+		own(changing("PutRegistry", "0.2", readPutRegistry, c.PutRegistry, v.registryResult)),
+		own(reading("ListRegistries", "0.2", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) ([]control.Registry, error) {
+			return c.ListRegistries(ctx, caller)
+		}, v.registriesResult)),
+		own(changing("DeleteRegistry", "0.2", readDeleteRegistry, noOutput(c.DeleteRegistry), empty)),
 	}
 }
 

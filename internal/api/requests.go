@@ -116,6 +116,32 @@ func readDeleteKey(m members) string {
 	return zeroIfNil(m.require("accessKeyId").string("accessKeyId"))
 }
 
+func readRegisterImage(m members) control.RegisterContainerImageInput {
+	m.require("serviceName", "label", "digest")
+	return control.RegisterContainerImageInput{
+		ServiceName: zeroIfNil(m.string("serviceName")), Label: zeroIfNil(m.string("label")), Digest: zeroIfNil(m.string("digest")),
+	}
+}
+
+func readDeleteImage(m members) control.DeleteContainerImageInput {
+	m.require("serviceName", "image")
+	return control.DeleteContainerImageInput{ServiceName: zeroIfNil(m.string("serviceName")), Image: zeroIfNil(m.string("image"))}
+}
+
+func readPutRegistry(m members) control.PutRegistryInput {
+	m.require("host")
+	in := control.PutRegistryInput{
+		Host: zeroIfNil(m.string("host")), Username: m.string("username"), Secret: m.string("secret"), CA: m.string("ca"), PlainHTTP: m.bool("plainHttp"),
+	}
+	if _, sent := m.values["mirrors"]; sent {
+		mirrors := m.strings("mirrors")
+		in.Mirrors = &mirrors
+	}
+	return in
+}
+
+func readDeleteRegistry(m members) string { return zeroIfNil(m.require("host").string("host")) }
+
 func readNothing(members) struct{} { return struct{}{} }
 
 func readTags(m members) []trysail.Tag {

@@ -58,6 +58,63 @@ type accessKeyResult struct {
 	AccessKey accessKey `json:"accessKey"`
 }
 
+type registryLoginResult struct {
+	RegistryLogin registryLogin `json:"registryLogin"`
+}
+
+type registryLogin struct {
+	Username  string  `json:"username"`
+	Password  string  `json:"password"`
+	ExpiresAt float64 `json:"expiresAt"`
+	Registry  string  `json:"registry"`
+}
+
+type imageResult struct {
+	ContainerImage containerImage `json:"containerImage"`
+}
+
+type imagesResult struct {
+	ContainerImages []containerImage `json:"containerImages"`
+}
+
+type containerImage struct {
+	Image     string  `json:"image"`
+	Digest    string  `json:"digest"`
+	CreatedAt float64 `json:"createdAt"`
+}
+
+type nodeImagesResult struct {
+	Images        []nodeImage `json:"images"`
+	RegistryBytes int64       `json:"registryBytes"`
+	UnusedBytes   int64       `json:"unusedBytes"`
+}
+
+type nodeImage struct {
+	Name   string   `json:"name"`
+	Digest string   `json:"digest"`
+	Size   int64    `json:"size"`   // bytes
+	Stored bool     `json:"stored"` // in the registry; else unpacked
+	Kept   []string `json:"kept"`
+}
+
+type registryResult struct {
+	Registry registry `json:"registry"`
+}
+
+type registriesResult struct {
+	Registries []registry `json:"registries"`
+}
+
+type registry struct {
+	Host      string   `json:"host"`
+	Username  string   `json:"username"`
+	HasSecret bool     `json:"hasSecret"`
+	Mirrors   []string `json:"mirrors"`
+	CA        string   `json:"ca"`
+	PlainHTTP bool     `json:"plainHttp"`
+	UpdatedAt float64  `json:"updatedAt"`
+}
+
 type containerService struct {
 	ContainerServiceName  string                `json:"containerServiceName"`
 	ARN                   string                `json:"arn"`
@@ -354,6 +411,52 @@ func (v view) accessKeyResult(k *control.AccessKey) accessKeyResult {
 
 func newAccessKey(k control.AccessKey) accessKey {
 	return accessKey{AccessKeyID: k.ID, SecretAccessKey: k.Secret, Name: k.Name, CreatedAt: seconds(k.CreatedAt)}
+}
+
+func (v view) registryLoginResult(l *trysail.RegistryLogin) registryLoginResult {
+	return registryLoginResult{registryLogin{Username: l.Username, Password: l.Password, ExpiresAt: seconds(l.ExpiresAt), Registry: l.Registry}}
+}
+
+func newImage(i trysail.RegisteredImage) containerImage {
+	return containerImage{Image: i.Name(), Digest: i.Digest, CreatedAt: seconds(i.CreatedAt)}
+}
+
+func (v view) imageResult(i *trysail.RegisteredImage) imageResult { return imageResult{newImage(*i)} }
+
+func (v view) imagesResult(list []trysail.RegisteredImage) imagesResult {
+	answer := imagesResult{make([]containerImage, len(list))}
+	for i := range list {
+		answer.ContainerImages[i] = newImage(list[i])
+	}
+	return answer
+}
+
+func (v view) nodeImagesResult(n *control.NodeImages) nodeImagesResult {
+	answer := nodeImagesResult{make([]nodeImage, len(n.Images)), n.RegistryBytes, n.UnusedBytes}
+	for i, img := range n.Images {
+		answer.Images[i] = nodeImage{Name: img.Name, Digest: img.Digest, Size: img.Size, Stored: img.Stored, Kept: orEmptyList(img.Kept)}
+	}
+	return answer
+}
+
+// newRegistry leaves the secret out, whatever control returned.
+func newRegistry(r control.Registry) registry {
+	return registry{
+		Host: r.Host, Username: r.Username, HasSecret: r.HasSecret, Mirrors: orEmptyList(r.Mirrors), CA: r.CA, PlainHTTP: r.PlainHTTP,
+		UpdatedAt: seconds(r.UpdatedAt),
+	}
+}
+
+func (v view) registryResult(r control.Registry) registryResult {
+	return registryResult{newRegistry(r)}
+}
+
+func (v view) registriesResult(list []control.Registry) registriesResult {
+	answer := registriesResult{make([]registry, len(list))}
+	for i := range list {
+		answer.Registries[i] = newRegistry(list[i])
+	}
+	return answer
 }
 
 // seconds is a point in time as the wire has it: seconds since 1970 as a number, to the millisecond.

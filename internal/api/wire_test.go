@@ -89,6 +89,18 @@ func recorder(got *any) *fake {
 			*got = in
 			return &control.LogPage{Events: []control.LogEvent{{CreatedAt: at, Message: "hello"}}, NextPageToken: "more"}, nil
 		},
+		login: func() (*trysail.RegistryLogin, error) {
+			return &trysail.RegistryLogin{Username: "AWS", Password: "p", Registry: "127.0.0.1:4500", ExpiresAt: at}, nil
+		},
+		register: func(in control.RegisterContainerImageInput) (*trysail.RegisteredImage, error) {
+			*got = in
+			return &trysail.RegisteredImage{StoredImage: trysail.StoredImage{Service: "web", Label: "www", Number: 1}, Digest: "sha256:aa", CreatedAt: at}, nil
+		},
+		images: func(name string) ([]trysail.RegisteredImage, error) {
+			*got = name
+			return []trysail.RegisteredImage{{StoredImage: trysail.StoredImage{Service: "web", Label: "www", Number: 1}, Digest: "sha256:aa", CreatedAt: at}}, nil
+		},
+		deleteImage: func(in control.DeleteContainerImageInput) error { *got = in; return nil },
 		tag: func(name string, arn *string, tags []trysail.Tag) ([]control.Operation, error) {
 			*got = []any{name, arn, tags}
 			return operations, nil
@@ -135,6 +147,11 @@ func sampleInputs() map[string]any {
 		"TagResource":               []any{"__ResourceName__", new("__ResourceArn__"), tags},
 		"UntagResource":             []any{"__ResourceName__", new("__ResourceArn__"), []string{"__Member__", "__Member__"}},
 		"GetRegions":                nil,
+
+		"CreateContainerServiceRegistryLogin": nil,
+		"RegisterContainerImage":              control.RegisterContainerImageInput{ServiceName: "__ServiceName__", Label: "__Label__", Digest: "__Digest__"},
+		"GetContainerImages":                  "__ServiceName__",
+		"DeleteContainerImage":                control.DeleteContainerImageInput{ServiceName: "__ServiceName__", Image: "__Image__"},
 	}
 }
 

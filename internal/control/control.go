@@ -23,6 +23,8 @@ type Config struct {
 	Account string // 12 digits; part of ARNs
 	// MaxServices is how many services there may be. Zero means 100, the Lightsail quota.
 	MaxServices int
+	// Registry is the address of the installation's own registry as clients reach it, host[:port].
+	Registry string
 	// PreflightTimeout bounds how long a deployment call waits for registries. Zero means 1 s.
 	PreflightTimeout time.Duration
 
@@ -30,6 +32,11 @@ type Config struct {
 	Logs   *logs.Store
 	Images ImageResolver
 	Log    *slog.Logger
+
+	// NodeImages lists what is unpacked on this machine.
+	NodeImages func(ctx context.Context) ([]trysail.NodeImage, error)
+	// StoredSizes tells how many bytes of blobs each manifest of the registry needs, by digest, and how many all are.
+	StoredSizes func(ctx context.Context) (byDigest map[string]int64, total int64, err error)
 }
 
 // Control carries out API operations. Its methods are safe for concurrent use. The only errors of theirs that a client

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 
 	"github.com/trysail/trysail"
@@ -87,11 +86,6 @@ func set[T any](to *T, from *T) {
 // preflight resolves the images side by side. An image that the registry says does not exist is refused here; what
 // cannot be found out in time is left to the reconciler.
 func (c *Control) preflight(ctx context.Context, d *trysail.Deployment) error {
-	for _, name := range d.ContainerNames() {
-		if image := d.Containers[name].Image; strings.HasPrefix(image, ":") {
-			return trysail.Errorf(trysail.CodeInvalid, "Container %q has the stored image %q. Stored images are not available in this version of Trysail; use the name of an image in a registry.", name, image)
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, c.PreflightTimeout)
 	defer cancel()
 	var mu sync.Mutex // guards digests and failed

@@ -39,7 +39,13 @@ type ImageResolver interface {
 	Resolve(ctx context.Context, name string) (trysail.Image, error)
 }
 
-// Config is what a Reconciler works with. All fields but the last two are required.
+// Collector is the registry's part in housekeeping.
+type Collector interface {
+	// Collect removes what nothing refers to. keep are digests of manifests that are needed besides the registered ones.
+	Collect(ctx context.Context, keep []string) (freed int64, err error)
+}
+
+// Config is what a Reconciler works with. The fields down to Log are required.
 type Config struct {
 	Rules
 	Store  *store.Store
@@ -52,6 +58,10 @@ type Config struct {
 	StopGrace time.Duration
 	// LogRetention is how long log lines are kept; zero means logs.Retention.
 	LogRetention time.Duration
+	// Registry is the installation's own registry; nil means there is none.
+	Registry Collector
+	// DiskUsed returns the share of the disk in use, 0 to 1; nil means that nobody watches it.
+	DiskUsed func() float64
 }
 
 const (

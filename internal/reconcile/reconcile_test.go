@@ -9,12 +9,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/edge"
@@ -460,6 +463,14 @@ func (p *pruner) Prune(_ context.Context, keep []string) (int64, error) {
 	return 1, nil
 }
 
+// collector is a registry that remembers what it was told to keep.
+type collector struct{ keep []string }
+
+func (c *collector) Collect(_ context.Context, keep []string) (int64, error) {
+	c.keep = keep
+	return 1, nil
+}
+
 func TestReconciler_SweepKeepsWhatIsNeeded(t *testing.T) {
 	in := install(t)
 	in.create(1)
@@ -477,16 +488,23 @@ func TestReconciler_SweepKeepsWhatIsNeeded(t *testing.T) {
 	})
 	cfg := in.config(&pruner{Memory: in.engine})
 	cfg.LogRetention = time.Nanosecond
-	if err := reconcile.New(cfg).Sweep(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	digest := "@sha256:" + strings.Repeat("ab", 32)
-	kept := map[string]bool{}
-	for _, k := range cfg.Engine.(*pruner).keep {
-		kept[k] = true
-	}
-	if !kept["web-2"+digest] || !kept["crash"+digest] || len(kept) != 2 {
-		t.Errorf("kept images: %v, want those of the five newest versions", kept)
+	registry := &collector{}
+	cfg.Registry = registry
+	digest := "sha256:" + strings.Repeat("ab", 32)
+	for versions, want := range map[int][]string{1: {"crash", "web-2"}, 5: {"crash", "web-2"}, 50: {"crash", "web-1", "web-2"}} {
+		if err := reconcile.New(cfg).Sweep(t.Context(), versions); err != nil {
+			t.Fatal(err)
+		}
+		kept := slices.Compact(slices.Sorted(slices.Values(cfg.Engine.(*pruner).keep)))
+		for i := range want {
+			want[i] += "@" + digest
+		}
+		if diff := cmp.Diff(want, kept); diff != "" {
+			t.Errorf("images kept with %d versions (-want +got):\n%s", versions, diff)
+		}
+		if len(registry.keep) != 6 || registry.keep[0] != digest {
+			t.Errorf("the registry shall keep %v, want the digests of all kept versions", registry.keep)
+		}
 	}
 	events, _, err := in.logs.Query(t.Context(), logs.Query{ServiceID: "id-web", Container: "app"})
 	if err != nil {

@@ -10,8 +10,11 @@ import (
 )
 
 // RegisterImage puts an image on a service under the service's next number. A number is never given twice, also not
-// after its image was deleted.
+// after its image was deleted. Errors: ErrNotFound when the registry has no such manifest.
 func (t *Tx) RegisterImage(s *trysail.Service, label, digest string) (trysail.RegisteredImage, error) {
+	if err := t.execOne("UPDATE manifests SET pushed_at = ? WHERE digest = ?", unix(t.now), digest); err != nil {
+		return trysail.RegisteredImage{}, err
+	}
 	img := trysail.RegisteredImage{StoredImage: trysail.StoredImage{Service: s.Name, Label: label}, Digest: digest, CreatedAt: t.now}
 	err := t.tx.QueryRowContext(t.ctx, "UPDATE services SET last_image = last_image + 1 WHERE id = ? RETURNING last_image", s.ID).Scan(&img.Number)
 	if err != nil {
@@ -58,6 +61,34 @@ func (t *Tx) images(where string, args ...any) ([]trysail.RegisteredImage, error
 // DeleteImage takes an image off a service. Errors: ErrNotFound.
 func (t *Tx) DeleteImage(s *trysail.Service, number int) error {
 	return t.execOne("DELETE FROM images WHERE service_id = ? AND number = ?", s.ID, number)
+}
+
+// ImageUses lists which kept version of which service needs which image, as far as digests are known.
+func (t *Tx) ImageUses() ([]trysail.ImageUse, error) {
+	var list []trysail.ImageUse
+	newer, last := 0, ""
+	err := t.query(func(r *sql.Rows) error {
+		u := trysail.ImageUse{}
+		var digests string
+		if err := r.Scan(&u.Service, &u.Version, &u.State, &digests); err != nil {
+			return err
+		}
+		if u.Service != last {
+			newer, last = 0, u.Service
+		}
+		u.Newer = newer
+		newer++
+		var byName map[string]string
+		if err := json.Unmarshal([]byte(digests), &byName); err != nil {
+			return fmt.Errorf("reading the digests of version %d of %s: %w", u.Version, u.Service, err)
+		}
+		for name, digest := range byName {
+			u.Name, u.Digest = name, digest
+			list = append(list, u)
+		}
+		return nil
+	}, "SELECT s.name, d.version, d.state, d.digests FROM deployments d JOIN services s ON s.id = d.service_id ORDER BY s.name, d.version DESC")
+	return list, err
 }
 
 // InsertLogin keeps the hash of a registry login's password, and forgets the logins that have expired.

@@ -18,6 +18,13 @@ func TestStore_NumbersImagesPerServiceAndNeverTwice(t *testing.T) {
 	s := open(t, t.TempDir())
 	web, other := newService("web"), newService("other")
 	update(t, s, func(tx *store.Tx) error { return errors.Join(tx.InsertService(web), tx.InsertService(other)) })
+	err := s.Update(t.Context(), func(tx *store.Tx) error { _, err := tx.RegisterImage(web, "www", "sha256:aa"); return err })
+	if !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("an image that was never pushed: %v", err)
+	}
+	if err := s.ExecForTest(t.Context(), "INSERT INTO manifests (digest, media_type, content, pushed_at) VALUES ('sha256:aa', 'm', x'7b7d', 1)"); err != nil {
+		t.Fatal(err)
+	}
 	register := func(svc *trysail.Service, label string) string {
 		t.Helper()
 		var name string
@@ -34,7 +41,7 @@ func TestStore_NumbersImagesPerServiceAndNeverTwice(t *testing.T) {
 	if diff := cmp.Diff([]string{":web.www.1", ":web.api.2", ":other.www.1", ":web.api.3"}, got); diff != "" {
 		t.Error(diff)
 	}
-	err := s.View(t.Context(), func(tx *store.Tx) error {
+	err = s.View(t.Context(), func(tx *store.Tx) error {
 		list, err := tx.Images(web)
 		if err != nil {
 			return err
