@@ -48,8 +48,12 @@ type Control interface {
 	// GetContainerServiceDeployments returns the newest version first.
 	GetContainerServiceDeployments(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Deployment, error)
 	GetContainerLog(context.Context, trysail.Caller, control.GetContainerLogInput) (*control.LogPage, error)
-	TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]control.Operation, error)
-	UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]control.Operation, error)
+	TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error)
+	UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error)
+
+	GetOperation(ctx context.Context, caller trysail.Caller, id string) (trysail.Operation, error)
+	GetOperations(ctx context.Context, caller trysail.Caller, pageToken string) (*control.OperationPage, error)
+	GetOperationsForResource(ctx context.Context, caller trysail.Caller, resourceName, pageToken string) (*control.OperationPage, error)
 
 	CreateContainerServiceRegistryLogin(context.Context, trysail.Caller) (*trysail.RegistryLogin, error)
 	RegisterContainerImage(context.Context, trysail.Caller, control.RegisterContainerImageInput) (*trysail.RegisteredImage, error)

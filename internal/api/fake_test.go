@@ -38,12 +38,14 @@ type fake struct {
 	deploy        func(string, control.DeploymentInput) (*trysail.Service, error)
 	deployments   func(string) ([]trysail.Deployment, error)
 	log           func(control.GetContainerLogInput) (*control.LogPage, error)
-	tag           func(string, *string, []trysail.Tag) ([]control.Operation, error)
-	untag         func(string, *string, []string) ([]control.Operation, error)
+	tag           func(string, *string, []trysail.Tag) ([]trysail.Operation, error)
+	untag         func(string, *string, []string) ([]trysail.Operation, error)
 	diagnosis     func(string, int) (*trysail.Diagnosis, error)
 	keys          func() ([]control.AccessKey, error)
 	createKey     func(string) (*control.AccessKey, error)
 	deleteKey     func(string) error
+	operation     func(string) (trysail.Operation, error)
+	operations    func(resource, token string) (*control.OperationPage, error)
 	login         func() (*trysail.RegistryLogin, error)
 	register      func(control.RegisterContainerImageInput) (*trysail.RegisteredImage, error)
 	images        func(string) ([]trysail.RegisteredImage, error)
@@ -83,11 +85,11 @@ func (f *fake) GetContainerLog(_ context.Context, _ trysail.Caller, in control.G
 	return f.log(in)
 }
 
-func (f *fake) TagResource(_ context.Context, _ trysail.Caller, name string, arn *string, tags []trysail.Tag) ([]control.Operation, error) {
+func (f *fake) TagResource(_ context.Context, _ trysail.Caller, name string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error) {
 	return f.tag(name, arn, tags)
 }
 
-func (f *fake) UntagResource(_ context.Context, _ trysail.Caller, name string, arn *string, keys []string) ([]control.Operation, error) {
+func (f *fake) UntagResource(_ context.Context, _ trysail.Caller, name string, arn *string, keys []string) ([]trysail.Operation, error) {
 	return f.untag(name, arn, keys)
 }
 
@@ -105,6 +107,18 @@ func (f *fake) CreateAccessKey(_ context.Context, _ trysail.Caller, name string)
 
 func (f *fake) DeleteAccessKey(_ context.Context, _ trysail.Caller, id string) error {
 	return f.deleteKey(id)
+}
+
+func (f *fake) GetOperation(_ context.Context, _ trysail.Caller, id string) (trysail.Operation, error) {
+	return f.operation(id)
+}
+
+func (f *fake) GetOperations(_ context.Context, _ trysail.Caller, token string) (*control.OperationPage, error) {
+	return f.operations("", token)
+}
+
+func (f *fake) GetOperationsForResource(_ context.Context, _ trysail.Caller, resource, token string) (*control.OperationPage, error) {
+	return f.operations(resource, token)
 }
 
 func (f *fake) CreateContainerServiceRegistryLogin(context.Context, trysail.Caller) (*trysail.RegistryLogin, error) {

@@ -93,16 +93,18 @@ func lightsailOperations(c Control, v view) []operation {
 		refused("CreateCertificate", later),
 		refused("GetCertificates", later),
 		refused("DeleteCertificate", later),
-		changing("TagResource", "0.1", readTag, func(ctx context.Context, caller trysail.Caller, in tagRequest) ([]control.Operation, error) {
+		changing("TagResource", "0.1", readTag, func(ctx context.Context, caller trysail.Caller, in tagRequest) ([]trysail.Operation, error) {
 			return c.TagResource(ctx, caller, in.resourceName, in.resourceARN, in.tags)
 		}, v.operationsResult),
-		changing("UntagResource", "0.1", readUntag, func(ctx context.Context, caller trysail.Caller, in tagRequest) ([]control.Operation, error) {
+		changing("UntagResource", "0.1", readUntag, func(ctx context.Context, caller trysail.Caller, in tagRequest) ([]trysail.Operation, error) {
 			return c.UntagResource(ctx, caller, in.resourceName, in.resourceARN, in.keys)
 		}, v.operationsResult),
 		reading("GetRegions", "0.1", readGetRegions, asked[bool], v.regionsResult),
-		refused("GetOperation", later),
-		refused("GetOperations", later),
-		refused("GetOperationsForResource", later),
+		reading("GetOperation", "0.2", readGetOperation, c.GetOperation, v.operationResult),
+		reading("GetOperations", "0.2", readPageToken, c.GetOperations, v.operationPageResult),
+		reading("GetOperationsForResource", "0.2", readResourceOperations, func(ctx context.Context, caller trysail.Caller, in resourceOperationsRequest) (*control.OperationPage, error) {
+			return c.GetOperationsForResource(ctx, caller, in.resourceName, in.pageToken)
+		}, v.operationPageResult),
 	}
 }
 

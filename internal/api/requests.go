@@ -96,6 +96,19 @@ func readGetRegions(m members) bool {
 	return zeroIfNil(m.bool("includeAvailabilityZones"))
 }
 
+func readGetOperation(m members) string {
+	return zeroIfNil(m.require("operationId").string("operationId"))
+}
+
+func readPageToken(m members) string { return zeroIfNil(m.string("pageToken")) }
+
+type resourceOperationsRequest struct{ resourceName, pageToken string }
+
+func readResourceOperations(m members) resourceOperationsRequest {
+	m.require("resourceName")
+	return resourceOperationsRequest{zeroIfNil(m.string("resourceName")), zeroIfNil(m.string("pageToken"))}
+}
+
 type diagnosisRequest struct {
 	serviceName string
 	version     int // 0: the newest failed one

@@ -38,8 +38,13 @@ type metadataResult struct {
 	Metadata []map[string]string `json:"metadata"`
 }
 
+type operationResult struct {
+	Operation operationRecord `json:"operation"`
+}
+
 type operationsResult struct {
-	Operations []operationRecord `json:"operations"`
+	Operations    []operationRecord `json:"operations"`
+	NextPageToken string            `json:"nextPageToken,omitzero"`
 }
 
 type regionsResult struct {
@@ -210,8 +215,11 @@ type operationRecord struct {
 	Location        location `json:"location"`
 	IsTerminal      bool     `json:"isTerminal"`
 	OperationType   string   `json:"operationType"`
+	Details         string   `json:"operationDetails"`
 	Status          string   `json:"status"`
 	StatusChangedAt float64  `json:"statusChangedAt"`
+	ErrorCode       string   `json:"errorCode,omitzero"`
+	ErrorDetails    string   `json:"errorDetails,omitzero"`
 }
 
 type region struct {
@@ -333,15 +341,29 @@ func (v view) logResult(page *control.LogPage) logResult {
 	return answer
 }
 
-// operationsResult reports operations that have ended: what they asked for was done before they were answered.
-func (v view) operationsResult(operations []control.Operation) operationsResult {
-	answer := operationsResult{make([]operationRecord, len(operations))}
-	for i, o := range operations {
-		answer.Operations[i] = operationRecord{
-			ID: o.ID, ResourceName: o.ResourceName, ResourceType: o.ResourceType, CreatedAt: seconds(o.CreatedAt), Location: v.location(),
-			IsTerminal: true, OperationType: o.Type, Status: "Succeeded", StatusChangedAt: seconds(o.CreatedAt),
-		}
+func (v view) newOperation(o trysail.Operation) operationRecord {
+	return operationRecord{
+		ID: o.ID, ResourceName: o.ResourceName, ResourceType: "ContainerService", CreatedAt: seconds(o.CreatedAt), Location: v.location(),
+		IsTerminal: o.Status.Terminal(), OperationType: o.Type, Details: o.Details, Status: string(o.Status), StatusChangedAt: seconds(o.ChangedAt),
+		ErrorCode: o.ErrorCode, ErrorDetails: o.ErrorDetails,
 	}
+}
+
+func (v view) operationResult(o trysail.Operation) operationResult {
+	return operationResult{v.newOperation(o)}
+}
+
+func (v view) operationsResult(operations []trysail.Operation) operationsResult {
+	answer := operationsResult{Operations: make([]operationRecord, len(operations))}
+	for i, o := range operations {
+		answer.Operations[i] = v.newOperation(o)
+	}
+	return answer
+}
+
+func (v view) operationPageResult(page *control.OperationPage) operationsResult {
+	answer := v.operationsResult(page.Operations)
+	answer.NextPageToken = page.NextPageToken
 	return answer
 }
 

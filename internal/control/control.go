@@ -54,21 +54,25 @@ func New(cfg Config) *Control {
 	return &Control{cfg}
 }
 
-// change runs fn in one transaction together with the audit row of the operation. It turns the store's errors into
-// what a client may see.
-func (c *Control) change(ctx context.Context, caller trysail.Caller, operation, resource string, fn func(*store.Tx) error) error {
-	return clientError(c.Store.Update(ctx, func(tx *store.Tx) error {
+// change runs fn in one transaction together with the records of the operation: the audit row, and what GetOperation
+// shows. It turns the store's errors into what a client may see.
+func (c *Control) change(ctx context.Context, caller trysail.Caller, operation, resource string, fn func(*store.Tx) error) (o trysail.Operation, err error) {
+	err = clientError(c.Store.Update(ctx, func(tx *store.Tx) error {
 		if err := fn(tx); err != nil {
+			return err
+		}
+		if o, err = record(tx, operation, resource); err != nil {
 			return err
 		}
 		return tx.Audit(caller, operation, resource)
 	}))
+	return o, err
 }
 
 // changeService is change on one service, which fn alters and returns to the store as a whole.
 func (c *Control) changeService(ctx context.Context, caller trysail.Caller, operation, name string, fn func(*store.Tx, *trysail.Service) error) (*trysail.Service, error) {
 	var after *trysail.Service
-	err := c.change(ctx, caller, operation, name, func(tx *store.Tx) error {
+	_, err := c.change(ctx, caller, operation, name, func(tx *store.Tx) error {
 		s, err := service(tx, name)
 		if err != nil {
 			return err

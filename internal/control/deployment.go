@@ -25,7 +25,7 @@ func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller t
 	if err != nil {
 		return nil, err
 	}
-	return c.changeService(ctx, caller, "CreateContainerServiceDeployment", serviceName, func(tx *store.Tx, s *trysail.Service) error {
+	return c.changeService(ctx, caller, createDeployment, serviceName, func(tx *store.Tx, s *trysail.Service) error {
 		if err := deployable(s); err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ func (c *Control) CreateContainerServiceRegistryLogin(ctx context.Context, calle
 	rand.Read(secret[:]) // never fails, see crypto/rand
 	login := &trysail.RegistryLogin{Username: RegistryUser, Password: base64.RawURLEncoding.EncodeToString(secret[:]), Registry: c.Registry}
 	hash := sha256.Sum256([]byte(login.Password))
-	err := c.change(ctx, caller, "CreateContainerServiceRegistryLogin", c.Registry, func(tx *store.Tx) error {
+	_, err := c.change(ctx, caller, "CreateContainerServiceRegistryLogin", c.Registry, func(tx *store.Tx) error {
 		login.ExpiresAt = tx.Now().Add(trysail.RegistryLoginTime)
 		return tx.InsertLogin(hash[:], caller.AccessKeyID, login.ExpiresAt)
 	})
@@ -169,7 +169,7 @@ func newRegistry(r trysail.Registry) Registry {
 // PutRegistry sets what is known of a registry elsewhere. Errors: Invalid.
 func (c *Control) PutRegistry(ctx context.Context, caller trysail.Caller, in PutRegistryInput) (Registry, error) {
 	var r trysail.Registry
-	err := c.change(ctx, caller, "PutRegistry", in.Host, func(tx *store.Tx) (err error) {
+	_, err := c.change(ctx, caller, "PutRegistry", in.Host, func(tx *store.Tx) (err error) {
 		if r, err = tx.Registry(in.Host); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -202,13 +202,14 @@ func (c *Control) ListRegistries(ctx context.Context, _ trysail.Caller) (list []
 
 // DeleteRegistry forgets a registry. Errors: NotFound.
 func (c *Control) DeleteRegistry(ctx context.Context, caller trysail.Caller, host string) error {
-	return c.change(ctx, caller, "DeleteRegistry", host, func(tx *store.Tx) error {
+	_, err := c.change(ctx, caller, "DeleteRegistry", host, func(tx *store.Tx) error {
 		err := tx.DeleteRegistry(host)
 		if errors.Is(err, store.ErrNotFound) {
 			return trysail.Errorf(trysail.CodeNotFound, "Registry %q not found.", host)
 		}
 		return err
 	})
+	return err
 }
 
 // NodeImages is the answer of ListNodeImages.

@@ -42,7 +42,7 @@ func (c *Control) CreateAccessKey(ctx context.Context, caller trysail.Caller, na
 		return nil, err
 	}
 	var key *AccessKey
-	err := c.change(ctx, caller, "CreateAccessKey", name, func(tx *store.Tx) (err error) {
+	_, err := c.change(ctx, caller, "CreateAccessKey", name, func(tx *store.Tx) (err error) {
 		key, err = insertKey(tx, name)
 		return err
 	})
@@ -59,7 +59,7 @@ func insertKey(tx *store.Tx, name string) (*AccessKey, error) {
 
 // DeleteAccessKey removes a key; calls signed with it are refused from now on. Errors: NotFound, Invalid (the last key).
 func (c *Control) DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) error {
-	return c.change(ctx, caller, "DeleteAccessKey", id, func(tx *store.Tx) error {
+	_, err := c.change(ctx, caller, "DeleteAccessKey", id, func(tx *store.Tx) error {
 		keys, err := tx.Keys()
 		if err != nil {
 			return err
@@ -73,6 +73,7 @@ func (c *Control) DeleteAccessKey(ctx context.Context, caller trysail.Caller, id
 		}
 		return err
 	})
+	return err
 }
 
 // EnsureAdminKey returns the oldest access key, and makes one named "admin" if there is none.

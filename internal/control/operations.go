@@ -74,15 +74,6 @@ type LogEvent struct {
 	Message   string
 }
 
-// Operation is the record that TagResource and UntagResource answer with.
-type Operation struct {
-	ID           string
-	ResourceName string
-	ResourceType string
-	Type         string
-	CreatedAt    time.Time
-}
-
 // AccessKey is one access key. Secret is only set in the answer of CreateAccessKey.
 type AccessKey struct {
 	ID        string

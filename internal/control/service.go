@@ -39,7 +39,7 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 	if in.ECRPuller != nil {
 		s.ECRPuller = *in.ECRPuller
 	}
-	err = c.change(ctx, caller, "CreateContainerService", s.Name, func(tx *store.Tx) error {
+	_, err = c.change(ctx, caller, "CreateContainerService", s.Name, func(tx *store.Tx) error {
 		if err := c.nameFree(tx, s.Name); err != nil {
 			return err
 		}
@@ -48,7 +48,11 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 			return err
 		}
 		d.CreatedAt, s.Next = tx.Now(), d
-		return tx.InsertDeployment(s.ID, d)
+		if err := tx.InsertDeployment(s.ID, d); err != nil {
+			return err
+		}
+		_, err := record(tx, createDeployment, s.Name)
+		return err
 	})
 	if err != nil {
 		return nil, err

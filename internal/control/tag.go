@@ -4,14 +4,13 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"time"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/store"
 )
 
 // TagResource adds tags to a service; a tag with the same key is overwritten. Errors: Invalid, NotFound.
-func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]Operation, error) {
+func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error) {
 	if err := trysail.ValidateTags(tags); err != nil {
 		return nil, err
 	}
@@ -25,7 +24,7 @@ func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resour
 }
 
 // UntagResource removes tags from a service. A key that is not there is no error. Errors: Invalid, NotFound.
-func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]Operation, error) {
+func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error) {
 	for _, key := range keys {
 		if err := trysail.ValidateTagKey(key); err != nil {
 			return nil, err
@@ -36,9 +35,8 @@ func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, reso
 	})
 }
 
-func (c *Control) retag(ctx context.Context, caller trysail.Caller, operation, name string, arn *string, edit func([]trysail.Tag) []trysail.Tag) ([]Operation, error) {
-	var at time.Time
-	err := c.change(ctx, caller, operation, name, func(tx *store.Tx) error {
+func (c *Control) retag(ctx context.Context, caller trysail.Caller, operation, name string, arn *string, edit func([]trysail.Tag) []trysail.Tag) ([]trysail.Operation, error) {
+	done, err := c.change(ctx, caller, operation, name, func(tx *store.Tx) error {
 		s, err := service(tx, name)
 		if err != nil {
 			return err
@@ -51,11 +49,10 @@ func (c *Control) retag(ctx context.Context, caller trysail.Caller, operation, n
 			return err // too many together
 		}
 		slices.SortFunc(tags, func(a, b trysail.Tag) int { return cmp.Compare(a.Key, b.Key) })
-		at = tx.Now()
 		return tx.SetTags(s.ID, tags)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return []Operation{{ID: newUUID(), ResourceName: name, ResourceType: "ContainerService", Type: operation, CreatedAt: at}}, nil
+	return []trysail.Operation{done}, nil
 }

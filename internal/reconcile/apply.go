@@ -64,7 +64,9 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 		if err := r.Logs.Delete(w.Service.ID); err != nil {
 			return err
 		}
-		return r.Store.Update(ctx, func(tx *store.Tx) error { return tx.DeleteService(w.Service.ID) })
+		return r.Store.Update(ctx, func(tx *store.Tx) error {
+			return errors.Join(tx.FinishOperations(w.Service.Name, trysail.OperationSucceeded, "", ""), tx.DeleteService(w.Service.ID))
+		})
 	default:
 		return fmt.Errorf("applying: no such step: %v", step)
 	}
@@ -301,7 +303,10 @@ func (r *Reconciler) activate(ctx context.Context, w *World, s Activate) error {
 		svc.Next.State = trysail.DeploymentActive
 		svc.Current, svc.Next = svc.Next, nil
 		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
-		if err := errors.Join(tx.UpdateDeployment(svc.ID, svc.Current), tx.UpdateService(svc), markHealthy(tx, s.Healthy)); err != nil {
+		err := errors.Join(
+			tx.UpdateDeployment(svc.ID, svc.Current), tx.UpdateService(svc), markHealthy(tx, s.Healthy),
+			tx.FinishOperations(svc.Name, trysail.OperationSucceeded, "", ""))
+		if err != nil {
 			return err
 		}
 		r.say(ctx, w, svc.Current, "Reached a steady state")
@@ -337,7 +342,8 @@ func (r *Reconciler) fail(ctx context.Context, w *World, s Fail) error {
 		if svc.Current != nil {
 			svc.State = trysail.ServiceRunning
 		}
-		if err := tx.UpdateService(svc); err != nil {
+		details := verdict.Summary + " Fix: " + verdict.Fix
+		if err := errors.Join(tx.UpdateService(svc), tx.FinishOperations(svc.Name, trysail.OperationFailed, string(verdict.Code), details)); err != nil {
 			return err
 		}
 		if s.TookTooLong {
@@ -412,10 +418,11 @@ func (r *Reconciler) revert(ctx context.Context, w *World, s Revert) error {
 			svc.Capacity, svc.Fallback = *svc.Fallback, nil
 		}
 		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
-		if err := tx.UpdateService(svc); err != nil {
+		text := fmt.Sprintf("The update was given up because %s. The service has power %s and scale %d.", s.Reason, svc.Power, svc.Scale)
+		if err := errors.Join(tx.UpdateService(svc), tx.FinishOperations(svc.Name, trysail.OperationFailed, "UPDATE-FAILED", text)); err != nil {
 			return err
 		}
-		r.explain(ctx, w, svc.Current, fmt.Sprintf("The update was given up because %s. The service has power %s and scale %d.", s.Reason, svc.Power, svc.Scale))
+		r.explain(ctx, w, svc.Current, text)
 		return nil
 	})
 	if err == nil {
@@ -427,7 +434,7 @@ func (r *Reconciler) revert(ctx context.Context, w *World, s Revert) error {
 func (r *Reconciler) settle(ctx context.Context, w *World, s Settle) error {
 	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		svc.State, svc.Detail, svc.Fallback = s.State, trysail.StateDetail{}, nil
-		return tx.UpdateService(svc)
+		return errors.Join(tx.UpdateService(svc), tx.FinishOperations(svc.Name, trysail.OperationSucceeded, "", ""))
 	})
 	if err == nil {
 		r.Log.InfoContext(ctx, "service settled", "service", w.Service.Name, "state", s.State)

@@ -168,8 +168,28 @@ func (in *installation) deploy(image string) {
 			Containers:     map[string]trysail.Container{"app": {Image: image, Ports: map[string]trysail.Protocol{strconv.Itoa(appPort): trysail.ProtocolHTTP}}},
 			PublicEndpoint: &trysail.PublicEndpoint{ContainerName: "app", ContainerPort: appPort, HealthCheck: hc},
 		}
-		return errors.Join(tx.InsertDeployment(s.ID, d), tx.UpdateService(s))
+		op := trysail.Operation{
+			ID: fmt.Sprintf("deploy %s %d", image, tx.Now().UnixNano()), ResourceName: s.Name, Type: "CreateContainerServiceDeployment",
+			Status: trysail.OperationStarted, CreatedAt: tx.Now(),
+		}
+		return errors.Join(tx.InsertDeployment(s.ID, d), tx.UpdateService(s), tx.InsertOperation(op))
 	})
+}
+
+// operation is the newest one.
+func (in *installation) operation() (o trysail.Operation) {
+	in.t.Helper()
+	err := in.store.View(context.Background(), func(tx *store.Tx) error {
+		list, _, err := tx.Operations("web", 0, 1)
+		if err == nil {
+			o = list[0]
+		}
+		return err
+	})
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return o
 }
 
 func (in *installation) service() *trysail.Service {
@@ -257,6 +277,9 @@ func TestReconciler_DeploysAndSwitches(t *testing.T) {
 	if s.Current.Version != 2 || s.Next != nil || s.Detail != (trysail.StateDetail{}) {
 		t.Errorf("after the switch: %+v", *s)
 	}
+	if o := in.operation(); o.Status != trysail.OperationSucceeded || o.ErrorCode != "" {
+		t.Errorf("the operation: %+v", o)
+	}
 	if s.Current.Digests["web-2:latest"] == "" {
 		t.Error("the version does not remember the digest of its image")
 	}
@@ -282,6 +305,9 @@ func TestReconciler_KeepsTheOldVersionWhenTheNewOneFails(t *testing.T) {
 		in.deploy(tc.image)
 		in.waitState(trysail.ServiceRunning)
 		in.serves("version 1")
+		if o := in.operation(); o.Status != trysail.OperationFailed || o.ErrorCode != string(tc.code) || !strings.Contains(o.ErrorDetails, " Fix: ") {
+			t.Errorf("%s: the operation: %+v", tc.image, o)
+		}
 		err := in.store.View(t.Context(), func(tx *store.Tx) error {
 			list, err := tx.Deployments("id-web")
 			if err != nil {
