@@ -104,7 +104,11 @@ debs=(
 	libssl3 libstdc++6 libsystemd0 libzstd1 zlib1g
 )
 
-# What make bench compares with.
+# What pushes to the registry in the tests and what make bench compares with: clients and daemons that stay off the machine.
+container_debs=(
+	skopeo buildah podman conmon
+	libassuan0 libdevmapper1.02.1 libgpg-error0 libgpgme11 libpcre2-8-0 libseccomp2 libselinux1 libsemanage2 libsepol2 libsubid4 libudev1
+)
 docker_debs=(docker.io containerd libdevmapper1.02.1 libpcre2-8-0 libselinux1 libsystemd0 libudev1)
 
 # unpack_debs NAME PACKAGE…: unpack the packages into the cache's folder NAME.
@@ -183,6 +187,8 @@ main() {
 	case $1 in
 	test)
 		unpack_debs debian "${debs[@]}"
+		unpack_debs containers "${container_debs[@]}"
+		unpack_debs docker "${docker_debs[@]}"
 		javascript_sdk
 		;;
 	bench)

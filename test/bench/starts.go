@@ -42,7 +42,7 @@ func starts(ctx context.Context, t *table, o options, img images, dir string) (e
 		if docker, err = startDocker(ctx, dir); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: going on without Docker:", err)
 		} else {
-			defer func() { err = errors.Join(err, docker.close(context.WithoutCancel(ctx))) }()
+			defer func() { err = errors.Join(err, docker.Close(context.WithoutCancel(ctx))) }()
 			if err := docker.pull(ctx, img.web, img.pause); err != nil {
 				return err
 			}
