@@ -454,6 +454,12 @@ func TestCreateContainerServiceDeployment_Refuses(t *testing.T) {
 		"empty path": {func(in *control.DeploymentInput) {
 			in.PublicEndpoint.HealthCheck = &control.HealthCheckInput{Path: new("")}
 		}, `The health check of container "web" has invalid path "". It must begin with / and have up to 1024 characters of ASCII without spaces.`},
+		"private ECR": {
+			func(in *control.DeploymentInput) {
+				in.Containers["b"] = trysail.Container{Image: "123456789012.dkr.ecr.us-east-1.amazonaws.com/app:1"}
+			},
+			`Container "b" has image "123456789012.dkr.ecr.us-east-1.amazonaws.com/app:1", which is in a private registry of Amazon ECR, and service "svc" may not pull from there. Allow it first: aws lightsail update-container-service --service-name svc --private-registry-access ecrImagePullerRole={isActive=true}`,
+		},
 		"bad stored image": {
 			func(in *control.DeploymentInput) {
 				in.Containers["frontend-ui"] = trysail.Container{Image: ":container-service-1.my-react-ui.LATEST"}

@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/trysail/trysail"
@@ -20,7 +22,7 @@ func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller t
 		if err != nil {
 			return err
 		}
-		return deployable(s)
+		return firstError(deployable(s), refuseECR(in, s.Name, s.ECRPuller))
 	})
 	if err != nil {
 		return nil, err
@@ -33,6 +35,16 @@ func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller t
 		s.State, s.Detail = trysail.ServiceDeploying, trysail.StateDetail{Code: trysail.DetailCreatingDeployment}
 		return tx.InsertDeployment(s.ID, d)
 	})
+}
+
+// refuseECR refuses images in private registries of Amazon ECR when the service may not pull from there.
+func refuseECR(in DeploymentInput, service string, allowed bool) error {
+	for _, name := range slices.Sorted(maps.Keys(in.Containers)) {
+		if image := in.Containers[name].Image; !allowed && trysail.IsECR(image) {
+			return trysail.Errorf(trysail.CodeInvalid, "Container %q has image %q, which is in a private registry of Amazon ECR, and service %q may not pull from there. Allow it first: aws lightsail update-container-service --service-name %s --private-registry-access ecrImagePullerRole={isActive=true}", name, image, service, service)
+		}
+	}
+	return nil
 }
 
 // deployable reports why the service cannot take a deployment now.

@@ -37,7 +37,9 @@ func TestOperations_AreRecordedAndEnd(t *testing.T) {
 	if d := got["CreateContainerServiceDeployment"]; d.Status != trysail.OperationStarted || d.Details != "deployment 1" {
 		t.Errorf("the deployment: %+v", d)
 	}
-	b.update(func(tx *store.Tx) error { return tx.FinishOperations("web", trysail.OperationFailed, "EXIT-CODE", "why") })
+	b.update(func(tx *store.Tx) error {
+		return tx.FinishOperations("web", trysail.OperationFailed, "EXIT-CODE", "why")
+	})
 	one, err := b.GetOperation(t.Context(), caller, got["CreateContainerServiceDeployment"].ID)
 	if err != nil || one.Status != trysail.OperationFailed || one.ErrorCode != "EXIT-CODE" || one.ErrorDetails != "why" || one.ChangedAt.IsZero() {
 		t.Errorf("after the failure: %+v, %v", one, err)

@@ -25,7 +25,9 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 	}
 	var d *trysail.Deployment
 	if in.Deployment != nil {
-		d, err = c.newDeployment(ctx, in.ServiceName, *in.Deployment, func(tx *store.Tx) error { return c.nameFree(tx, in.ServiceName) })
+		d, err = c.newDeployment(ctx, in.ServiceName, *in.Deployment, func(tx *store.Tx) error {
+			return firstError(c.nameFree(tx, in.ServiceName), refuseECR(*in.Deployment, in.ServiceName, in.ECRPuller != nil && *in.ECRPuller))
+		})
 		if err != nil {
 			return nil, err
 		}
