@@ -138,10 +138,18 @@ func TestHandler_OwnOperations(t *testing.T) {
 	at := time.Unix(1800000000, 0)
 	var gotVersion int
 	var deleted, gotHost string
+	var gotPods control.ListPodsInput
 	var gotPut control.PutRegistryInput
 	server := newServer(t, &fake{
 		keys: func() ([]control.AccessKey, error) {
 			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
+		},
+		pods: func(in control.ListPodsInput) ([]trysail.PodRecord, error) {
+			gotPods = in
+			return []trysail.PodRecord{{
+				ID: "p", Version: 3, Power: "nano", Slot: 1, Attempt: 2, CreatedAt: at, StopAt: at, EndedAt: at, Failed: true, Reason: "r",
+				Evidence: &trysail.PodEvidence{Containers: []trysail.ContainerStatus{{Name: "app", State: trysail.ContainerExited, ExitCode: 3}, {Name: "b"}}},
+			}, {ID: "q", Version: 3, CreatedAt: at, HealthyAt: at}}, nil
 		},
 		nodeImages: func() (*control.NodeImages, error) {
 			return &control.NodeImages{RegistryBytes: 3, UnusedBytes: 2, Images: []control.NodeImage{
@@ -170,6 +178,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"ListAccessKeys", `{}`, `{"accessKeys":[{"accessKeyId":"TSAK1","name":"ci","createdAt":1800000000}]}`},
 		{"CreateAccessKey", `{"name":"ci"}`, `{"accessKey":{"accessKeyId":"TSAK2","secretAccessKey":"s3cret","name":"ci","createdAt":1800000000}}`},
 		{"DeleteAccessKey", `{"accessKeyId":"TSAK1"}`, `{}`},
+		{"ListPods", `{"serviceName":"web","version":3,"ended":true}`, `{"pods":[{"id":"p","version":3,"power":"nano","slot":1,"attempt":2,"state":"FAILED","createdAt":1800000000,"stoppedAt":1800000000,"endedAt":1800000000,"reason":"r","exits":[{"name":"app","exitCode":3,"oomKilled":false}]},` +
+			`{"id":"q","version":3,"power":"","slot":0,"attempt":0,"state":"HEALTHY","createdAt":1800000000,"healthyAt":1800000000,"reason":"","exits":[]}]}`},
 		{"ListNodeImages", `{}`, `{"images":[{"name":"nginx:1","digest":"sha256:aa","size":1,"stored":false,"kept":["current version of web"]},{"name":":web.www.1","digest":"sha256:bb","size":2,"stored":true,"kept":[]}],"registryBytes":3,"unusedBytes":2}`},
 		{"PutRegistry", `{"host":"ghcr.io","username":"me","secret":"s","mirrors":[]}`, `{"registry":{"host":"ghcr.io","username":"me","hasSecret":true,"mirrors":[],"ca":"","plainHttp":false,"updatedAt":1800000000}}`},
 		{"ListRegistries", `{}`, `{"registries":[{"host":"ghcr.io","username":"","hasSecret":false,"mirrors":["https://m"],"ca":"PEM","plainHttp":true,"updatedAt":1800000000}]}`},
@@ -182,6 +192,9 @@ func TestHandler_OwnOperations(t *testing.T) {
 	}
 	if deleted != "TSAK1" || gotHost != "ghcr.io" {
 		t.Errorf("deleted %q and %q", deleted, gotHost)
+	}
+	if want := (control.ListPodsInput{ServiceName: "web", Version: 3, Ended: true}); gotPods != want {
+		t.Errorf("ListPods got %+v, want %+v", gotPods, want)
 	}
 	wantPut := control.PutRegistryInput{Host: "ghcr.io", Username: new("me"), Secret: new("s"), Mirrors: &[]string{}}
 	if d := cmp.Diff(wantPut, gotPut, cmpopts.EquateEmpty()); d != "" {

@@ -50,6 +50,7 @@ type fake struct {
 	register      func(control.RegisterContainerImageInput) (*trysail.RegisteredImage, error)
 	images        func(string) ([]trysail.RegisteredImage, error)
 	deleteImage   func(control.DeleteContainerImageInput) error
+	pods          func(control.ListPodsInput) ([]trysail.PodRecord, error)
 	nodeImages    func() (*control.NodeImages, error)
 	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
 	registries    func() ([]control.Registry, error)
@@ -135,6 +136,10 @@ func (f *fake) GetContainerImages(_ context.Context, _ trysail.Caller, name stri
 
 func (f *fake) DeleteContainerImage(_ context.Context, _ trysail.Caller, in control.DeleteContainerImageInput) error {
 	return f.deleteImage(in)
+}
+
+func (f *fake) ListPods(_ context.Context, _ trysail.Caller, in control.ListPodsInput) ([]trysail.PodRecord, error) {
+	return f.pods(in)
 }
 
 func (f *fake) ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error) {

@@ -123,6 +123,11 @@ func readDiagnosis(m members) diagnosisRequest {
 	return diagnosisRequest{zeroIfNil(m.string("serviceName")), zeroIfNil(version)}
 }
 
+func readListPods(m members) control.ListPodsInput {
+	m.require("serviceName")
+	return control.ListPodsInput{ServiceName: zeroIfNil(m.string("serviceName")), Version: zeroIfNil(m.int("version")), Ended: zeroIfNil(m.bool("ended"))}
+}
+
 func readCreateKey(m members) string { return zeroIfNil(m.require("name").string("name")) }
 
 func readDeleteKey(m members) string {

@@ -88,6 +88,33 @@ type containerImage struct {
 	CreatedAt float64 `json:"createdAt"`
 }
 
+type podsResult struct {
+	Pods []pod `json:"pods"`
+}
+
+// pod is a pod of a kept version. Times that have not come yet are left out.
+type pod struct {
+	ID        trysail.PodID  `json:"id"`
+	Version   int            `json:"version"`
+	Power     trysail.Power  `json:"power"`
+	Slot      int            `json:"slot"`
+	Attempt   int            `json:"attempt"`
+	State     string         `json:"state"` // STARTING, HEALTHY, STOPPING, ENDED or FAILED
+	CreatedAt float64        `json:"createdAt"`
+	HealthyAt float64        `json:"healthyAt,omitzero"`
+	StoppedAt float64        `json:"stoppedAt,omitzero"` // when it was decided that it shall stop
+	EndedAt   float64        `json:"endedAt,omitzero"`
+	Reason    string         `json:"reason"`
+	Exits     []podContainer `json:"exits"` // how the containers of a failed pod were last seen
+}
+
+type podContainer struct {
+	Name       string `json:"name"`
+	ExitCode   int    `json:"exitCode"`
+	OOMKilled  bool   `json:"oomKilled"`
+	StartError string `json:"startError,omitzero"`
+}
+
 type nodeImagesResult struct {
 	Images        []nodeImage `json:"images"`
 	RegistryBytes int64       `json:"registryBytes"`
@@ -451,6 +478,49 @@ func (v view) imagesResult(list []trysail.RegisteredImage) imagesResult {
 		answer.ContainerImages[i] = newImage(list[i])
 	}
 	return answer
+}
+
+func (v view) podsResult(list []trysail.PodRecord) podsResult {
+	answer := podsResult{make([]pod, len(list))}
+	for i, p := range list {
+		answer.Pods[i] = pod{
+			ID: p.ID, Version: p.Version, Power: p.Power, Slot: p.Slot, Attempt: p.Attempt, State: podState(p), CreatedAt: seconds(p.CreatedAt),
+			HealthyAt: optionalSeconds(p.HealthyAt), StoppedAt: optionalSeconds(p.StopAt), EndedAt: optionalSeconds(p.EndedAt),
+			Reason: p.Reason, Exits: []podContainer{},
+		}
+		if p.Evidence == nil {
+			continue
+		}
+		for _, c := range p.Evidence.Containers {
+			if c.State == trysail.ContainerExited {
+				answer.Pods[i].Exits = append(answer.Pods[i].Exits, podContainer{c.Name, c.ExitCode, c.OOMKilled, c.StartError})
+			}
+		}
+	}
+	return answer
+}
+
+func podState(p trysail.PodRecord) string {
+	switch {
+	case p.Failed:
+		return "FAILED"
+	case !p.EndedAt.IsZero():
+		return "ENDED"
+	case !p.Live():
+		return "STOPPING"
+	case !p.HealthyAt.IsZero():
+		return "HEALTHY"
+	default:
+		return "STARTING"
+	}
+}
+
+// optionalSeconds is 0 for a time that has not come.
+func optionalSeconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return seconds(t)
 }
 
 func (v view) nodeImagesResult(n *control.NodeImages) nodeImagesResult {
