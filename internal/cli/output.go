@@ -59,11 +59,11 @@ func (s screen) paint(colour, text string) string {
 // stateColour says how good a state is.
 func stateColour(state string) string {
 	switch state {
-	case "RUNNING", "ACTIVE", "READY":
+	case "RUNNING", "ACTIVE", "READY", "HEALTHY":
 		return green
 	case "FAILED":
 		return red
-	case "PENDING", "DEPLOYING", "UPDATING", "ACTIVATING", "DELETING":
+	case "PENDING", "DEPLOYING", "UPDATING", "ACTIVATING", "DELETING", "STARTING", "STOPPING":
 		return yellow
 	}
 	return plain
