@@ -25,6 +25,8 @@ type Config struct {
 	MaxServices int
 	// Registry is the address of the installation's own registry as clients reach it, host[:port].
 	Registry string
+	// Memory is that of all nodes together, in bytes. Zero means that it is not known.
+	Memory int64
 	// PreflightTimeout bounds how long a deployment call waits for registries. Zero means 1 s.
 	PreflightTimeout time.Duration
 
@@ -106,6 +108,17 @@ func busy(s *trysail.Service) error {
 		return trysail.Errorf(trysail.CodeInvalid, "Please try again when service %q is done %s. Please try again in a few minutes.", s.Name, s.State)
 	}
 	return nil
+}
+
+// refuseCapacity refuses a capacity that the machine does not have, even if nothing else ran on it. Less than that is
+// allowed: power is a limit, and most containers stay far below it.
+func (c *Control) refuseCapacity(service string, want trysail.Capacity) error {
+	need := want.Power.Limits().Memory * int64(want.Scale)
+	if c.Memory == 0 || need <= c.Memory {
+		return nil
+	}
+	return trysail.Errorf(trysail.CodeInvalid, "CAP-NOFIT: Service %q has power %s and scale %d, which is %.1f GB of memory; this machine has %.1f GB. Choose a smaller power or scale.",
+		service, want.Power, want.Scale, float64(need)/(1<<30), float64(c.Memory)/(1<<30))
 }
 
 // clientError lets a full disk through as a clear error; everything else that is not a *trysail.Error stays internal.

@@ -524,6 +524,35 @@ func TestCreateContainerServiceDeployment_AsksNoRegistryInVain(t *testing.T) {
 	}
 }
 
+func TestCapacity_ThatTheMachineDoesNotHaveIsRefused(t *testing.T) {
+	b := newBed(t, func(c *control.Config) { c.Memory = 3 << 30 })
+	b.create("web", trysail.ServiceReady, trysail.DeploymentActive)
+	big, few, many := "medium", 1, 2
+	const text = `CAP-NOFIT: Service "web" has power medium and scale 2, which is 4.0 GB of memory; this machine has 3.0 GB. Choose a smaller power or scale.`
+	update := func(scale *int) func() error {
+		return func() error {
+			_, err := b.UpdateContainerService(t.Context(), caller, control.UpdateContainerServiceInput{ServiceName: "web", Power: &big, Scale: scale})
+			return err
+		}
+	}
+	b.refused(trysail.CodeInvalid, text, update(&many))
+	if err := update(&few)(); err != nil {
+		t.Errorf("what just fits: %v", err)
+	}
+	b.update(func(tx *store.Tx) error {
+		s, err := tx.Service("web")
+		if err != nil {
+			return err
+		}
+		s.State, s.Scale = trysail.ServiceReady, 2
+		return tx.UpdateService(s)
+	})
+	b.refused(trysail.CodeInvalid, text, func() error {
+		_, err := b.CreateContainerServiceDeployment(t.Context(), caller, "web", containers())
+		return err
+	})
+}
+
 func TestCreateContainerServiceDeployment_OneAtATime(t *testing.T) {
 	release := make(chan struct{})
 	arrived := make(chan struct{}, 8)

@@ -22,7 +22,7 @@ func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller t
 		if err != nil {
 			return err
 		}
-		return firstError(deployable(s), refuseECR(in, s.Name, s.ECRPuller))
+		return firstError(deployable(s), c.refuseCapacity(s.Name, s.Capacity), refuseECR(in, s.Name, s.ECRPuller))
 	})
 	if err != nil {
 		return nil, err

@@ -26,7 +26,8 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 	var d *trysail.Deployment
 	if in.Deployment != nil {
 		d, err = c.newDeployment(ctx, in.ServiceName, *in.Deployment, func(tx *store.Tx) error {
-			return firstError(c.nameFree(tx, in.ServiceName), refuseECR(*in.Deployment, in.ServiceName, in.ECRPuller != nil && *in.ECRPuller))
+			return firstError(c.nameFree(tx, in.ServiceName), c.refuseCapacity(in.ServiceName, trysail.Capacity{Power: trysail.Power(in.Power), Scale: in.Scale}),
+				refuseECR(*in.Deployment, in.ServiceName, in.ECRPuller != nil && *in.ECRPuller))
 		})
 		if err != nil {
 			return nil, err
@@ -130,6 +131,11 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 		}
 		if err := busy(&before); err != nil {
 			return err
+		}
+		if s.Capacity != before.Capacity && s.Current != nil {
+			if err := c.refuseCapacity(s.Name, s.Capacity); err != nil {
+				return err
+			}
 		}
 		if unchanged {
 			same = s
