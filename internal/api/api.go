@@ -60,6 +60,7 @@ type Control interface {
 	// GetContainerImages returns the newest image first.
 	GetContainerImages(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.RegisteredImage, error)
 	DeleteContainerImage(context.Context, trysail.Caller, control.DeleteContainerImageInput) error
+	CheckDeployment(context.Context, trysail.Caller, control.CheckDeploymentInput) (*control.Check, error)
 	// ListPods returns the newest pod first.
 	ListPods(context.Context, trysail.Caller, control.ListPodsInput) ([]trysail.PodRecord, error)
 	ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error)

@@ -138,11 +138,16 @@ func TestHandler_OwnOperations(t *testing.T) {
 	at := time.Unix(1800000000, 0)
 	var gotVersion int
 	var deleted, gotHost string
+	var gotCheck control.CheckDeploymentInput
 	var gotPods control.ListPodsInput
 	var gotPut control.PutRegistryInput
 	server := newServer(t, &fake{
 		keys: func() ([]control.AccessKey, error) {
 			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
+		},
+		check: func(in control.CheckDeploymentInput) (*control.Check, error) {
+			gotCheck = in
+			return &control.Check{Problems: []string{"p"}, Images: []control.CheckedImage{{Container: "app", Image: trysail.Image{Name: "nginx", Digest: "sha256:aa", Architecture: "amd64", ExposedPorts: []string{"80/tcp"}}}}}, nil
 		},
 		pods: func(in control.ListPodsInput) ([]trysail.PodRecord, error) {
 			gotPods = in
@@ -178,6 +183,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"ListAccessKeys", `{}`, `{"accessKeys":[{"accessKeyId":"TSAK1","name":"ci","createdAt":1800000000}]}`},
 		{"CreateAccessKey", `{"name":"ci"}`, `{"accessKey":{"accessKeyId":"TSAK2","secretAccessKey":"s3cret","name":"ci","createdAt":1800000000}}`},
 		{"DeleteAccessKey", `{"accessKeyId":"TSAK1"}`, `{}`},
+		{"CheckDeployment", `{"serviceName":"web","containers":{"app":{"image":"nginx"}}}`, `{"problems":["p"],"warnings":[],"images":[{"container":"app","image":"nginx","digest":"sha256:aa","architecture":"amd64","exposedPorts":["80/tcp"]}]}`},
 		{"ListPods", `{"serviceName":"web","version":3,"ended":true}`, `{"pods":[{"id":"p","version":3,"power":"nano","slot":1,"attempt":2,"state":"FAILED","createdAt":1800000000,"stoppedAt":1800000000,"endedAt":1800000000,"reason":"r","exits":[{"name":"app","exitCode":3,"oomKilled":false}]},` +
 			`{"id":"q","version":3,"power":"","slot":0,"attempt":0,"state":"HEALTHY","createdAt":1800000000,"healthyAt":1800000000,"reason":"","exits":[]}]}`},
 		{"ListNodeImages", `{}`, `{"images":[{"name":"nginx:1","digest":"sha256:aa","size":1,"stored":false,"kept":["current version of web"]},{"name":":web.www.1","digest":"sha256:bb","size":2,"stored":true,"kept":[]}],"registryBytes":3,"unusedBytes":2}`},
@@ -192,6 +198,9 @@ func TestHandler_OwnOperations(t *testing.T) {
 	}
 	if deleted != "TSAK1" || gotHost != "ghcr.io" {
 		t.Errorf("deleted %q and %q", deleted, gotHost)
+	}
+	if gotCheck.ServiceName != "web" || gotCheck.Deployment.Containers["app"].Image != "nginx" {
+		t.Errorf("CheckDeployment got %+v", gotCheck)
 	}
 	if want := (control.ListPodsInput{ServiceName: "web", Version: 3, Ended: true}); gotPods != want {
 		t.Errorf("ListPods got %+v, want %+v", gotPods, want)

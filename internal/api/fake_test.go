@@ -50,6 +50,7 @@ type fake struct {
 	register      func(control.RegisterContainerImageInput) (*trysail.RegisteredImage, error)
 	images        func(string) ([]trysail.RegisteredImage, error)
 	deleteImage   func(control.DeleteContainerImageInput) error
+	check         func(control.CheckDeploymentInput) (*control.Check, error)
 	pods          func(control.ListPodsInput) ([]trysail.PodRecord, error)
 	nodeImages    func() (*control.NodeImages, error)
 	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
@@ -136,6 +137,10 @@ func (f *fake) GetContainerImages(_ context.Context, _ trysail.Caller, name stri
 
 func (f *fake) DeleteContainerImage(_ context.Context, _ trysail.Caller, in control.DeleteContainerImageInput) error {
 	return f.deleteImage(in)
+}
+
+func (f *fake) CheckDeployment(_ context.Context, _ trysail.Caller, in control.CheckDeploymentInput) (*control.Check, error) {
+	return f.check(in)
 }
 
 func (f *fake) ListPods(_ context.Context, _ trysail.Caller, in control.ListPodsInput) ([]trysail.PodRecord, error) {

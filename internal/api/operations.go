@@ -119,6 +119,7 @@ func ownOperations(c Control, v view) []operation {
 		}, v.accessKeysResult)),
 		own(changing("CreateAccessKey", "0.1", readCreateKey, c.CreateAccessKey, v.accessKeyResult)),
 		own(changing("DeleteAccessKey", "0.1", readDeleteKey, noOutput(c.DeleteAccessKey), empty)),
+		own(reading("CheckDeployment", "0.2", readCheckDeployment, c.CheckDeployment, v.checkResult)),
 		own(reading("ListPods", "0.2", readListPods, c.ListPods, v.podsResult)),
 		own(reading("ListNodeImages", "0.2", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) (*control.NodeImages, error) {
 			return c.ListNodeImages(ctx, caller)

@@ -123,6 +123,10 @@ func readDiagnosis(m members) diagnosisRequest {
 	return diagnosisRequest{zeroIfNil(m.string("serviceName")), zeroIfNil(version)}
 }
 
+func readCheckDeployment(m members) control.CheckDeploymentInput {
+	return control.CheckDeploymentInput{ServiceName: zeroIfNil(m.string("serviceName")), Deployment: readDeployment(m)}
+}
+
 func readListPods(m members) control.ListPodsInput {
 	m.require("serviceName")
 	return control.ListPodsInput{ServiceName: zeroIfNil(m.string("serviceName")), Version: zeroIfNil(m.int("version")), Ended: zeroIfNil(m.bool("ended"))}

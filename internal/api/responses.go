@@ -88,6 +88,20 @@ type containerImage struct {
 	CreatedAt float64 `json:"createdAt"`
 }
 
+type checkResult struct {
+	Problems []string       `json:"problems"`
+	Warnings []string       `json:"warnings"`
+	Images   []checkedImage `json:"images"`
+}
+
+type checkedImage struct {
+	Container    string   `json:"container"`
+	Image        string   `json:"image"`
+	Digest       string   `json:"digest"`
+	Architecture string   `json:"architecture"`
+	ExposedPorts []string `json:"exposedPorts"`
+}
+
 type podsResult struct {
 	Pods []pod `json:"pods"`
 }
@@ -476,6 +490,14 @@ func (v view) imagesResult(list []trysail.RegisteredImage) imagesResult {
 	answer := imagesResult{make([]containerImage, len(list))}
 	for i := range list {
 		answer.ContainerImages[i] = newImage(list[i])
+	}
+	return answer
+}
+
+func (v view) checkResult(c *control.Check) checkResult {
+	answer := checkResult{orEmptyList(c.Problems), orEmptyList(c.Warnings), make([]checkedImage, len(c.Images))}
+	for i, img := range c.Images {
+		answer.Images[i] = checkedImage{img.Container, img.Name, img.Digest, img.Architecture, orEmptyList(img.ExposedPorts)}
 	}
 	return answer
 }

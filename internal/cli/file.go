@@ -53,10 +53,19 @@ func deploymentShape() *shape {
 	}}
 }
 
-// readDeployment reads the file, or standard input for "-", and gives it the service's name unless that is empty.
+// readDeployment is readDraft of a deployment whose service is known.
+func (a *App) readDeployment(name, service string) (*lightsail.CreateContainerServiceDeploymentInput, error) {
+	in, err := a.readDraft(name, service)
+	if err == nil && ptr.ToString(in.ServiceName) == "" {
+		return nil, Usagef("neither the command line nor %s names the service", name)
+	}
+	return in, err
+}
+
+// readDraft reads the file, or standard input for "-", and gives it the service's name unless that is empty.
 // A member that the API does not know is an error, as are members of the wrong type or named twice: all of them
 // would be lost on the way without a word.
-func (a *App) readDeployment(name, service string) (*lightsail.CreateContainerServiceDeploymentInput, error) {
+func (a *App) readDraft(name, service string) (*lightsail.CreateContainerServiceDeploymentInput, error) {
 	data, err := a.readFile(name)
 	if err != nil {
 		return nil, err
@@ -67,9 +76,6 @@ func (a *App) readDeployment(name, service string) (*lightsail.CreateContainerSe
 	}
 	if service != "" {
 		in.ServiceName = &service
-	}
-	if ptr.ToString(in.ServiceName) == "" {
-		return nil, Usagef("neither the command line nor %s names the service", name)
 	}
 	return in, nil
 }

@@ -98,38 +98,55 @@ func set[T any](to *T, from *T) {
 // preflight resolves the images side by side. An image that the registry says does not exist is refused here; what
 // cannot be found out in time is left to the reconciler.
 func (c *Control) preflight(ctx context.Context, d *trysail.Deployment) error {
+	found, failed := c.resolve(ctx, d)
+	d.Digests = map[string]string{}
+	for image, img := range found {
+		d.Digests[image] = img.Digest
+	}
+	for _, name := range d.ContainerNames() {
+		if e := certain(failed[d.Containers[name].Image]); e != nil {
+			return trysail.Errorf(trysail.CodeInvalid, "Container %q has image %q, which cannot be deployed: %s %s", name, e.Image, e.Message, e.Fix)
+		}
+	}
+	return nil
+}
+
+// certain returns the error if it says for sure that the image cannot be had, else nil.
+func certain(err error) *trysail.ImageError {
+	if e, ok := errors.AsType[*trysail.ImageError](err); ok && e.Final {
+		return e
+	}
+	return nil
+}
+
+// resolve asks what each image of d is, all at the same time and for no longer than PreflightTimeout. Every image is in
+// one of the results, by its name.
+func (c *Control) resolve(ctx context.Context, d *trysail.Deployment) (found map[string]trysail.Image, failed map[string]error) {
 	ctx, cancel := context.WithTimeout(ctx, c.PreflightTimeout)
 	defer cancel()
-	var mu sync.Mutex // guards digests and failed
-	digests, failed := map[string]string{}, map[string]error{}
+	var mu sync.Mutex // guards found and failed
+	found, failed = map[string]trysail.Image{}, map[string]error{}
 	var wg sync.WaitGroup
 	asked := map[string]bool{}
-	for _, name := range d.ContainerNames() {
-		image := d.Containers[name].Image
+	for _, container := range d.Containers {
+		image := container.Image
 		if asked[image] {
 			continue
 		}
 		asked[image] = true
 		wg.Go(func() {
-			found, err := c.Images.Resolve(ctx, image)
+			img, err := c.Images.Resolve(ctx, image)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				failed[image] = err
 				return
 			}
-			digests[image] = found.Digest
+			found[image] = img
 		})
 	}
 	wg.Wait()
-	d.Digests = digests
-	for _, name := range d.ContainerNames() {
-		e, ok := errors.AsType[*trysail.ImageError](failed[d.Containers[name].Image])
-		if ok && e.Final {
-			return trysail.Errorf(trysail.CodeInvalid, "Container %q has image %q, which cannot be deployed: %s %s", name, e.Image, e.Message, e.Fix)
-		}
-	}
-	return nil
+	return found, failed
 }
 
 // GetContainerServiceDeployments lists the kept deployments, newest first. Errors: NotFound.
