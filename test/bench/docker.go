@@ -48,3 +48,22 @@ func (d *docker) pod(ctx context.Context, pause, web string) (time.Duration, err
 	_, err = d.Run(ctx, "rm", "--force", second, first)
 	return took, err
 }
+
+// run returns the time from docker run until the container answers.
+func (d *docker) run(ctx context.Context, web string) (time.Duration, error) {
+	began := time.Now()
+	id, err := d.Run(ctx, "run", "--detach", "--env", "VERSION=docker", web)
+	if err != nil {
+		return 0, err
+	}
+	ip, err := d.Run(ctx, "inspect", "--format", "{{.NetworkSettings.IPAddress}}", id)
+	if err != nil {
+		return 0, err
+	}
+	if err := until200(ctx, "http://"+net.JoinHostPort(ip, "8080")+"/"); err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	_, err = d.Run(ctx, "rm", "--force", id)
+	return took, err
+}

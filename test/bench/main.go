@@ -19,6 +19,8 @@ import (
 func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
+	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, rates or images")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
 	flag.DurationVar(&o.window, "window", 5*time.Second, "how long each rate is measured")
 	flag.BoolVar(&o.docker, "docker", true, "compare with Docker, whose packages are downloaded and run privately")
@@ -33,9 +35,11 @@ func main() {
 }
 
 type options struct {
-	runs, services int
-	window         time.Duration
-	docker         bool
+	runs, services, transfers int
+
+	window time.Duration
+	docker bool
+	only   string
 }
 
 func run(ctx context.Context, o options) error {
@@ -54,11 +58,20 @@ func run(ctx context.Context, o options) error {
 	if err := images.push(ctx); err != nil {
 		return err
 	}
-	if err := starts(ctx, t, o, images, dir); err != nil {
-		return err
-	}
-	if err := rates(ctx, t, o); err != nil {
-		return err
+	for _, part := range []struct {
+		name    string
+		measure func() error
+	}{
+		{"starts", func() error { return starts(ctx, t, o, images, dir) }},
+		{"rates", func() error { return rates(ctx, t, o) }},
+		{"images", func() error { return transfers(ctx, t, o, registry, dir) }},
+	} {
+		if o.only != "" && o.only != part.name {
+			continue
+		}
+		if err := part.measure(); err != nil {
+			return err
+		}
 	}
 	return t.print()
 }
