@@ -40,6 +40,9 @@ func trysailMain(args []string) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // whoever signals twice does not want to wait
 	app := &cli.App{Build: cli.ReadBuild(version), Probe: probe}
+	if filepath.Base(os.Args[0]) == cli.PluginName {
+		return app.Plugin(ctx, args)
+	}
 	return app.Execute(ctx, args, serveCommand(app))
 }
 

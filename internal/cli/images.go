@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lightsail"
+	"github.com/spf13/cobra"
+)
+
+// nodeImages is what takes up room on the machine, and why.
+type nodeImages struct {
+	Images []struct {
+		Name   string   `json:"name"`
+		Digest string   `json:"digest"`
+		Size   int64    `json:"size"`
+		Stored bool     `json:"stored"`
+		Kept   []string `json:"kept"`
+	} `json:"images"`
+	RegistryBytes int64 `json:"registryBytes"`
+	UnusedBytes   int64 `json:"unusedBytes"`
+}
+
+func (a *App) imagesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "images [SERVICE]",
+		Short: "List the images of a service, or what is kept on the machine and why",
+		Long: `List the images that were pushed to a service, newest first. Without a SERVICE: the images that take up room on the
+server's machine, largest first, and why each is kept. An image that nothing needs is removed within the hour.`,
+		Example: `  trysail images web
+  trysail images
+  trysail images delete :web.www.3`,
+		Args:              rangeArgs(0, "SERVICE"),
+		ValidArgsFunction: a.completeService,
+	}
+	f := a.commonFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		asJSON, err := f.json()
+		if err != nil {
+			return err
+		}
+		c, err := a.connect(f.dataDir)
+		if err != nil {
+			return err
+		}
+		if len(args) == 0 {
+			var out nodeImages
+			if err := c.call(cmd.Context(), "ListNodeImages", struct{}{}, &out); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(a.Out, out)
+			}
+			return printNodeImages(a.screen(a.Out), out)
+		}
+		out, err := c.GetContainerImages(cmd.Context(), &lightsail.GetContainerImagesInput{ServiceName: &args[0]})
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(a.Out, map[string]any{"containerImages": wire(out.ContainerImages)})
+		}
+		var rows [][]string
+		for _, img := range out.ContainerImages {
+			rows = append(rows, []string{aws.ToString(img.Image), when(img.CreatedAt), aws.ToString(img.Digest)})
+		}
+		return a.screen(a.Out).table([]string{"IMAGE", "REGISTERED", "DIGEST"}, rows)
+	}
+	cmd.AddCommand(a.deleteImageCommand())
+	return cmd
+}
+
+func printNodeImages(s screen, out nodeImages) error {
+	var rows [][]string
+	for _, img := range out.Images {
+		place := "unpacked"
+		if img.Stored {
+			place = "registry"
+		}
+		kept := strings.Join(img.Kept, ", ")
+		if kept == "" {
+			kept = "nothing needs it"
+		}
+		rows = append(rows, []string{clean(img.Name), shortDigest(img.Digest), megabytes(img.Size), place, clean(kept)})
+	}
+	if err := s.table([]string{"IMAGE", "DIGEST", "SIZE", "PLACE", "KEPT FOR"}, rows); err != nil {
+		return err
+	}
+	fmt.Fprintf(s, "\nThe registry holds %s. Not needed and removed in time: %s.\n", megabytes(out.RegistryBytes), megabytes(out.UnusedBytes))
+	return nil
+}
+
+func shortDigest(digest string) string {
+	hex := strings.TrimPrefix(digest, "sha256:")
+	return clean(hex[:min(len(hex), 12)])
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+func (a *App) deleteImageCommand() *cobra.Command {
+	var dataDir string
+	cmd := &cobra.Command{
+		Use:               "delete :SERVICE.LABEL.N",
+		Short:             "Take an image off its service",
+		Long:              "Take an image off its service. An image that the current deployment runs stays. Old versions keep what they need.",
+		Args:              exactArgs(":SERVICE.LABEL.N"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	a.dataDirFlag(cmd, &dataDir)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		service, _, ok := strings.Cut(strings.TrimPrefix(args[0], ":"), ".")
+		if !ok || !strings.HasPrefix(args[0], ":") {
+			return Usagef("%q is not the name of an image; it looks like :web.www.3", args[0])
+		}
+		c, err := a.connect(dataDir)
+		if err != nil {
+			return err
+		}
+		if _, err := c.DeleteContainerImage(cmd.Context(), &lightsail.DeleteContainerImageInput{ServiceName: &service, Image: &args[0]}); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Out, "Image %s is deleted.\n", args[0])
+		return nil
+	}
+	return cmd
+}
