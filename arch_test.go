@@ -19,7 +19,8 @@ var mayImport = map[string][]string{
 	"internal/sigv4":             {},
 	"internal/store":             {},
 	"internal/logs":              {},
-	"internal/image":             {},
+	"internal/image":             {"internal/engine"},
+	"internal/registry":          {"internal/store"},
 	"internal/edge":              {},
 	"internal/diagnose":          {},
 	"internal/engine":            {},
@@ -29,10 +30,11 @@ var mayImport = map[string][]string{
 	"internal/control":           {"internal/store", "internal/logs"},
 	"internal/api":               {"internal/control", "internal/sigv4"},
 	"internal/reconcile":         {"internal/store", "internal/logs", "internal/engine", "internal/diagnose"},
-	"internal/cli":               {},
+	"internal/push":              {},
+	"internal/cli":               {"internal/push"},
 	"cmd/trysail": {
 		"internal/api", "internal/cli", "internal/control", "internal/edge", "internal/engine/containerd",
-		"internal/engine/cri", "internal/engine", "internal/image", "internal/logs", "internal/reconcile", "internal/store",
+		"internal/engine/cri", "internal/engine", "internal/image", "internal/logs", "internal/reconcile", "internal/registry", "internal/store",
 	},
 }
 
@@ -40,11 +42,12 @@ var mayImport = map[string][]string{
 var fences = map[string][]string{
 	"k8s.io/cri-api":                         {"internal/engine/cri"},
 	"google.golang.org/grpc":                 {"internal/engine/cri"},
-	"github.com/containerd/":                 {"internal/engine/containerd"},
+	"github.com/containerd/":                 {"internal/engine/containerd", "internal/engine/cri"},
 	"github.com/google/nftables":             {"internal/engine/cri"},
-	"github.com/google/go-containerregistry": {"internal/image", "internal/engine/cri"},
+	"github.com/google/go-containerregistry": {"internal/image", "internal/engine/cri", "internal/push"},
+	"cuelabs.dev/go/oci":                     {"internal/registry"},
 	"modernc.org/sqlite":                     {"internal/store"},
-	"github.com/aws/":                        {"internal/cli"},
+	"github.com/aws/":                        {"internal/cli", "internal/image"},
 	"github.com/spf13/cobra":                 {"internal/cli", "cmd/trysail"},
 	"testing":                                {"internal/engine/enginetest"},
 }

@@ -22,6 +22,20 @@ type Diagnosis struct {
 	Fix           string        `json:"fix"`                     // what to do about it
 	Evidence      []Evidence    `json:"evidence"`
 	Diff          []Difference  `json:"diff"` // to the last ACTIVE version
+	// Also are further findings that do not contradict the cause; Warnings are about what works and yet should not stay
+	// as it is.
+	Also     []Finding `json:"also,omitempty"`
+	Warnings []Finding `json:"warnings,omitempty"`
+}
+
+// Finding is something that was found out, with its own fix.
+type Finding struct {
+	Code          DiagnosisCode `json:"code"`
+	Confidence    Confidence    `json:"confidence"`
+	ContainerName string        `json:"containerName,omitempty"`
+	Summary       string        `json:"summary"`
+	Fix           string        `json:"fix,omitempty"`
+	Evidence      []Evidence    `json:"evidence,omitempty"`
 }
 
 // Evidence is one recorded fact that a diagnosis rests on.

@@ -131,14 +131,28 @@ type PodEvidence struct {
 	Health     TargetHealth      // as last seen by the edge; zero without a public endpoint
 	// LogTail holds the last lines of each container that wrote any.
 	LogTail map[string][]string
-	// Listeners are the TCP sockets that listened in the pod; nil when it was not possible to look.
+	// Listeners are the sockets that listened in the pod when the evidence was gathered; nil when it was not possible to
+	// look.
 	Listeners []Listener
+
+	At       time.Time                    `json:",omitzero"`  // when the evidence was gathered
+	Cgroup   *CgroupCounters              `json:",omitempty"` // of the pod as a whole; nil when it could not be read
+	Details  map[string]ContainerEvidence `json:",omitempty"` // by container
+	Probes   Transcript                   `json:",omitempty"` // over the pod's whole life
+	Trials   []Trial                      `json:",omitempty"` // what was tried beyond the health check
+	Sockets  SocketHistory                `json:",omitempty"` // over the pod's whole life
+	Reaches  []Reach                      `json:",omitempty"` // what it needs, tried from its network
+	Machine  *MachineState                `json:",omitempty"`
+	Stop     *StopEvidence                `json:",omitempty"` // nil unless we had asked it to end before the evidence was gathered
+	TimeLine []Moment                     `json:",omitempty"`
 }
 
 // Listener is a socket in a pod on which somebody waits for connections.
 type Listener struct {
-	Address netip.AddrPort
-	Process string // name of the program, "" if unknown
+	Address   netip.AddrPort
+	Process   string // name of the program, "" if unknown
+	Container string `json:",omitempty"` // of the program, "" if unknown
+	UDP       bool   `json:",omitempty"`
 }
 
 // Live reports whether the pod shall be running.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/cli"
 	"github.com/trysail/trysail/internal/logs"
 )
@@ -23,6 +24,7 @@ import (
 type config struct {
 	dataDir           string
 	listen            string
+	registry          string
 	http              string
 	https             string
 	domain            string
@@ -43,6 +45,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"directory of all state: database, images, logs, local CA; made if missing, with mode 0700")
 	f.StringVar(&c.listen, "listen", "127.0.0.1:4500",
 		"address of the API; plain HTTP on a loopback address, HTTPS with a certificate of the local CA on any other")
+	f.StringVar(&c.registry, "registry", "",
+		"host[:port] that clients are told to push images to; by default the address of --listen, where the registry is")
 	f.StringVar(&c.http, "http", ":80",
 		"address where requests for services are redirected to HTTPS")
 	f.StringVar(&c.https, "https", ":443",
@@ -111,6 +115,8 @@ func (c *config) validate() error {
 		}
 	}
 	switch {
+	case c.registry != "" && trysail.ValidateImageName(c.registry+"/sr") != nil:
+		return cli.Usagef("--registry %q is not a host name with an optional port, such as registry.example.com or 192.0.2.10:4500", c.registry)
 	case !isDNSName(c.domain) || len(c.domain) > maxDomain:
 		return cli.Usagef("--domain %q is not a DNS name of at most %d characters in lower case, such as apps.example.com", c.domain, maxDomain)
 	case !isDNSLabel(c.region) || len(c.region) > maxRegion:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,8 +13,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/api"
 	"github.com/trysail/trysail/internal/cli"
 	"github.com/trysail/trysail/internal/control"
@@ -22,6 +25,7 @@ import (
 	"github.com/trysail/trysail/internal/image"
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/reconcile"
+	"github.com/trysail/trysail/internal/registry"
 	"github.com/trysail/trysail/internal/store"
 )
 
@@ -37,12 +41,13 @@ type server struct {
 	cfg config
 	log *slog.Logger
 
-	store   *store.Store
-	logs    *logs.Store
-	images  *image.Resolver
-	engine  *cri.Engine
-	edge    *edge.Edge
-	control *control.Control
+	store    *store.Store
+	logs     *logs.Store
+	registry *registry.Registry
+	images   *image.Resolver
+	engine   *cri.Engine
+	edge     *edge.Edge
+	control  *control.Control
 
 	// failed gets why a part ended that should run as long as the server.
 	failed chan error
@@ -148,12 +153,30 @@ func (s *server) openState(ctx context.Context) (err error) {
 	}
 	s.onClose(func(context.Context) error { return s.store.Close() })
 	s.logs = logs.New(filepath.Join(s.cfg.dataDir, "logs"))
-	s.images = image.New(image.Config{})
+	s.registry, err = registry.Open(ctx, registry.Config{Dir: filepath.Join(s.cfg.dataDir, "registry"), Store: s.store, Log: s.log.With("part", "registry")})
+	if err != nil {
+		return err
+	}
+	s.images = image.New(image.Config{
+		Version: version, Dir: filepath.Join(s.cfg.dataDir, "images"), Local: s.registry, Registries: s.knownRegistry,
+	})
 	s.onClose(func(context.Context) error {
 		s.images.Close()
 		return nil
 	})
 	return nil
+}
+
+// knownRegistry is what the operator has said about a registry elsewhere; nothing, for most.
+func (s *server) knownRegistry(ctx context.Context, host string) (known trysail.Registry, err error) {
+	err = s.store.View(ctx, func(tx *store.Tx) error {
+		known, err = tx.Registry(host)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return known, err
 }
 
 // openEngine starts what runs containers.
@@ -162,7 +185,7 @@ func (s *server) openEngine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = cri.Open(ctx, cri.Config{Dir: engineDir(s.cfg.dataDir), Subnet: subnet}, s.log.With("part", "engine"))
+	s.engine, err = cri.Open(ctx, cri.Config{Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Images: s.images}, s.log.With("part", "engine"))
 	if problem, ok := errors.AsType[*cri.ProblemError](err); ok {
 		return cli.WithHint(fmt.Errorf("this machine cannot run containers yet: %w", problem), "See what else is missing with: trysail doctor")
 	}
@@ -199,7 +222,7 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	r := reconcile.New(reconcile.Config{
 		Rules: reconcile.Rules{Region: s.cfg.region, Domain: s.cfg.domain, ActivationTimeout: s.cfg.activationTimeout, DrainTimeout: s.cfg.drainTimeout},
 		Store: s.store, Engine: s.engine, Router: routes, Images: s.images, Logs: s.logs, Log: s.log,
-		LogRetention: s.cfg.logRetention,
+		LogRetention: s.cfg.logRetention, Registry: s.registry, DiskUsed: func() float64 { return diskUsed(s.cfg.dataDir) },
 	})
 	s.work(ctx, "reconciling", r.Run)
 	// Clients that come right after a restart must find the routes of the services that have been running all the time.
@@ -211,8 +234,26 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 
 // openAPI makes the API and serves it.
 func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
+	l, err := listen(ctx, "--listen", s.cfg.listen)
+	if err != nil {
+		return "", err
+	}
+	served := false
+	defer func() {
+		if !served {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	endpoint = clientEndpoint(l, s.cfg.listen)
+	_, registryHost, _ := strings.Cut(endpoint, "://")
+	node, err := s.engine.Node(ctx)
+	if err != nil {
+		return "", fmt.Errorf("asking the engine what this machine has: %w", err)
+	}
 	s.control = control.New(control.Config{
-		Region: s.cfg.region, Account: account, MaxServices: s.cfg.maxServices, Store: s.store, Logs: s.logs, Images: s.images, Log: s.log,
+		Region: s.cfg.region, Account: account, Registry: cmp.Or(s.cfg.registry, registryHost), Memory: node.Memory, MaxServices: s.cfg.maxServices,
+		Store: s.store, Logs: s.logs, Images: s.images, Log: s.log,
+		NodeImages: s.engine.Images, StoredSizes: s.registry.StoredSizes,
 	})
 	key, err := s.control.EnsureAdminKey(ctx)
 	if err != nil {
@@ -228,24 +269,21 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		{"engine", s.engine.Check},
 		{"edge", func(context.Context) error { return s.edge.Check() }},
 	}})
+	mux.Handle("/v2/", s.registry.Handler())
 	mux.Handle("/", api.New(api.Config{Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort}, s.control, s.log.With("part", "api")))
 
-	l, err := listen(ctx, "--listen", s.cfg.listen)
-	if err != nil {
-		return "", err
-	}
 	var secure *tls.Config
 	if !isLoopback(s.cfg.listen) {
 		if secure, err = apiTLS(s.edge.CA(), s.cfg.listen, s.cfg.domain); err != nil {
-			return "", errors.Join(err, l.Close())
+			return "", err
 		}
 	}
-	endpoint = clientEndpoint(l, s.cfg.listen)
 	if err := cli.WriteAdmin(s.cfg.dataDir, cli.Admin{
 		AccessKeyID: key.ID, SecretAccessKey: key.Secret, Region: s.cfg.region, Endpoint: endpoint, CA: s.edge.CA().RootFile(),
 	}); err != nil {
-		return "", errors.Join(err, l.Close())
+		return "", err
 	}
+	served = true
 	s.serveAPI(l, secure, mux)
 	s.log.InfoContext(ctx, "api is serving", "address", l.Addr(), "endpoint", endpoint)
 	return endpoint, nil

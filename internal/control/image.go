@@ -249,6 +249,7 @@ func (c *Control) ListNodeImages(ctx context.Context, _ trysail.Caller) (*NodeIm
 		n := NodeImage{NodeImage: img}
 		for _, u := range uses {
 			if u.Digest == img.Digest {
+				n.Name = u.Name // as people wrote it
 				n.Kept = append(n.Kept, u.String())
 			}
 		}

@@ -43,10 +43,10 @@ type keychainError struct{ err error }
 func (e *keychainError) Error() string { return "the stored login cannot be read" }
 func (e *keychainError) Unwrap() error { return e.err }
 
-// shortError bounds the text of an error: registries put whole pages into theirs.
+// shortError bounds the text of an error: registries put whole pages into theirs. It shows no queries of URLs.
 type shortError struct{ err error }
 
-func (e shortError) Error() string { return shorten(e.err.Error(), 300) }
+func (e shortError) Error() string { return shorten(redact(e.err.Error()), 300) }
 func (e shortError) Unwrap() error { return e.err }
 
 // statusOf is the HTTP status that an error tells of, or 0.
@@ -128,9 +128,36 @@ func (q *query) repository() string {
 
 // fullName is the form in which container runtimes keep names: the host of Docker Hub is docker.io there.
 func fullName(repo name.Repository) string {
-	host := repo.RegistryStr()
-	if host == name.DefaultRegistry {
-		host = "docker.io"
+	return hostName(repo) + "/" + repo.RepositoryStr()
+}
+
+// hostName is the host of a registry, as people know it.
+func hostName(repo name.Repository) string {
+	if host := repo.RegistryStr(); host != name.DefaultRegistry {
+		return host
 	}
-	return host + "/" + repo.RepositoryStr()
+	return "docker.io"
+}
+
+// redact cuts the queries off the URLs in a text: a registry that redirects to a store of blobs puts secrets there.
+func redact(text string) string {
+	var b strings.Builder
+	for {
+		start := strings.Index(text, "://")
+		if start < 0 {
+			break
+		}
+		end := strings.IndexAny(text[start:], " \"\n\t")
+		if end < 0 {
+			end = len(text) - start
+		}
+		url := text[:start+end]
+		text = text[start+end:]
+		scheme := strings.LastIndexAny(url[:start], " \"\n\t") + 1
+		if q := strings.IndexByte(url[scheme:], '?'); q >= 0 {
+			url = url[:scheme+q] + "?…"
+		}
+		b.WriteString(url)
+	}
+	return b.String() + text
 }

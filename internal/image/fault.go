@@ -28,6 +28,7 @@ const (
 	codeArch    trysail.DiagnosisCode = "IMG-ARCH"
 	codeSlow    trysail.DiagnosisCode = "IMG-SLOW"
 	codeCorrupt trysail.DiagnosisCode = "IMG-CORRUPT"
+	codeDisk    trysail.DiagnosisCode = "IMG-DISK"
 )
 
 // fault says what an error means. What the registry said of the image comes before what the network did.
@@ -50,6 +51,9 @@ func (q *query) answerFault(ctx context.Context, err error) *trysail.ImageError 
 	}
 	if _, ok := errors.AsType[*keychainError](err); ok {
 		return &trysail.ImageError{Code: codeAuth, Message: "The login for " + q.registry() + " cannot be read.", Fix: "Store the login again."}
+	}
+	if e, ok := errors.AsType[*ecrError](err); ok {
+		return q.ecrFault(e)
 	}
 	if errors.Is(err, errTooLarge) {
 		return q.corrupt(q.registry()+" sent a description of "+mark(q.image)+" that is larger than 4 MiB.", false)
@@ -105,7 +109,7 @@ func (q *query) authFault(err error, status int) *trysail.ImageError {
 		}
 		return &trysail.ImageError{
 			Code: codeAuth, Final: true, Message: fmt.Sprintf("%s refused %s.", q.registry(), whose),
-			Fix: "Renew the user name and password or token for this registry.",
+			Fix: "Renew the login: trysail registry login " + hostName(q.ref.Context()),
 		}
 	case status == http.StatusForbidden && !has(err, transport.DeniedErrorCode, transport.UnauthorizedErrorCode, transport.NameUnknownErrorCode):
 		// A registry says why. This is a firewall, a proxy or a filter of countries.
@@ -129,7 +133,7 @@ func (q *query) absent() *trysail.ImageError {
 	return &trysail.ImageError{
 		Code: codeRepo, Final: true,
 		Message: fmt.Sprintf("%s says %s does not exist or is private. These look the same without a login.", q.registry(), mark(q.repository())),
-		Fix:     "Check the spelling. If the image is private, make it public or push it to a registry that this machine can read.",
+		Fix:     "Check the spelling. If the image is private, store a login: trysail registry login " + hostName(q.ref.Context()),
 	}
 }
 
@@ -216,7 +220,10 @@ func (q *query) rateFault() *trysail.ImageError {
 	}
 	f := &trysail.ImageError{
 		Code: codeRate, Message: fmt.Sprintf("%s's limit of pulls for %s is used up.", q.registry(), whose),
-		Fix: "Wait, or copy the image to a registry without such a limit.",
+		Fix: "Wait, or push the image to the service: trysail push.",
+	}
+	if !q.loggedIn {
+		f.Fix = "Wait, or store a login, which has a higher limit: trysail registry login " + hostName(q.ref.Context())
 	}
 	if t := resetTime(q.session.header, time.Now()); !t.IsZero() {
 		f.Message = fmt.Sprintf("%s's limit of pulls for %s is used up; it resets about %s UTC.", q.registry(), whose, t.UTC().Format("15:04"))

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -286,10 +285,11 @@ func guarded(t *testing.T, inner http.Handler, anonymous bool) *httptest.Server 
 	return srv
 }
 
-type keys authn.AuthConfig
-
-func (k keys) Resolve(authn.Resource) (authn.Authenticator, error) {
-	return authn.FromConfig(authn.AuthConfig(k)), nil
+// login is what the operator has stored for every registry.
+func login(user, secret string) func(context.Context, string) (trysail.Registry, error) {
+	return func(_ context.Context, host string) (trysail.Registry, error) {
+		return trysail.Registry{Host: host, Username: user, Secret: secret}, nil
+	}
 }
 
 func TestResolver_Tokens(t *testing.T) {
@@ -297,11 +297,11 @@ func TestResolver_Tokens(t *testing.T) {
 	_, open := serve(t, reg)
 	push(t, open+"/public/app", build(t, "linux", "amd64", v1.Config{}))
 	push(t, open+"/team/app", build(t, "linux", "amd64", v1.Config{}))
-	me, wrong := keys{Username: "me", Password: "geheim"}, keys{Username: "me", Password: "falsch"}
+	me, wrong := login("me", "geheim"), login("me", "falsch")
 	for _, tt := range []struct {
 		name      string
 		anonymous bool
-		keychain  authn.Keychain
+		known     func(context.Context, string) (trysail.Registry, error)
 		image     string
 		want      want
 	}{
@@ -314,7 +314,7 @@ func TestResolver_Tokens(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			host := strings.TrimPrefix(guarded(t, reg, tt.anonymous).URL, "http://")
-			_, err := newResolver(t, Config{Keychain: tt.keychain}).Resolve(t.Context(), host+tt.image)
+			_, err := newResolver(t, Config{Registries: tt.known}).Resolve(t.Context(), host+tt.image)
 			if tt.want.code == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -344,10 +344,10 @@ func TestResolver_BasicLogin(t *testing.T) {
 		}
 		reg.ServeHTTP(w, r)
 	}))
-	if _, err := newResolver(t, Config{Keychain: keys{Username: "me", Password: "geheim"}}).Resolve(t.Context(), host+"/app"); err != nil {
+	if _, err := newResolver(t, Config{Registries: login("me", "geheim")}).Resolve(t.Context(), host+"/app"); err != nil {
 		t.Error(err)
 	}
-	wrong := newResolver(t, Config{Keychain: keys{Username: "me", Password: "x"}})
+	wrong := newResolver(t, Config{Registries: login("me", "x")})
 	want{"IMG-AUTH", true, []string{"login of `me`"}}.check(t, resolveError(t, wrong, host+"/app"))
 }
 
@@ -362,7 +362,7 @@ func TestResolver_LoginStaysWithTheRegistry(t *testing.T) {
 		}
 		http.Redirect(w, r, "http://127.0.0.1:"+port+"/v2/app/manifests/latest", http.StatusFound)
 	}))
-	resolveError(t, newResolver(t, Config{Keychain: keys{Username: "me", Password: "geheim"}}), host+"/app")
+	resolveError(t, newResolver(t, Config{Registries: login("me", "geheim")}), host+"/app")
 	if got := <-leaked; got != "" {
 		t.Errorf("another host got %q", got)
 	}
@@ -417,4 +417,18 @@ func TestQuery_LoginWithoutRightIsAnAbsentRepository(t *testing.T) {
 	q := &query{image: "ghcr.io/team/app", ref: ref, user: "me", loggedIn: true, session: &session{authorization: "Bearer x"}}
 	denied := &transport.Error{StatusCode: 403, Errors: []transport.Diagnostic{{Code: transport.DeniedErrorCode}}}
 	want{"IMG-REPO", true, []string{"`me` may not read it"}}.check(t, q.fault(t.Context(), denied))
+}
+
+func TestRedact_CutsQueries(t *testing.T) {
+	for text, want := range map[string]string{
+		`Get "https://s3.example/blob?X-Amz-Signature=secret&a=b": EOF`: `Get "https://s3.example/blob?…": EOF`,
+		`from https://a/b?x to https://c/d?y and more`:                  `from https://a/b?… to https://c/d?… and more`,
+		`is this https://a.example/b?`:                                  `is this https://a.example/b?…`,
+		`why? because of http://a`:                                      `why? because of http://a`,
+		`no URL`:                                                        `no URL`,
+	} {
+		if got := redact(text); got != want {
+			t.Errorf("redact(%q) = %q, want %q", text, got, want)
+		}
+	}
 }

@@ -1,5 +1,10 @@
-// Package image asks registries what an image name means for this machine, before anything is pulled, and says in one
-// sentence why an image cannot be had.
+// Package image asks registries what an image name means for this machine, before anything is pulled, says in one
+// sentence why an image cannot be had, and fetches what containers need of it.
+//
+// An image is stored in this installation's own registry (local.go) or elsewhere. Elsewhere is a registry and the
+// mirrors that the operator has set for it (place.go); each of them is asked by a query (query.go), which talks through
+// a session (session.go), logs in when told to (login.go, ecr.go), and explains what went wrong (fault.go, network.go).
+// Layers are fetched into files (blobs.go, download.go).
 //
 // A public image on an open registry costs two requests: the manifest and the configuration; an index adds one for the
 // manifest of our platform, and a registry that wants a token adds two. Everything that a registry sends is bounded
@@ -14,16 +19,15 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine"
 )
 
 // maxIndexDepth bounds indexes within indexes. Builders make one level; two are seen when indexes are merged.
@@ -35,20 +39,48 @@ type Config struct {
 	Version string
 	// Platform is what images must run on. Zero means linux on the architecture of this program.
 	Platform v1.Platform
-	// Keychain holds the logins. Nil means that every registry is asked without one. A login is sent only to a
-	// registry that asks for it.
-	Keychain authn.Keychain
-	// Timeout bounds one Resolve together with its context. Zero means 30 s.
+	// Timeout bounds one Resolve or Manifest together with its context. Zero means 30 s.
 	Timeout time.Duration
+	// Local is this installation's own registry. Nil means that no image is stored here.
+	Local Local
+	// Registries tells what the operator has said about a registry, by its host as in image names; Docker Hub is
+	// docker.io. The zero Registry means nothing. Nil means that nothing is known of any.
+	Registries func(ctx context.Context, host string) (trysail.Registry, error)
+	// Dir is where Blob puts what it fetches. It is made if need be, mode 0700, and belongs to this Resolver alone.
+	// Empty means that only stored images can be had.
+	Dir string
+	// ECR gets the login for the private ECR registries of a region. Nil means from AWS, with the credentials that
+	// its SDK finds on this machine.
+	ECR func(ctx context.Context, region string) (ECRLogin, error)
 }
 
-// Resolver asks registries about images. Its methods are safe for concurrent use.
+// Local is this installation's own registry.
+type Local interface {
+	// Digest is that of the manifest or index that an image stands for. Error: *trysail.ImageError with IMG-LOCAL.
+	Digest(ctx context.Context, image trysail.StoredImage) (string, error)
+	// Manifest returns a manifest or index. Error: fs.ErrNotExist when it is not there.
+	Manifest(ctx context.Context, digest string) (mediaType string, content []byte, err error)
+	// Blob returns the file that holds a blob, which must not be written to, and its size in bytes. Error:
+	// fs.ErrNotExist when it is not there.
+	Blob(ctx context.Context, digest string) (path string, size int64, err error)
+}
+
+// Resolver asks registries about images and fetches them. It implements engine.Images. Its methods are safe for
+// concurrent use.
 type Resolver struct {
 	cfg       Config
 	transport *http.Transport
+	grants    grants
+	blobs     blobs
+
+	mu         sync.Mutex                 // guards transports
+	transports map[string]*http.Transport // by the CA that is trusted besides the system's
 }
 
-// New makes a Resolver. Close ends its idle connections.
+var _ engine.Images = (*Resolver)(nil)
+
+// New makes a Resolver and removes from Config.Dir what an earlier one has left there more than a day ago. End it with
+// Close.
 func New(cfg Config) *Resolver {
 	if cfg.Platform.OS == "" {
 		cfg.Platform.OS = "linux"
@@ -59,29 +91,44 @@ func New(cfg Config) *Resolver {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 30 * time.Second
 	}
-	return &Resolver{cfg: cfg, transport: newTransport()}
+	if cfg.ECR == nil {
+		cfg.ECR = awsLogin
+	}
+	r := &Resolver{cfg: cfg, transport: newTransport(), transports: map[string]*http.Transport{}}
+	r.blobs.init(cfg.Dir)
+	return r
 }
 
-// Close ends the connections that are kept for the next Resolve. The Resolver stays usable.
-func (r *Resolver) Close() { r.transport.CloseIdleConnections() }
+// Close ends the fetches under way, what has been fetched so far stays in Config.Dir, and the connections that are kept.
+func (r *Resolver) Close() {
+	r.blobs.close()
+	r.transport.CloseIdleConnections()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.transports {
+		t.CloseIdleConnections()
+	}
+}
 
 // Resolve asks the registry of an image what it is for this machine. Digest and Reference are those of the manifest
 // for our platform even if the name stands for many. Every error is a *trysail.ImageError.
 func (r *Resolver) Resolve(ctx context.Context, image string) (trysail.Image, error) {
+	if isStored(image) {
+		return r.resolveStored(ctx, image)
+	}
 	ref, fault := parse(image)
 	if fault != nil {
 		return trysail.Image{}, fault
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	q := &query{
-		image: image, ref: ref, platform: r.cfg.Platform, keychain: r.cfg.Keychain, began: time.Now(),
-		session: newSession(r.transport, ref.Context().RegistryStr(), r.cfg.Version),
+	var found trysail.Image
+	fault = r.ask(ctx, image, ref, func(ctx context.Context, q *query) (err error) {
+		found, err = find(ctx, q, image, r.cfg.Platform)
+		return err
+	})
+	if fault != nil {
+		return trysail.Image{}, fault
 	}
-	found, err := q.find(ctx)
-	if err != nil {
-		return trysail.Image{}, q.fault(ctx, err)
-	}
+	found.Reference = fullName(ref.Context()) + "@" + found.Digest // also if a mirror said so
 	return found, nil
 }
 
@@ -105,37 +152,44 @@ func parse(image string) (name.Reference, *trysail.ImageError) {
 	return ref, nil
 }
 
-// query is one Resolve in progress.
-type query struct {
-	image    string // as the user wrote it
-	ref      name.Reference
-	platform v1.Platform
-	keychain authn.Keychain
-	began    time.Time
-	session  *session
-	user     string // whose login was sent
-	loggedIn bool   // a login was sent
+// source is where the parts of an image are: a registry elsewhere or our own.
+type source interface {
+	// manifest gets the manifest or index with a digest; with an empty digest the one that the image's name stands for.
+	manifest(ctx context.Context, digest string) (content, error)
+	// config gets the configuration that a manifest names.
+	config(ctx context.Context, desc v1.Descriptor) ([]byte, error)
+}
+
+// content is a manifest or index.
+type content struct {
+	mediaType string // as the registry says
+	digest    string
+	bytes     []byte
 }
 
 // find does the asking. Its errors are for fault.
-func (q *query) find(ctx context.Context) (trysail.Image, error) {
-	desc, err := q.get(ctx, q.ref)
+func find(ctx context.Context, src source, image string, platform v1.Platform) (trysail.Image, error) {
+	c, err := src.manifest(ctx, "")
 	if err != nil {
 		return trysail.Image{}, err
 	}
 	declared := false // an index said what the manifest runs on
 	for depth := 0; ; depth++ {
-		m, err := parseManifest(desc)
+		m, err := parseManifest(c)
 		if err != nil {
 			return trysail.Image{}, err
 		}
 		if m.Config != nil {
-			return q.describe(desc, m, declared)
+			raw, err := src.config(ctx, *m.Config)
+			if err != nil {
+				return trysail.Image{}, &partError{part: "configuration " + m.Config.Digest.String(), err: err}
+			}
+			return describe(image, c.digest, raw, platform, declared)
 		}
 		if depth == maxIndexDepth {
 			return trysail.Image{}, &formatError{what: "indexes within indexes, more than anybody needs"}
 		}
-		child, err := choose(m.Manifests, q.platform)
+		child, err := choose(m.Manifests, platform)
 		if err != nil {
 			return trysail.Image{}, err
 		}
@@ -143,7 +197,7 @@ func (q *query) find(ctx context.Context) (trysail.Image, error) {
 		if child.Size > maxAnswer {
 			return trysail.Image{}, errTooLarge
 		}
-		if desc, err = q.get(ctx, q.ref.Context().Digest(child.Digest.String())); err != nil {
+		if c, err = src.manifest(ctx, child.Digest.String()); err != nil {
 			return trysail.Image{}, &partError{part: "manifest " + child.Digest.String(), err: err}
 		}
 	}
@@ -158,10 +212,10 @@ type manifest struct {
 }
 
 // parseManifest goes by the content: some registries send the wrong media type with it.
-func parseManifest(desc *remote.Descriptor) (manifest, error) {
+func parseManifest(c content) (manifest, error) {
 	var m manifest
-	if err := json.Unmarshal(desc.Manifest, &m); err != nil {
-		return m, &formatError{what: describeAnswer(string(desc.MediaType)), err: err}
+	if err := json.Unmarshal(c.bytes, &m); err != nil {
+		return m, &formatError{what: describeAnswer(c.mediaType), err: err}
 	}
 	switch {
 	case m.Config != nil && m.Manifests != nil:
@@ -199,30 +253,16 @@ type imageConfig struct {
 
 // describe reads the image's configuration. declared is true if an index said that the manifest is for our platform:
 // that is more reliable than the configuration, in which tools that convert images leave the wrong architecture.
-func (q *query) describe(desc *remote.Descriptor, m manifest, declared bool) (trysail.Image, error) {
-	// Descriptor.Image goes by the media type.
-	if desc.MediaType = m.MediaType; !desc.MediaType.IsImage() {
-		desc.MediaType = types.OCIManifestSchema1
-	}
-	img, err := desc.Image()
-	if err != nil {
-		return trysail.Image{}, &formatError{what: "a manifest that makes no sense", err: err}
-	}
-	raw, err := img.RawConfigFile()
-	if err != nil {
-		return trysail.Image{}, &partError{part: "configuration " + m.Config.Digest.String(), err: err}
-	}
+func describe(image, digest string, raw []byte, platform v1.Platform, declared bool) (trysail.Image, error) {
 	var c imageConfig
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return trysail.Image{}, &formatError{what: "a configuration that makes no sense", err: err}
 	}
-	if !declared && !compatible(c.OS, c.Architecture, q.platform) {
+	if !declared && !compatible(c.OS, c.Architecture, platform) {
 		return trysail.Image{}, &platformError{offers: []string{cmp.Or(c.OS, "linux") + "/" + cmp.Or(c.Architecture, "unknown")}}
 	}
-	digest := desc.Digest.String()
 	return trysail.Image{
-		Name: q.image, Digest: digest, Reference: fullName(q.ref.Context()) + "@" + digest,
-		Architecture: q.platform.Architecture, Entrypoint: c.Config.Entrypoint, Command: c.Config.Cmd,
+		Name: image, Digest: digest, Architecture: platform.Architecture, Entrypoint: c.Config.Entrypoint, Command: c.Config.Cmd,
 		ExposedPorts: ports(c.Config.ExposedPorts), User: c.Config.User, WorkingDir: c.Config.WorkingDir,
 	}, nil
 }
@@ -238,30 +278,4 @@ func ports(exposed map[string]json.RawMessage) []string {
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
-}
-
-// get asks for a manifest. It logs in when the registry wants that.
-func (q *query) get(ctx context.Context, ref name.Reference) (*remote.Descriptor, error) {
-	opts, err := q.options(ctx)
-	if err != nil {
-		return nil, err
-	}
-	desc, err := remote.Get(ref, opts...)
-	if statusOf(err) != http.StatusUnauthorized || q.session.authorization != "" {
-		return desc, err
-	}
-	if err := q.login(ctx); err != nil {
-		return nil, &loginError{err}
-	}
-	if q.session.authorization == "" {
-		return nil, err
-	}
-	return remote.Get(ref, opts...)
-}
-
-// options makes the library use the session and nothing else: a transport of its own making would ask one time more,
-// retry for seconds, and use plain HTTP in private networks.
-func (q *query) options(ctx context.Context) ([]remote.Option, error) {
-	t, err := transport.FromToken(q.ref.Context().Registry, authn.Anonymous, q.session, &transport.Challenge{}, &transport.Token{})
-	return []remote.Option{remote.WithContext(ctx), remote.WithTransport(t)}, err
 }

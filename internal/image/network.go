@@ -22,6 +22,12 @@ func (q *query) networkFault(ctx context.Context, err error) *trysail.ImageError
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return &trysail.ImageError{Code: codeSlow, Message: "Asking for " + mark(q.image) + " was given up before " + mark(q.session.host) + " answered.", Fix: "Deploy again."}
 	}
+	if errors.Is(err, errStalled) {
+		return &trysail.ImageError{
+			Code: codeSlow, Message: fmt.Sprintf("%s%s stopped sending in the middle of %s: %s.", mark(q.address()), q.via(), mark(q.image), errStalled),
+			Fix: "Wait and deploy again; if it happens again, look at the network between this machine and the registry.",
+		}
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dnsFault(dns.Name, dns.IsNotFound)
 	}
@@ -161,7 +167,7 @@ func (q *query) tlsFault(err error, now time.Time) *trysail.ImageError {
 	case isCertificate(err):
 		return certificateFault(f, host, err, now)
 	case errors.Is(err, http.ErrSchemeMismatch) || record && !q.session.local:
-		f.Message = host + " does not speak TLS on this port. Trysail uses plain HTTP only for registries on this machine."
+		f.Message = host + " does not speak TLS on this port. Trysail uses plain HTTP only for registries on this machine, or if told to."
 		f.Fix = "Put TLS before the registry, or use the port at which it speaks TLS."
 	case isOp && (op.Op == "remote error" || op.Op == "local error"): // how crypto/tls reports alerts
 		f.Message = fmt.Sprintf("%s refuses the TLS connection: %s.", host, reason(err))

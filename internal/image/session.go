@@ -20,7 +20,7 @@ import (
 const (
 	dialTimeout    = 5 * time.Second
 	tlsTimeout     = 5 * time.Second
-	answerTimeout  = 10 * time.Second // from the request to the header of the answer
+	answerTimeout  = 30 * time.Second // from the request to the header of the answer; caches fetch what is asked of them first
 	idleTimeout    = 15 * time.Second // for which a connection is kept for the next Resolve
 	retryPause     = 50 * time.Millisecond
 	maxAnswer      = 4 << 20  // bytes of a manifest, configuration or tag list; containerd takes 8 MiB
@@ -44,7 +44,7 @@ func newTransport() *http.Transport {
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		ResponseHeaderTimeout:  answerTimeout,
 		IdleConnTimeout:        idleTimeout,
-		MaxIdleConnsPerHost:    2,
+		MaxIdleConnsPerHost:    maxFetches,
 		MaxResponseHeaderBytes: maxHeader,
 		ForceAttemptHTTP2:      true,
 	}
@@ -67,6 +67,8 @@ type session struct {
 	transport *http.Transport
 	registry  string // host[:port]
 	local     bool   // the registry is on this machine
+	plain     bool   // the operator allows plain HTTP
+	large     bool   // the answers are blobs: who reads them bounds them
 	userAgent string
 
 	scheme        string      // empty until it is known what a registry on this machine speaks
@@ -113,6 +115,9 @@ func (s *session) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode == http.StatusUnauthorized && req.URL.Host == s.registry {
 		s.challenge = resp.Header
 	}
+	if s.large && resp.StatusCode < http.StatusBadRequest {
+		return resp, nil
+	}
 	if err := limitBody(resp); err != nil {
 		resp.Body.Close()
 		return nil, err
@@ -123,7 +128,7 @@ func (s *session) RoundTrip(req *http.Request) (*http.Response, error) {
 // send chooses between http and https.
 func (s *session) send(req *http.Request) (*http.Response, error) {
 	if req.URL.Host != s.registry {
-		if req.URL.Scheme != "https" && !isLoopback(req.URL.Host) {
+		if req.URL.Scheme != "https" && !s.plain && !isLoopback(req.URL.Host) {
 			return nil, closing(req, errPlainHTTP)
 		}
 		return s.once(req, req.URL.Scheme)

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -79,10 +81,8 @@ func (s *Source) openDockerArchive(a *archive, ref string, o Options) error {
 
 func chooseSaved(saved []savedImage, ref string) (savedImage, error) {
 	for _, one := range saved {
-		for _, tag := range one.RepoTags {
-			if tag == ref {
-				return one, nil
-			}
+		if slices.Contains(one.RepoTags, ref) {
+			return one, nil
 		}
 	}
 	switch {
@@ -191,9 +191,6 @@ func (s *Source) openDaemon(ctx context.Context, name string, o Options, daemons
 		}
 		tried = append(tried, d.String()+": "+d.reason(err))
 	}
-	text := fmt.Sprintf("no image %q was found. It is neither a file nor a folder here", name)
-	for _, t := range tried {
-		text += "; " + t
-	}
-	return errors.New(text)
+	reasons := append([]string{"it is neither a file nor a folder here"}, tried...)
+	return fmt.Errorf("no image %q was found: %s", name, strings.Join(reasons, "; "))
 }

@@ -8,7 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -68,7 +68,7 @@ func newIndex(t *testing.T, platforms ...string) (v1.ImageIndex, map[string]v1.I
 
 func newRegistry(t *testing.T) (host string) {
 	t.Helper()
-	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	s := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug))))
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
 }
@@ -76,9 +76,9 @@ func newRegistry(t *testing.T) (host string) {
 func options() Options { return Options{Getenv: func(string) string { return "" }} }
 
 // send opens and pushes an image, and returns what arrived.
-func send(t *testing.T, name_ string, o Options) (*remote.Descriptor, error) {
+func send(t *testing.T, from string, o Options) (*remote.Descriptor, error) {
 	t.Helper()
-	src, err := Open(t.Context(), name_, o)
+	src, err := Open(t.Context(), from, o)
 	if err != nil {
 		return nil, err
 	}
@@ -380,11 +380,11 @@ func TestSource_IndexWholeOrOnePlatform(t *testing.T) {
 
 func TestOpen_Refuses(t *testing.T) {
 	windows, _ := writeLayout(t, nil, newImage(t, "windows/amd64"))
-	empty_ := filepath.Join(t.TempDir(), "empty")
+	blank := filepath.Join(t.TempDir(), "empty")
 	text := filepath.Join(t.TempDir(), "text.tar")
 	other := tarOf(t, filepath.Join(windows, "blobs"))
 	damaged := dockerArchive(t, newImage(t, "linux/amd64"))
-	for path, data := range map[string]string{empty_: "", text: strings.Repeat("no tar file ", 100)} {
+	for path, data := range map[string]string{blank: "", text: strings.Repeat("no tar file ", 100)} {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -392,13 +392,13 @@ func TestOpen_Refuses(t *testing.T) {
 	spoil(t, damaged)
 	for name, tc := range map[string]struct{ from, want string }{
 		"windows":      {windows, "the image is for windows/amd64; containers here run on Linux"},
-		"empty file":   {empty_, "it is empty"},
+		"empty file":   {blank, "it is empty"},
 		"no tar":       {text, "is not a tar file, or it is damaged"},
 		"no image":     {other, "is a tar file but no image: it has neither manifest.json (docker save) nor index.json (OCI)"},
 		"no layout":    {filepath.Dir(windows), "is a folder but no OCI layout"},
 		"no such file": {"./nope.tar", "no such file"},
 		"damaged":      {damaged, "is damaged: its content has another digest"},
-		"no daemon":    {"nope:1", `no image "nope:1" was found. It is neither a file nor a folder here; Docker at unix:///nope.sock: does not run; Podman at unix:///`},
+		"no daemon":    {"nope:1", `no image "nope:1" was found: it is neither a file nor a folder here; Docker at unix:///nope.sock: does not run; Podman at unix:///`},
 		"remote":       {"docker-daemon:remote", "a Docker engine on another machine cannot be used"},
 	} {
 		t.Run(name, func(t *testing.T) {

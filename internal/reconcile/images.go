@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,10 +20,12 @@ const maxImageBackoff = time.Minute
 // prepare makes the images of a version present on the node: what has no digest yet is resolved, and the digest kept
 // with the version, so that the same version always runs the same bytes.
 func (r *Reconciler) prepare(ctx context.Context, serviceID string, version int) error {
-	var d *trysail.Deployment
-	err := r.Store.View(ctx, func(tx *store.Tx) error {
-		s, err := tx.ServiceByID(serviceID)
-		if err == nil {
+	var (
+		s *trysail.Service
+		d *trysail.Deployment
+	)
+	err := r.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if s, err = tx.ServiceByID(serviceID); err == nil {
 			d = deployment(s, version)
 		}
 		return err
@@ -29,7 +33,13 @@ func (r *Reconciler) prepare(ctx context.Context, serviceID string, version int)
 	if err != nil || d == nil {
 		return err
 	}
-	digests, err := r.fetch(ctx, d)
+	var digests map[string]string
+	if err = mayPull(s, d); err == nil {
+		var p pulls
+		stop := r.report(ctx, imageKey{serviceID, version}, &p)
+		digests, err = r.fetch(ctx, d, &p)
+		stop()
+	}
 	if errors.Is(err, engine.ErrUnavailable) || ctx.Err() != nil {
 		return err
 	}
@@ -43,8 +53,25 @@ func (r *Reconciler) prepare(ctx context.Context, serviceID string, version int)
 	return err
 }
 
+// mayPull refuses the images of private ECR registries to a service that has not been given access to them.
+func mayPull(s *trysail.Service, d *trysail.Deployment) error {
+	if s.ECRPuller || d.State != trysail.DeploymentActivating {
+		return nil
+	}
+	for _, c := range d.Containers {
+		if trysail.IsECR(c.Image) {
+			return &trysail.ImageError{
+				Code: "IMG-AUTH", Image: c.Image, Final: true,
+				Message: fmt.Sprintf("%s is in a private Amazon ECR registry, and service %s has no access to those.", c.Image, s.Name),
+				Fix:     fmt.Sprintf("aws lightsail update-container-service --service-name %s --private-registry-access ecrImagePullerRole={isActive=true}", s.Name),
+			}
+		}
+	}
+	return nil
+}
+
 // fetch resolves and pulls the images of d side by side.
-func (r *Reconciler) fetch(ctx context.Context, d *trysail.Deployment) (map[string]string, error) {
+func (r *Reconciler) fetch(ctx context.Context, d *trysail.Deployment, p *pulls) (map[string]string, error) {
 	type result struct{ name, digest string }
 	results := make(chan result, len(d.Containers))
 	seen := map[string]bool{}
@@ -65,7 +92,9 @@ func (r *Reconciler) fetch(ctx context.Context, d *trysail.Deployment) (map[stri
 				digest = img.Digest
 			}
 			results <- result{name, digest}
-			return named(name, r.Engine.Prepare(gctx, trysail.ImageReference(name, digest)))
+			ref := trysail.ImageReference(name, digest)
+			defer p.add(name, ref)()
+			return named(name, r.Engine.Prepare(gctx, ref))
 		})
 	}
 	err := g.Wait()
@@ -107,6 +136,7 @@ func (r *Reconciler) noteImages(key imageKey, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	im := r.images[key]
+	im.Pulling = ""
 	if err == nil {
 		r.images[key] = Images{Ready: true}
 		delete(r.imageErr, key)
@@ -119,6 +149,91 @@ func (r *Reconciler) noteImages(key imageKey, err error) {
 		r.imageErr[key] = e
 	}
 	r.images[key] = im
+}
+
+// reportEvery is how often the progress of a pull is told.
+const reportEvery = time.Second
+
+// report tells the rounds of a service how far the images of a version are, until stop is called.
+func (r *Reconciler) report(ctx context.Context, key imageKey, p *pulls) (stop func()) {
+	teller, able := r.Engine.(engine.Progress)
+	if !able {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(reportEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			text := p.describe(teller)
+			r.mu.Lock()
+			im := r.images[key]
+			changed := text != "" && text != im.Pulling
+			if changed {
+				im.Pulling = text
+				r.images[key] = im
+			}
+			r.mu.Unlock()
+			if changed {
+				r.enqueue(ctx, key.service)
+			}
+		}
+	})
+	return func() {
+		cancel()
+		done.Wait()
+	}
+}
+
+// pulls are the images that are being pulled for a version.
+type pulls struct {
+	mu    sync.Mutex        // guards names
+	names map[string]string // by reference, as the user wrote them
+}
+
+func (p *pulls) add(name, ref string) (remove func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.names == nil {
+		p.names = map[string]string{}
+	}
+	p.names[ref] = name
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.names, ref)
+	}
+}
+
+// describe says in words how far the pulls are; empty if nothing is known yet.
+func (p *pulls) describe(e engine.Progress) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var sum trysail.Progress
+	var names []string
+	for ref, name := range p.names {
+		if got, ok := e.Progress(ref); ok && got.Total > 0 {
+			sum.Done, sum.Total = sum.Done+got.Done, sum.Total+got.Total
+			names = append(names, name)
+		}
+	}
+	const mb = 1_000_000
+	switch {
+	case len(names) == 0:
+		return ""
+	case len(names) > 1:
+		names[0] = fmt.Sprintf("%d images", len(names))
+	}
+	if sum.Done >= sum.Total {
+		return "Unpacking " + names[0]
+	}
+	return fmt.Sprintf("Pulling %s: %d of %d MB", names[0], sum.Done/mb, max(1, sum.Total/mb))
 }
 
 // forgetImages drops what is remembered of all versions of a service but one.

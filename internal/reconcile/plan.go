@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -41,6 +42,7 @@ type Images struct {
 	Tries   int       // that failed
 	RetryAt time.Time // of the next try
 	Final   bool      // another try cannot help
+	Pulling string    // how far the pull under way is, in words; may be empty
 }
 
 // World is everything that Plan looks at: what shall be and what is, of one service.
@@ -184,7 +186,7 @@ func (p *planner) activate(d *trysail.Deployment) bool {
 		if im := p.Images[d.Version]; im.Final || im.Tries >= maxStarts {
 			p.add(Fail{Version: d.Version})
 		} else {
-			p.detail(trysail.DetailCreatingDeployment, "Pulling images")
+			p.detail(trysail.DetailCreatingDeployment, cmp.Or(im.Pulling, "Pulling images"))
 		}
 		return false
 	}

@@ -113,8 +113,12 @@ func (in *installation) config(e engine.Engine) reconcile.Config {
 
 // start begins to reconcile; in.stop ends it, as the end of the process would.
 func (in *installation) start() {
+	in.startOn(in.engine)
+}
+
+func (in *installation) startOn(e engine.Engine) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := reconcile.New(in.config(in.engine))
+	r := reconcile.New(in.config(e))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := r.Run(ctx); err != nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/trysail/trysail/internal/engine"
 )
 
 // Config says where an engine keeps its files and what it uses of the machine. Zero values mean the defaults.
@@ -45,6 +47,8 @@ type Config struct {
 	LogMaxBytes int64
 	// LogMaxFiles is how many log files a container has at most, the current one included. Default: 5.
 	LogMaxFiles int
+	// Images supplies the content of images. Open needs it. Where its files are on Dir's file system they are not copied.
+	Images engine.Images
 	// PullTimeout bounds the pull of one image. Default: 30 minutes.
 	PullTimeout time.Duration
 }
@@ -106,12 +110,17 @@ func (c Config) configFile() string      { return filepath.Join(c.Dir, "containe
 func (c Config) daemonLog() string       { return filepath.Join(c.Dir, "containerd.log") }
 func (c Config) pidFile() string         { return filepath.Join(c.StateDir, "containerd.pid") }
 func (c Config) shimLink() string        { return filepath.Join(c.Dir, "bin", "containerd-shim-runc-v2") }
-func (c Config) certsDir() string        { return filepath.Join(c.Dir, "certs.d") }
+func (c Config) linkDir() string         { return filepath.Join(c.Dir, "links") }
 func (c Config) cniDir() string          { return filepath.Join(c.Dir, "cni") }
 func (c Config) leaseDir() string        { return filepath.Join(c.StateDir, "ipam") }
 func (c Config) journalFile() string     { return filepath.Join(c.Dir, "journal.json") }
 func (c Config) lockFile() string        { return filepath.Join(c.Dir, "lock") }
 func (c Config) podDir(id string) string { return filepath.Join(c.StateDir, "pods", id) }
+
+// contentDir is where containerd keeps blobs, each in a file that has the hexadecimal part of its digest as its name.
+func (c Config) contentDir() string {
+	return filepath.Join(c.root(), "io.containerd.content.v1.content", "blobs", "sha256")
+}
 
 // bundles is where containerd and the shims keep one directory per container.
 func (c Config) bundles() string {

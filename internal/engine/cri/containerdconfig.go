@@ -33,8 +33,6 @@ oom_score = 0
   snapshotter = "%s"
   [plugins."io.containerd.cri.v1.images".pinned_images]
     sandbox = %s
-  [plugins."io.containerd.cri.v1.images".registry]
-    config_path = %s
 
 [plugins."io.containerd.grpc.v1.cri"]
   disable_tcp_service = true
@@ -64,7 +62,7 @@ oom_score = 0
 `,
 		q(c.root()), q(c.state()), h.snapshotter,
 		q(c.socket()), q(c.socket()+".ttrpc"), q(filepath.Join(c.StateDir, "s")), q(filepath.Join(c.Dir, "opt")),
-		h.snapshotter, q(pauseImage), q(c.certsDir()),
+		h.snapshotter, q(pauseImage),
 		h.restrictOOMScore,
 		q(h.cniBinDir), q(c.cniDir()),
 		q(c.shimLink()), q(h.runc), q(filepath.Join(c.state(), "runc")),
@@ -90,7 +88,7 @@ func networkConfig(c Config, subnet netip.Prefix) ([]byte, error) {
 
 // writeConfig makes the directories and files that containerd needs.
 func writeConfig(c Config, h host, subnet netip.Prefix) error {
-	for _, dir := range []string{filepath.Dir(c.shimLink()), c.cniDir(), c.certsDir(), filepath.Join(c.Dir, "opt"), filepath.Join(c.StateDir, "s"), c.leaseDir()} {
+	for _, dir := range []string{filepath.Dir(c.shimLink()), c.cniDir(), filepath.Join(c.Dir, "opt"), filepath.Join(c.StateDir, "s"), c.leaseDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

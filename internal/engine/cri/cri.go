@@ -6,7 +6,8 @@
 // The shims and the containers are nobody's children: they outlive both containerd and this process, and a new Engine
 // on the same directories finds them again. What CRI does not do is done here: limits for a pod as a whole
 // (cgroup.go), exit codes of containers that ended while containerd was down (journal.go), the pods' way to the
-// outside (network.go), rotation of log files (rotate.go), errors of image pulls that mean something (image.go).
+// outside (network.go), rotation of log files (rotate.go). Images do not come to containerd from registries, but as files
+// that are linked into its store (import.go).
 package cri
 
 import (
@@ -22,6 +23,8 @@ import (
 	"syscall"
 	"time"
 
+	containerd "github.com/containerd/containerd/v2/client"
+	containerdlog "github.com/containerd/log"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -42,10 +45,13 @@ type Engine struct {
 	journal *journal
 	watch   broadcast
 	locks   keyLocks
+	// unpacking keeps two images from unpacking a layer that they share twice.
+	unpacking sharedLocks
 
-	conn    *grpc.ClientConn
-	runtime runtimeapi.RuntimeServiceClient
-	images  runtimeapi.ImageServiceClient
+	conn       *grpc.ClientConn
+	runtime    runtimeapi.RuntimeServiceClient
+	images     runtimeapi.ImageServiceClient
+	containerd *containerd.Client // for what CRI has no words for: the import of images
 
 	lock *os.File // of Config.lockFile, held while open
 	// end ends what runs in the background, for which Close waits.
@@ -59,8 +65,9 @@ type Engine struct {
 }
 
 var (
-	_ engine.Engine = (*Engine)(nil)
-	_ engine.Pruner = (*Engine)(nil)
+	_ engine.Engine   = (*Engine)(nil)
+	_ engine.Pruner   = (*Engine)(nil)
+	_ engine.Progress = (*Engine)(nil)
 )
 
 const (
@@ -76,7 +83,14 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if cfg.Images == nil {
+		return nil, errors.New("engine: nobody supplies images")
+	}
 	cfg = cfg.withDefaults()
+	// Containerd's client library writes to a log of its own what it also returns.
+	if err := containerdlog.SetLevel("panic"); err != nil {
+		return nil, err
+	}
 	daemon := cfg.Executable
 	if cfg.Executable == "" {
 		daemon = "/proc/self/exe" // also when the file was replaced meanwhile
@@ -110,7 +124,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Engine, error) {
 
 // open does what needs Close when it fails.
 func (e *Engine) open(ctx context.Context, daemon string) (err error) { //nolint:contextcheck // what it starts outlives ctx
-	for _, dir := range []string{e.cfg.Dir, e.cfg.StateDir} {
+	if err := os.RemoveAll(e.cfg.linkDir()); err != nil {
+		return fmt.Errorf("removing what an import left: %w", err)
+	}
+	for _, dir := range []string{e.cfg.Dir, e.cfg.StateDir, e.cfg.linkDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("making the engine's directories: %w", err)
 		}
@@ -192,7 +209,8 @@ func (e *Engine) dial() (err error) {
 	}
 	e.runtime = runtimeapi.NewRuntimeServiceClient(e.conn)
 	e.images = runtimeapi.NewImageServiceClient(e.conn)
-	return nil
+	e.containerd, err = containerd.NewWithConn(e.conn)
+	return err
 }
 
 // waitReady returns when CRI can run pods, or when it is clear that it will not.

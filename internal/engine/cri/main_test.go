@@ -29,6 +29,7 @@ import (
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/engine/containerd"
 	"github.com/trysail/trysail/internal/engine/cri"
+	"github.com/trysail/trysail/internal/image"
 )
 
 // TestMain lets the test binary be containerd and the shim too, as the real binary is.
@@ -197,6 +198,9 @@ func newRig(tb testing.TB, change func(*cri.Config)) *rig {
 		tb.Fatalf("these tests need root: %v", err)
 	}
 	r := &rig{tb: tb, cfg: cri.Config{Dir: filepath.Join(dir, "engine"), StateDir: state}}
+	supply := newSupply(r.cfg.Dir)
+	tb.Cleanup(supply.Close)
+	r.cfg.Images = supply
 	if change != nil {
 		change(&r.cfg)
 	}
@@ -204,6 +208,9 @@ func newRig(tb testing.TB, change func(*cri.Config)) *rig {
 	r.open()
 	return r
 }
+
+// newSupply makes what the engine in dir gets its images from: registries on this machine.
+func newSupply(dir string) *image.Resolver { return image.New(image.Config{Dir: dir + "-images"}) }
 
 func (r *rig) open() *cri.Engine {
 	r.tb.Helper()

@@ -4,28 +4,23 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"time"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"github.com/trysail/trysail/internal/engine"
 )
 
-const (
-	// pauseRegistry is a registry that exists only for the moment in which containerd pulls the image.
-	pauseRegistry = "pause.trysail.internal"
-	// pauseImage is the image of the process that holds a pod's namespaces. Its number goes up when its content changes.
-	pauseImage = pauseRegistry + "/pause:1"
-)
+// pauseImage is the image of the process that holds a pod's namespaces. Its number goes up when its content changes.
+const pauseImage = "pause.trysail.internal/pause:1"
 
 // pauseCode is a program that waits for a signal, for ever, by architecture.
 func pauseCode(arch string) (machine uint16, code []byte, err error) {
@@ -82,7 +77,7 @@ func pauseELF(arch string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// blob is a piece of an image, as a registry serves it.
+// blob is a piece of an image.
 type blob struct {
 	mediaType string
 	digest    string
@@ -132,66 +127,39 @@ func pauseBlobs(arch string) (manifest, config, layer blob, err error) {
 	return manifest, config, layer, err
 }
 
-// pauseHandler serves the image as a registry does.
-func pauseHandler(arch string) (http.Handler, error) {
-	manifest, config, layer, err := pauseBlobs(arch)
-	if err != nil {
-		return nil, err
-	}
-	mux := http.NewServeMux()
-	serve := func(path string, b blob) {
-		mux.HandleFunc("GET /v2/pause/"+path, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", b.mediaType)
-			w.Header().Set("Docker-Content-Digest", b.digest)
-			w.Header().Set("Content-Length", fmt.Sprint(len(b.content)))
-			_, _ = w.Write(b.content)
-		})
-	}
-	serve("manifests/1", manifest)
-	serve("manifests/"+manifest.digest, manifest)
-	serve("blobs/"+config.digest, config)
-	serve("blobs/"+layer.digest, layer)
-	mux.HandleFunc("GET /v2/", func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v2/" {
-			http.NotFound(w, r)
-		}
-	})
-	return mux, nil
+// pauseSupply is an engine.Images that has the pause image alone.
+type pauseSupply struct {
+	manifest blob
+	parts    []blob
+	dir      string // for the files that it makes
 }
 
-// ensurePause makes the pause image present. Containerd can be given an image through CRI only by way of a registry, so
-// one is served on a loopback port for as long as the pull takes.
+// Manifest implements engine.Images.
+func (s pauseSupply) Manifest(context.Context, string) (mediaType string, content []byte, err error) {
+	return s.manifest.mediaType, s.manifest.content, nil
+}
+
+// Blob implements engine.Images.
+func (s pauseSupply) Blob(_ context.Context, _ string, want engine.Descriptor, _ func(int64)) (engine.File, error) {
+	for _, b := range s.parts {
+		if b.digest != want.Digest {
+			continue
+		}
+		path := filepath.Join(s.dir, "pause-"+rand.Text())
+		return engine.File{Path: path, Release: func() { _ = os.Remove(path) }}, os.WriteFile(path, b.content, 0o600)
+	}
+	return engine.File{}, fmt.Errorf("the pause image has no %s", want.Digest)
+}
+
+// ensurePause makes the pause image present. CRI marks it as one that is never removed.
 func (e *Engine) ensurePause(ctx context.Context) error {
 	if present, err := e.imagePresent(ctx, pauseImage); err != nil || present {
 		return err
 	}
-	handler, err := pauseHandler(runtime.GOARCH)
+	manifest, config, layer, err := pauseBlobs(runtime.GOARCH)
 	if err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = server.Serve(l)
-	}()
-	defer func() {
-		_ = server.Close()
-		<-served
-	}()
-	dir := filepath.Join(e.cfg.certsDir(), pauseRegistry)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	hosts := fmt.Sprintf("server = \"http://%s\"\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", l.Addr(), l.Addr())
-	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o600); err != nil {
-		return err
-	}
-	_, err = e.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: pauseImage}})
-	return err
+	supply := pauseSupply{manifest: manifest, parts: []blob{config, layer}, dir: e.cfg.linkDir()}
+	return e.importImage(ctx, pauseImage, supply, new(progress))
 }

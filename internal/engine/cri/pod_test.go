@@ -245,6 +245,7 @@ func TestOpen_SaysWhatIsMissing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.cfg.Dir, tt.cfg.StateDir = t.TempDir(), "/run/tst-missing"
+			tt.cfg.Images = newSupply(tt.cfg.Dir)
 			_, err := cri.Open(t.Context(), tt.cfg, quiet())
 			pe, ok := errors.AsType[*cri.ProblemError](err)
 			if !ok || len(pe.Problems) != 1 || !strings.Contains(err.Error(), tt.want) {

@@ -28,11 +28,41 @@ const helperEnv = "TRYSAIL_TEST_ENGINE"
 // runHelper is what that process does.
 func runHelper(dirs string) error {
 	dir, state, _ := strings.Cut(dirs, ":")
-	if _, err := cri.Open(context.Background(), cri.Config{Dir: dir, StateDir: state}, slog.New(slog.DiscardHandler)); err != nil {
+	state, image, _ := strings.Cut(state, ":")
+	e, err := cri.Open(context.Background(), cri.Config{Dir: dir, StateDir: state, Images: newSupply(dir)}, slog.New(slog.DiscardHandler))
+	if err != nil {
 		return err
 	}
 	fmt.Println("ready")
+	if image != "" {
+		if err := e.Prepare(context.Background(), image); err != nil {
+			return err
+		}
+	}
 	select {}
+}
+
+// helper starts another process that opens the engine and prepares an image, if one is named.
+func (r *rig) helper(image string) *exec.Cmd {
+	r.tb.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	helper := exec.Command(self)
+	helper.Env = append(os.Environ(), helperEnv+"="+r.cfg.Dir+":"+r.cfg.StateDir+":"+image)
+	out, err := helper.StdoutPipe()
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	helper.Stderr = r.tb.Output()
+	if err := helper.Start(); err != nil {
+		r.tb.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 8)); err != nil {
+		r.tb.Fatalf("the other process: %v", err)
+	}
+	return helper
 }
 
 // podPIDs lists the processes of the pod, seen from the host. Other engines may run pods of the same name.
@@ -191,23 +221,7 @@ func TestEngine_SurvivesItsKilledProcess(t *testing.T) {
 	pids := r.podPIDs(spec.ID)
 	r.close()
 
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	helper := exec.Command(self)
-	helper.Env = append(os.Environ(), helperEnv+"="+r.cfg.Dir+":"+r.cfg.StateDir)
-	out, err := helper.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	helper.Stderr = t.Output()
-	if err := helper.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.Read(make([]byte, 8)); err != nil {
-		t.Fatalf("the other process: %v", err)
-	}
+	helper := r.helper("")
 	if _, err := cri.Open(t.Context(), r.cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("opening an engine that another process has open: %v", err)
 	}
@@ -371,7 +385,7 @@ func TestOpen_SaysWhyContainerdFails(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(bolt, "meta.db"), make([]byte, 1<<16), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := cri.Config{Dir: dir, StateDir: "/run/tst-broken"}
+	cfg := cri.Config{Dir: dir, StateDir: "/run/tst-broken", Images: newSupply(dir)}
 	defer func() {
 		if err := cri.Purge(cfg); err != nil {
 			t.Errorf("purging: %v", err)

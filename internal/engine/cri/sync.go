@@ -86,3 +86,37 @@ func (l *keyLocks) lock(ctx context.Context, name string) (unlock func(), err er
 		}
 	}
 }
+
+// sharedLocks are keyLocks in the form that containerd's unpacker wants. The zero value is ready.
+type sharedLocks struct {
+	locks keyLocks
+
+	mu      sync.Mutex // guards unlocks
+	unlocks map[string]func()
+}
+
+// Lock waits until nobody holds the key's lock. Errors: ctx's.
+func (l *sharedLocks) Lock(ctx context.Context, key string) error {
+	unlock, err := l.locks.lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unlocks == nil {
+		l.unlocks = map[string]func(){}
+	}
+	l.unlocks[key] = unlock
+	return nil
+}
+
+// Unlock releases what Lock has taken.
+func (l *sharedLocks) Unlock(key string) {
+	l.mu.Lock()
+	unlock := l.unlocks[key]
+	delete(l.unlocks, key)
+	l.mu.Unlock()
+	if unlock != nil {
+		unlock()
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -15,75 +17,56 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine"
 )
 
-func TestClassifyPull_TellsCauses(t *testing.T) {
+func TestPullFault_TellsCauses(t *testing.T) {
 	const image = "registry.example:5000/shop/web@sha256:00"
+	extract := func(why string) error {
+		return errors.New(`failed to extract layer (application/vnd.oci.image.layer.v1.tar+gzip sha256:11) to overlayfs as "extract-1-ab sha256:22": ` + why + ": unknown")
+	}
 	for _, tt := range []struct {
-		code  codes.Code
-		text  string
-		want  trysail.DiagnosisCode
-		final bool
+		err  error
+		want trysail.DiagnosisCode // empty: not the image's fault
+		part string
 	}{
-		{codes.NotFound, `failed to pull and unpack image "x": failed to resolve image: x: not found`, "IMG-REPO", true},
-		{codes.Unknown, `failed to do request: Head "https://x": dial tcp 127.0.0.1:1: connect: connection refused`, "IMG-NET", false},
-		{codes.Unknown, `dial tcp: lookup nowhere.example: no such host`, "IMG-DNS", false},
-		{codes.DeadlineExceeded, `stream terminated by RST_STREAM with error code: CANCEL`, "IMG-NET", false},
-		{codes.Unknown, `pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials`, "IMG-REPO", true},
-		{codes.Unknown, `unexpected status from HEAD request to https://x: 401 Unauthorized`, "IMG-AUTH", true},
-		{codes.Unknown, `unexpected status from HEAD request to https://x: 403 Forbidden`, "IMG-AUTH", true},
-		{codes.Unknown, `unexpected status from GET request to https://x: 429 Too Many Requests`, "IMG-RATE", false},
-		{codes.Unknown, `unexpected status from GET request to https://x: 500 Internal Server Error`, "IMG-NET", false},
-		{codes.Unknown, `short read: expected 262 bytes but got 7: unexpected EOF`, "IMG-CORRUPT", false},
-		{codes.Unknown, `failed commit on ref "layer-1": unexpected commit digest sha256:1, expected sha256:2`, "IMG-CORRUPT", false},
-		{codes.NotFound, `no match for platform in manifest sha256:1: not found`, "IMG-ARCH", true},
-		{codes.Unknown, `failed to parse image reference "x": invalid reference format`, "IMG-NAME", true},
-		{codes.Unknown, `failed to verify certificate: x509: certificate signed by unknown authority`, "IMG-TLS", false},
-		{codes.Unknown, `failed to extract layer: write /a: no space left on device`, "IMG-DISK", false},
-		{codes.Unknown, `something new`, "IMG-PULL", false},
+		{extract("gzip: invalid checksum"), "IMG-CORRUPT", "cannot be unpacked: gzip: invalid checksum."},
+		{extract("write /a/b: no space left on device"), "IMG-DISK", "full"},
+		{&os.PathError{Op: "link", Err: unix.ENOSPC}, "IMG-DISK", "full"},
+		{errors.New(`wrong diff id "sha256:1" calculated on extraction "sha256:2"`), "IMG-CORRUPT", "wrong diff id"},
+		{&corruptError{what: "its manifest makes no sense"}, "IMG-CORRUPT", "its manifest makes no sense."},
+		{&trysail.ImageError{Code: "IMG-NET"}, "IMG-NET", ""},
+		{errors.New("something new"), "IMG-PULL", "put in place"},
+		{fmt.Errorf("x: %w", errdefs.ErrUnavailable), "", ""},
+		{fmt.Errorf("commit failed: %w", io.EOF), "", ""},
+		{status.Error(codes.Unavailable, "connection refused"), "", ""},
+		{context.Canceled, "", ""},
 	} {
-		ie, ok := errors.AsType[*trysail.ImageError](classifyPull(image, status.Error(tt.code, tt.text)))
-		if !ok {
-			t.Errorf("%s: no ImageError", tt.text)
-			continue
-		}
-		if ie.Code != tt.want || ie.Final != tt.final || ie.Image != image || strings.Contains(ie.Message, "%!") {
-			t.Errorf("%s: %s, final %v, %q; want %s, final %v", tt.text, ie.Code, ie.Final, ie.Message, tt.want, tt.final)
-		}
-	}
-	if err := classifyPull(image, status.Error(codes.Unavailable, "connection refused")); errors.As(err, new(*trysail.ImageError)) {
-		t.Errorf("containerd is away, but the image is blamed: %v", err)
-	}
-}
-
-func TestRedact_CutsQueries(t *testing.T) {
-	for text, want := range map[string]string{
-		`Get "https://s3.example/blob?X-Amz-Signature=secret&a=b": EOF`: `Get "https://s3.example/blob?…": EOF`,
-		`from https://a/b?x to https://c/d?y and more`:                  `from https://a/b?… to https://c/d?… and more`,
-		`is this https://a.example/b?`:                                  `is this https://a.example/b?…`,
-		`why? because of http://a`:                                      `why? because of http://a`,
-		`no URL`:                                                        `no URL`,
-	} {
-		if got := redact(text); got != want {
-			t.Errorf("redact(%q) = %q, want %q", text, got, want)
+		err := (&Engine{log: slog.New(slog.DiscardHandler)}).pullFault(t.Context(), image, &pull{}, tt.err)
+		ie, ok := errors.AsType[*trysail.ImageError](err)
+		switch {
+		case tt.want == "" && (ok || !errors.Is(err, engine.ErrUnavailable)):
+			t.Errorf("%v: the image is blamed: %v", tt.err, err)
+		case tt.want != "" && (!ok || ie.Code != tt.want || !strings.Contains(ie.Message, tt.part)):
+			t.Errorf("%v: %+v, want %s", tt.err, ie, tt.want)
 		}
 	}
 }
 
-func TestRegistryOf(t *testing.T) {
-	for image, want := range map[string]string{
-		"nginx@sha256:0": "docker.io", "library/nginx@sha256:0": "docker.io", "quay.io/a/b@sha256:0": "quay.io",
-		"localhost/a@sha256:0": "localhost", "127.0.0.1:5000/a@sha256:0": "127.0.0.1:5000",
-	} {
-		if got := registryOf(image); got != want {
-			t.Errorf("registryOf(%s) = %s, want %s", image, got, want)
-		}
+func TestSlowness_SaysHowFarItCame(t *testing.T) {
+	got := slowness("nginx", trysail.Progress{Done: 30 << 20, Total: 120 << 20}, 10*time.Second)
+	if want := "Pulling nginx was given up after 10s with 30 of 120 MB, at 3.0 MB/s; it would need 30s more."; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	if got := slowness("nginx", trysail.Progress{}, time.Second); got != "Pulling nginx was given up after 1s with 0 of 0 MB." {
+		t.Error(got)
 	}
 }
 

@@ -25,7 +25,7 @@ CREATE TABLE manifests (
   media_type    TEXT NOT NULL,
   artifact_type TEXT NOT NULL DEFAULT '',
   subject       TEXT NOT NULL DEFAULT '', -- digest of the manifest that this one is about
-  annotations   TEXT NOT NULL DEFAULT '', -- JSON, for the referrers list
+  annotations   TEXT NOT NULL DEFAULT '{}', -- JSON, for the referrers list
   content       BLOB NOT NULL,
   pushed_at     INTEGER NOT NULL -- last time
 ) STRICT;

@@ -1,0 +1,91 @@
+package reconcile_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine/enginetest"
+	"github.com/trysail/trysail/internal/store"
+)
+
+// puller is an engine whose pulls take as long as the test wants.
+type puller struct {
+	*enginetest.Memory
+	done  atomic.Int64 // bytes
+	asked atomic.Int64
+	end   chan struct{}
+}
+
+func (p *puller) Prepare(ctx context.Context, image string) error {
+	select {
+	case <-p.end:
+		return p.Memory.Prepare(ctx, image)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *puller) Progress(image string) (trysail.Progress, bool) {
+	if !strings.HasPrefix(image, "web-1@sha256:") {
+		return trysail.Progress{}, false
+	}
+	p.asked.Add(1)
+	return trysail.Progress{Done: p.done.Load(), Total: 120_400_000}, true
+}
+
+func TestReconciler_TellsHowFarAPullIs(t *testing.T) {
+	in := install(t)
+	in.stop()
+	p := &puller{Memory: in.engine, end: make(chan struct{})}
+	in.startOn(p)
+	in.create(1)
+	in.deploy("web-1")
+	message := func() string { return in.service().Detail.Message }
+	in.wait("the pull begins", func() bool { return message() == "Pulling web-1: 0 of 120 MB" })
+	p.done.Store(34_900_000)
+	in.wait("it goes on", func() bool { return message() == "Pulling web-1: 34 of 120 MB" })
+	changes := in.store.Subscribe()
+	changes.Take()
+	asked := p.asked.Load()
+	in.wait("it is asked thrice more", func() bool { return p.asked.Load() >= asked+3 })
+	if ids := changes.Take(); len(ids) > 0 {
+		t.Errorf("what did not change was written: %v", ids)
+	}
+	p.done.Store(120_400_000)
+	in.wait("it is unpacked", func() bool { return message() == "Unpacking web-1" })
+	close(p.end)
+	in.waitState(trysail.ServiceRunning)
+	if got := message(); got != "" {
+		t.Errorf("the message stays: %s", got)
+	}
+}
+
+func TestReconciler_PrivateECRNeedsThePullerRole(t *testing.T) {
+	const image = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/app:v1"
+	in := install(t)
+	in.create(1)
+	in.engine.SetImage(strings.TrimSuffix(image, ":v1"), enginetest.Image{Program: enginetest.Serve(appPort, answer("private"))})
+	in.deploy(image)
+	in.wait("the deployment fails", func() bool { return in.operation().Status == trysail.OperationFailed })
+	o := in.operation()
+	if o.ErrorCode != "IMG-AUTH" || !strings.Contains(o.ErrorDetails, "update-container-service --service-name web --private-registry-access ecrImagePullerRole={isActive=true}") {
+		t.Errorf("the operation: %+v", o)
+	}
+	in.waitState(trysail.ServiceReady)
+	in.change(func(s *trysail.Service) { s.ECRPuller = true })
+	in.deploy(image)
+	in.wait("the image is asked for", func() bool {
+		var d *trysail.Deployment
+		err := in.store.View(t.Context(), func(tx *store.Tx) error {
+			list, err := tx.Deployments("id-web")
+			if err == nil {
+				d = &list[0]
+			}
+			return err
+		})
+		return err == nil && d.Version == 2 && d.Digests[image] != ""
+	})
+}
