@@ -50,7 +50,8 @@ func (c *Control) RegisterContainerImage(ctx context.Context, caller trysail.Cal
 	_, err := c.Images.Resolve(ctx, trysail.StoredRepository+"@"+in.Digest)
 	// An image that is not there at all is for the transaction to refuse.
 	if e, ok := errors.AsType[*trysail.ImageError](err); ok && e.Final && e.Code != trysail.CodeImageLocal {
-		return nil, trysail.Errorf(trysail.CodeInvalid, "Image %q cannot be registered: %s %s", in.Digest, e.Message, e.Fix)
+		message := strings.ReplaceAll(e.Message, trysail.StoredRepository+"@", "") // a name that only engines know
+		return nil, trysail.Errorf(trysail.CodeInvalid, "Image %q cannot be registered: %s %s", in.Digest, message, e.Fix)
 	}
 	var made trysail.RegisteredImage
 	_, err = c.changeService(ctx, caller, "RegisterContainerImage", in.ServiceName, func(tx *store.Tx, s *trysail.Service) error {
