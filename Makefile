@@ -23,7 +23,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e wire lint fuzz vuln cover bench clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -54,12 +54,16 @@ e2e: ## the built program, driven by the AWS CLI, boto3 and the SDKs (RUN=regexp
 	@$(MAKE) --no-print-directory build
 	go test -tags e2e -count 1 -parallel 8 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
 
+conformance: ## the OCI's conformance suite for registries, whose program OCI_CONFORMANCE names
+	go test -tags conformance -count 1 -v -run TestConformance ./test/registry
+
 wire: ## requests and responses against the samples inside the Go SDK
 	go test -count 1 ./internal/api/... ./internal/sigv4/...
 
 lint: ## formatting, vet, linters, tidy go.mod
 	go vet ./...
 	go vet -tags e2e ./test/...
+	go vet -tags conformance ./test/registry
 	go run $(GOLANGCI_LINT) run
 	go mod tidy -diff
 

@@ -45,7 +45,6 @@ var fences = map[string][]string{
 	"github.com/containerd/":                 {"internal/engine/containerd", "internal/engine/cri"},
 	"github.com/google/nftables":             {"internal/engine/cri"},
 	"github.com/google/go-containerregistry": {"internal/image", "internal/engine/cri", "internal/push"},
-	"cuelabs.dev/go/oci":                     {"internal/registry"},
 	"modernc.org/sqlite":                     {"internal/store"},
 	"github.com/aws/":                        {"internal/cli", "internal/image"},
 	"github.com/spf13/cobra":                 {"internal/cli", "cmd/trysail"},

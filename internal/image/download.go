@@ -201,7 +201,7 @@ func (q *query) fetch(ctx context.Context, blob engine.Descriptor, p *part, f *f
 func (q *query) receive(ctx context.Context, blob engine.Descriptor, p *part, arrived func()) error {
 	var resp *http.Response
 	err := q.authorized(ctx, func() (err error) {
-		resp, err = q.open(ctx, blob, p.size)
+		resp, err = q.open(ctx, blob, p.size) //nolint:bodyclose // it is closed below
 		return err
 	})
 	if statusOf(err) == http.StatusRequestedRangeNotSatisfiable && p.size > 0 {

@@ -29,7 +29,8 @@ func TestResolver_BadNames(t *testing.T) {
 		"a//b":                   {"IMG-NAME", true, []string{"not valid in a repository"}},
 		"nginx:":                 {"IMG-NAME", true, []string{"tag"}},
 		"nginx@sha256:12":        {"IMG-NAME", true, []string{"hexadecimal"}},
-		":svc.web.1":             {"IMG-NAME", true, nil},
+		":svc.web":               {"IMG-NAME", true, []string{":service.label.number"}},
+		":svc.web.01":            {"IMG-NAME", true, nil},
 		strings.Repeat("a", 900): {"IMG-NAME", true, []string{"900 characters"}},
 	} {
 		e := resolveError(t, newResolver(t, Config{}), image)

@@ -44,6 +44,12 @@ func (r *Resolver) resolveStored(ctx context.Context, image string) (trysail.Ima
 
 func (r *Resolver) stored(image string) (stored, *trysail.ImageError) {
 	src := stored{local: r.cfg.Local, image: image}
+	if _, ok := trysail.ParseStoredImage(image); !ok && strings.HasPrefix(image, ":") {
+		return src, &trysail.ImageError{
+			Code: codeName, Image: image, Final: true, Message: mark(image) + " is not the name of a stored image.",
+			Fix: "Write it as :service.label.number or :service.label.latest, as get-container-images shows it.", Err: errors.New("malformed name"),
+		}
+	}
 	if r.cfg.Local == nil {
 		return src, src.absent(errors.New("there is no registry here"))
 	}
@@ -73,13 +79,7 @@ func (s stored) digest(ctx context.Context) (string, error) {
 	if _, digest, ok := strings.Cut(s.image, "@"); ok {
 		return digest, trysail.ValidateDigest(digest)
 	}
-	name, ok := trysail.ParseStoredImage(s.image)
-	if !ok {
-		return "", &trysail.ImageError{
-			Code: codeName, Final: true, Message: mark(s.image) + " is not the name of a stored image.",
-			Fix: "Write it as :service.label.number or :service.label.latest, as get-container-images shows it.",
-		}
-	}
+	name, _ := trysail.ParseStoredImage(s.image)
 	return s.local.Digest(ctx, name)
 }
 

@@ -109,10 +109,11 @@ func (r *Registry) toTrash(d digest) (string, error) {
 
 // emptyTrash removes what toTrash has renamed.
 func emptyTrash(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := os.Remove(path) //nolint:gosec // toTrash made it
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // available is how many bytes are free on the disk, or 0 when it does not tell.

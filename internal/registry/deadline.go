@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -21,9 +22,9 @@ type exchange struct {
 	http.ResponseWriter
 	body    io.ReadCloser
 	rc      *http.ResponseController
-	buffers *sync.Pool // of *[]byte
-	moved   time.Time  // when the deadlines were moved last
-	stopped atomic.Bool
+	buffers *sync.Pool  // of *[]byte
+	moved   time.Time   // when the deadlines were moved last
+	stopped atomic.Bool // nothing more is read
 }
 
 // newExchange puts itself between the request and its body.
@@ -41,8 +42,10 @@ func (x *exchange) move() {
 		return
 	}
 	x.moved = now
-	_ = x.rc.SetReadDeadline(now.Add(stall + stall/20))
 	_ = x.rc.SetWriteDeadline(now.Add(stall + stall/20))
+	if !x.stopped.Load() {
+		_ = x.rc.SetReadDeadline(now.Add(stall + stall/20))
+	}
 }
 
 // stop ends the reading of the body at once. It may be called at any time and by anyone.
@@ -57,7 +60,11 @@ func (x *exchange) Read(p []byte) (int, error) {
 	if x.stopped.Load() { // looked at after the deadline was moved, so that stop is never undone
 		return 0, errClientGone
 	}
-	return x.body.Read(p)
+	n, err := x.body.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		x.stopped.Store(true) // so that the server does not wait for the rest
+	}
+	return n, err
 }
 
 // Close closes the body.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -77,7 +78,7 @@ func (r *Registry) receive(req *http.Request, u *upload) error {
 	defer release()
 	buf := r.buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer r.buffers.Put(buf)
-	f, err := os.OpenFile(u.path, os.O_RDWR|os.O_APPEND, 0)
+	f, err := os.OpenFile(u.path, os.O_RDWR|os.O_APPEND, 0) //nolint:gosec // the name is ours
 	if err != nil {
 		return fmt.Errorf("opening an upload: %w", err)
 	}
@@ -104,7 +105,7 @@ func (r *Registry) fill(u *upload, f *os.File, body io.Reader, buf []byte) error
 			size := u.size.Add(int64(n))
 			if size-flushed >= flushBytes {
 				// An advice: what it does not do, the sync at the end does.
-				_ = unix.SyncFileRange(int(f.Fd()), flushed, size-flushed, unix.SYNC_FILE_RANGE_WRITE) //nolint:gosec // a file descriptor
+				_ = unix.SyncFileRange(int(f.Fd()), flushed, size-flushed, unix.SYNC_FILE_RANGE_WRITE)
 				flushed = size
 				if err := r.checkRoom(0); err != nil {
 					return err
@@ -157,7 +158,7 @@ func (r *Registry) complete(w http.ResponseWriter, u *upload, d digest) error {
 }
 
 func (r *Registry) commit(u *upload, d digest) error {
-	f, err := os.Open(u.path)
+	f, err := os.Open(u.path) //nolint:gosec // the name is ours
 	if err != nil {
 		return fmt.Errorf("opening an upload: %w", err)
 	}
@@ -184,12 +185,25 @@ func (r *Registry) commit(u *upload, d digest) error {
 	if err := os.Chtimes(u.path, now, now); err != nil {
 		return fmt.Errorf("naming a blob: %w", err)
 	}
-	if err := os.Rename(u.path, path); err != nil {
-		return fmt.Errorf("naming a blob: %w", err)
-	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := renameDurably(u.path, path); err != nil {
 		return fmt.Errorf("naming a blob: %w", err)
 	}
 	r.forget(u)
 	return nil
+}
+
+// renameDurably renames a file into a directory that may not exist yet.
+func renameDurably(from, to string) error {
+	dir := filepath.Dir(to)
+	err := os.Rename(from, to) //nolint:gosec // both names are ours
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		err = os.Rename(from, to) //nolint:gosec // both names are ours
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))) // quick when the second has not changed
 }

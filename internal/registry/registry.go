@@ -162,29 +162,14 @@ func (r *Registry) blobsDir() string   { return filepath.Join(r.cfg.Dir, "blobs"
 func (r *Registry) uploadsDir() string { return filepath.Join(r.cfg.Dir, "uploads") }
 func (r *Registry) trashDir() string   { return filepath.Join(r.cfg.Dir, "trash") }
 
-// makeDirs makes all directories, also those for the first two digits of digests, so that naming a blob changes one
-// directory only.
+// makeDirs makes the directories that are always there.
 func (r *Registry) makeDirs() error {
-	for _, dir := range []string{r.uploadsDir(), r.trashDir()} {
+	for _, dir := range []string{r.uploadsDir(), r.trashDir(), filepath.Join(r.blobsDir(), canonical), filepath.Join(r.blobsDir(), "sha512")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
 	}
-	for _, alg := range []string{canonical, "sha512"} {
-		dir := filepath.Join(r.blobsDir(), alg)
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-		for i := range 256 {
-			if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-				return err
-			}
-		}
-		if err := syncDir(dir); err != nil {
-			return err
-		}
-	}
-	return syncDir(r.blobsDir())
+	return errors.Join(syncDir(r.blobsDir()), syncDir(r.cfg.Dir), syncDir(filepath.Dir(r.cfg.Dir)))
 }
 
 // syncDir makes the names in a directory durable.

@@ -3,6 +3,7 @@ package registry_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha512"
 	"fmt"
 	"io"
@@ -361,7 +362,7 @@ func TestUpload_IsCutWhenItStalls(t *testing.T) {
 		listener := make(pipes)
 		done := make(chan error)
 		go func() { done <- server.Serve(listener) }()
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 			c, s := net.Pipe()
 			listener <- s
 			return c, nil

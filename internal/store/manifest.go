@@ -177,7 +177,7 @@ func (t *Tx) NeededBlobs(digests []string) ([]string, error) {
 		args[i] = d
 	}
 	marks := strings.TrimSuffix(strings.Repeat("?,", len(args)), ",")
-	return t.strings("SELECT DISTINCT digest FROM manifest_references WHERE blob = 1 AND digest IN ("+marks+")", args...) //nolint:gosec // question marks
+	return t.strings("SELECT DISTINCT digest FROM manifest_references WHERE blob = 1 AND digest IN ("+marks+")", args...)
 }
 
 func (t *Tx) strings(query string, args ...any) ([]string, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -173,10 +174,10 @@ func (i *importer) checkConfig(ctx context.Context) error {
 	if len(c.RootFS.DiffIDs) != len(i.layers) {
 		return &corruptError{what: "its configuration names another number of layers than its manifest"}
 	}
-	chain := identity.ChainIDs(append([]digest.Digest(nil), c.RootFS.DiffIDs...))
+	chain := identity.ChainIDs(slices.Clone(c.RootFS.DiffIDs))
 	snapshots := i.e.containerd.SnapshotService(i.e.host.snapshotter)
-	for n := len(chain) - 1; n >= 0; n-- {
-		if _, err := snapshots.Stat(ctx, chain[n].String()); err == nil {
+	for n, id := range slices.Backward(chain) {
+		if _, err := snapshots.Stat(ctx, id.String()); err == nil {
 			for _, l := range i.layers[:n+1] {
 				i.progress.set(l.Digest, l.Size)
 			}

@@ -22,7 +22,7 @@ import (
 )
 
 // helperEnv makes the test binary a process that holds an engine open until it is killed. Its value is the engine's
-// Dir and StateDir, separated by a colon.
+// Dir and StateDir and an image to prepare, which may be empty, separated by colons.
 const helperEnv = "TRYSAIL_TEST_ENGINE"
 
 // runHelper is what that process does.
