@@ -136,6 +136,11 @@ func killWhileActivating(t *testing.T, c *client, name string, kill func(*testin
 	c.waitState(name, types.ContainerServiceStateRunning)
 	old := processes(t, name, 1, 2)
 	version := c.deploy(webDeployment(name, "web:2", ticking(name, 2, "START_DELAY", "6s")))
+	// A container whose start was not yet confirmed when containerd was killed is replaced afterwards, and rightly so.
+	c.eventually("the new containers are known to run", func() bool {
+		s := c.service(name)
+		return s.StateDetail != nil && s.StateDetail.Code == types.ContainerServiceStateDetailCodeEvaluatingHealthCheck
+	})
 	young := processes(t, name, 2, 2)
 	kill(t, c.server)
 	c.answers(name, "version 1\n")

@@ -127,11 +127,13 @@ func NewContainerTools(dir string) (*ContainerTools, error) {
 	files := map[string]string{
 		"storage.conf":    fmt.Sprintf("[storage]\ndriver = \"vfs\"\nrunroot = %q\ngraphroot = %q\n", filepath.Join(dir, "run"), filepath.Join(dir, "graph")),
 		"containers.conf": fmt.Sprintf("[engine]\nconmon_path = [%q]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n", tools.path("conmon")),
-		"policy.json":     `{"default": [{"type": "insecureAcceptAnything"}]}`,
 		"registries.conf": "",
+		// Podman has no flag for it, but looks below HOME before it looks in /etc.
+		".config/containers/policy.json": `{"default": [{"type": "insecureAcceptAnything"}]}`,
 	}
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
 			return nil, fmt.Errorf("preparing the container tools: %w", err)
 		}
 	}
@@ -139,7 +141,7 @@ func NewContainerTools(dir string) (*ContainerTools, error) {
 		"CONTAINERS_STORAGE_CONF="+filepath.Join(dir, "storage.conf"), "CONTAINERS_CONF="+filepath.Join(dir, "containers.conf"),
 		"CONTAINERS_REGISTRIES_CONF="+filepath.Join(dir, "registries.conf"), "REGISTRY_AUTH_FILE="+filepath.Join(dir, "auth.json"),
 		"TMPDIR="+dir, "HOME="+dir)
-	return &ContainerTools{tools, filepath.Join(dir, "policy.json")}, nil
+	return &ContainerTools{tools, filepath.Join(dir, ".config/containers/policy.json")}, nil
 }
 
 // Skopeo runs skopeo.
