@@ -67,7 +67,7 @@ func pushAndPull(ctx context.Context, t *table, o options, s *kit.Server, peer *
 	peak := idle.RSS
 	var pushOurs, pushPeer, pullOurs, pullPeer []time.Duration
 	for i := range o.transfers + 1 {
-		img, files, err := rawImage(dir, uint64(i)) //nolint:gosec // a small number
+		img, files, err := rawImage(ctx, dir, uint64(i))
 		if err != nil {
 			return err
 		}
@@ -198,7 +198,7 @@ func (l *fileLayer) Uncompressed() (io.ReadCloser, error) {
 }
 
 // rawImage makes an image of random bytes. To a registry layers are just bytes.
-func rawImage(dir string, seed uint64) (v1.Image, []string, error) {
+func rawImage(ctx context.Context, dir string, seed uint64) (v1.Image, []string, error) {
 	var adds []mutate.Addendum
 	var files []string
 	for i := range transferLayers {
@@ -206,7 +206,7 @@ func rawImage(dir string, seed uint64) (v1.Image, []string, error) {
 		files = append(files, path)
 		sum := sha256.New()
 		err := writeFile(path, func(w io.Writer) error {
-			_, err := io.CopyN(io.MultiWriter(w, sum), newRandom(seed*transferLayers+uint64(i)), transferBytes/transferLayers) //nolint:gosec // a small number
+			_, err := io.CopyN(io.MultiWriter(w, sum), newRandom(seed*transferLayers+uint64(i)), transferBytes/transferLayers)
 			return err
 		})
 		if err != nil {
@@ -215,16 +215,17 @@ func rawImage(dir string, seed uint64) (v1.Image, []string, error) {
 		h := hash(sum.Sum(nil))
 		adds = append(adds, mutate.Addendum{Layer: &fileLayer{path, h, h, transferBytes / transferLayers}})
 	}
-	img, err := withConfig(mutate.Append(empty.Image, adds...))
+	raw, err := mutate.Append(empty.Image, adds...)
+	if err != nil {
+		return nil, nil, err
+	}
+	img, err := withConfig(ctx, raw)
 	return img, files, err
 }
 
 // withConfig makes an image one that this machine could run.
-func withConfig(img v1.Image, err error) (v1.Image, error) {
-	if err != nil {
-		return nil, err
-	}
-	base, err := kit.Web(context.Background(), "1")
+func withConfig(ctx context.Context, img v1.Image) (v1.Image, error) {
+	base, err := kit.Web(ctx, "1")
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +260,7 @@ func largeImage(ctx context.Context, dir string, seed uint64) (v1.Image, []strin
 			if err != nil {
 				return err
 			}
-			return errors.Join(writeLayer(io.MultiWriter(z, unpacked), seed*deployLayers+uint64(i)), z.Close()) //nolint:gosec // a small number
+			return errors.Join(writeLayer(io.MultiWriter(z, unpacked), seed*deployLayers+uint64(i)), z.Close())
 		})
 		if err != nil {
 			return nil, nil, err
@@ -342,7 +343,7 @@ func firstDeployments(ctx context.Context, t *table, o options, s *kit.Server, r
 	}
 	var ours, theirs []time.Duration
 	for i := range o.transfers + 1 {
-		img, files, err := largeImage(ctx, dir, uint64(i)) //nolint:gosec // a small number
+		img, files, err := largeImage(ctx, dir, uint64(i))
 		if err != nil {
 			return err
 		}

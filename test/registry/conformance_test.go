@@ -4,6 +4,7 @@ package registry_test
 
 import (
 	"encoding/xml"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,4 +50,19 @@ func TestConformance(t *testing.T) {
 	if report.Tests < 500 || report.Failures+report.Errors+report.Skipped > 0 {
 		t.Errorf("%+v, want no failure, nothing skipped and at least 500 tests", report)
 	}
+}
+
+// serve serves a new registry on a loopback address, host:port.
+func serve(t *testing.T) (host string) {
+	t.Helper()
+	r, s, err := open(t.Context(), t.TempDir(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(r.Handler())
+	t.Cleanup(func() {
+		server.Close()
+		s.Close()
+	})
+	return server.Listener.Addr().String()
 }

@@ -6,9 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"net/http/httptest"
 	"path/filepath"
-	"testing"
 	"time"
 
 	"github.com/trysail/trysail/internal/registry"
@@ -39,19 +37,4 @@ func open(ctx context.Context, dir string, grace time.Duration) (*registry.Regis
 		Platform: registry.Platform{OS: "linux", Architecture: "amd64"},
 	})
 	return r, s, err
-}
-
-// serve serves a new registry on a loopback address, host:port.
-func serve(t *testing.T) (host string) {
-	t.Helper()
-	r, s, err := open(t.Context(), t.TempDir(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(r.Handler())
-	t.Cleanup(func() {
-		server.Close()
-		s.Close()
-	})
-	return server.Listener.Addr().String()
 }
