@@ -100,6 +100,12 @@ func (i *importer) describe(ctx context.Context) error {
 	if !images.IsConfigType(i.config.MediaType) {
 		i.config.MediaType = ocispec.MediaTypeImageConfig // early builders left it out
 	}
+	for _, d := range append([]ocispec.Descriptor{i.config}, i.layers...) {
+		// They become names of files.
+		if trysail.ValidateDigest(d.Digest.String()) != nil || d.Size < 0 {
+			return &corruptError{what: fmt.Sprintf("its manifest names a part in a way that makes no sense: %.100q of %d bytes", d.Digest, d.Size)}
+		}
+	}
 	var total int64
 	for _, l := range i.layers {
 		if !images.IsLayerType(l.MediaType) {

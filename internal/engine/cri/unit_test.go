@@ -361,3 +361,32 @@ func TestAcceptForward_LetsPodsThroughDockersPolicy(t *testing.T) {
 		t.Errorf("rules:\n%s\nand the second time:\n%s\nwant:\n%s", rules[1], rules[2], want)
 	}
 }
+
+// manifestOnly supplies a manifest, and fails a test that asks for more.
+type manifestOnly struct {
+	t        *testing.T
+	manifest string
+}
+
+func (m manifestOnly) Manifest(context.Context, string) (string, []byte, error) {
+	return "application/vnd.oci.image.manifest.v1+json", []byte(m.manifest), nil
+}
+
+func (m manifestOnly) Blob(context.Context, string, engine.Descriptor, func(int64)) (engine.File, error) {
+	m.t.Error("a part was asked for")
+	return engine.File{}, errors.New("no")
+}
+
+func TestImporter_RefusesDigestsThatAreNone(t *testing.T) {
+	const good = `"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"`
+	for _, bad := range []string{`"x"`, `""`, `"sha256:../../../etc/passwd"`, `"sha256:"`, `"md5:0123456789abcdef0123456789abcdef"`} {
+		for _, digests := range [][2]string{{bad, good}, {good, bad}} {
+			manifest := `{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,"digest":` + digests[0] + `},` +
+				`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","size":1,"digest":` + digests[1] + `}]}`
+			i := &importer{image: "x", supply: manifestOnly{t, manifest}, progress: &progress{}}
+			if err := i.describe(t.Context()); !isCorrupt(err) {
+				t.Errorf("%s: got %v, want it called corrupt", digests, err)
+			}
+		}
+	}
+}
