@@ -107,7 +107,7 @@ debs=(
 # What pushes to the registry in the tests and what make bench compares with: clients and daemons that stay off the machine.
 container_debs=(
 	skopeo buildah podman conmon
-	libassuan0 libdevmapper1.02.1 libgpg-error0 libgpgme11 libpcre2-8-0 libseccomp2 libselinux1 libsemanage2 libsepol2 libsubid4 libudev1
+	libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpg-error0 libgpgme11 libpcre2-8-0 libseccomp2 libselinux1 libsemanage2 libsepol2 libsubid4 libsystemd0 libudev1
 )
 docker_debs=(docker.io containerd libdevmapper1.02.1 libpcre2-8-0 libselinux1 libsystemd0 libudev1)
 
