@@ -25,6 +25,8 @@ type ImageError struct {
 	Image   string        // as the user wrote it
 	Message string        // one sentence for the user
 	Fix     string
+	// Container is the one that the error is about; empty when it is about all that use the image.
+	Container string
 	// Final is true when trying again cannot help: the registry answered, and the answer was no.
 	Final bool
 	Err   error // what the registry or the network said; may be nil

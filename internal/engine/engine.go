@@ -83,3 +83,10 @@ type Progress interface {
 	// Progress reports on an image that is being prepared; ok is false for any other.
 	Progress(image string) (p trysail.Progress, ok bool)
 }
+
+// Examiner is an optional ability of an Engine: looking into an image before a container of it starts.
+type Examiner interface {
+	// Examine says what will go wrong with a container whose image has been prepared. ports are those that the
+	// deployment opens. An error means that nothing could be seen.
+	Examine(ctx context.Context, c trysail.ContainerSpec, ports []int) (trysail.Autopsy, error)
+}

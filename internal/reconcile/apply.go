@@ -382,7 +382,11 @@ func (r *Reconciler) diagnose(ctx context.Context, w *World, s Fail) (trysail.Di
 	r.mu.Lock()
 	in.Image = r.imageErr[imageKey{w.Service.ID, s.Version}]
 	r.mu.Unlock()
-	return diagnose.Diagnose(in), live
+	d := diagnose.Diagnose(in)
+	if in.Image != nil && in.Image.Container != "" {
+		d.ContainerName = in.Image.Container
+	}
+	return d, live
 }
 
 // evidence is what can be seen of a pod now, before it is removed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -40,6 +41,9 @@ func (r *Reconciler) prepare(ctx context.Context, serviceID string, version int)
 		digests, err = r.fetch(ctx, d, &p)
 		stop()
 	}
+	if err == nil && d.State == trysail.DeploymentActivating {
+		err = r.examine(ctx, d, digests)
+	}
 	if errors.Is(err, engine.ErrUnavailable) || ctx.Err() != nil {
 		return err
 	}
@@ -51,6 +55,41 @@ func (r *Reconciler) prepare(ctx context.Context, serviceID string, version int)
 		return nil // the plan decides what follows from it
 	}
 	return err
+}
+
+// examine looks into the images before anything is started. What is certain never to run ends the deployment here.
+func (r *Reconciler) examine(ctx context.Context, d *trysail.Deployment, digests map[string]string) error {
+	examiner, ok := r.Engine.(engine.Examiner)
+	if !ok {
+		return nil
+	}
+	for _, name := range d.ContainerNames() {
+		c := d.Containers[name]
+		var ports []int
+		for port := range c.Ports {
+			if n, err := strconv.Atoi(port); err == nil {
+				ports = append(ports, n)
+			}
+		}
+		spec := trysail.ContainerSpec{Name: name, Image: trysail.ImageReference(c.Image, digests[c.Image]), Command: c.Command, Environment: c.Environment}
+		autopsy, err := examiner.Examine(ctx, spec, ports)
+		if err != nil {
+			// Then the start will tell.
+			r.Log.WarnContext(ctx, "an image could not be looked into", "image", c.Image, "container", name, "error", err)
+			continue
+		}
+		for _, f := range autopsy.Findings {
+			if f.Confidence != trysail.Certain {
+				continue
+			}
+			var evidence []error
+			for _, e := range f.Evidence {
+				evidence = append(evidence, errors.New(e.Text))
+			}
+			return &trysail.ImageError{Code: f.Code, Image: c.Image, Container: name, Message: f.Summary, Fix: f.Fix, Final: true, Err: errors.Join(evidence...)}
+		}
+	}
+	return nil
 }
 
 // mayPull refuses the images of private ECR registries to a service that has not been given access to them.

@@ -2,6 +2,7 @@ package reconcile_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -88,4 +89,54 @@ func TestReconciler_PrivateECRNeedsThePullerRole(t *testing.T) {
 		})
 		return err == nil && d.Version == 2 && d.Digests[image] != ""
 	})
+}
+
+// examiner is an engine that looks into images.
+type examiner struct {
+	*enginetest.Memory
+	findings map[string][]trysail.Finding // by container
+}
+
+func (x *examiner) Examine(_ context.Context, c trysail.ContainerSpec, _ []int) (trysail.Autopsy, error) {
+	if c.Name == "unknown" {
+		return trysail.Autopsy{}, errors.New("nothing can be seen")
+	}
+	return trysail.Autopsy{Findings: x.findings[c.Name]}, nil
+}
+
+func TestReconciler_StartsNothingThatIsCertainToFail(t *testing.T) {
+	in := install(t)
+	in.create(1)
+	in.deploy("web-1")
+	in.waitState(trysail.ServiceRunning)
+	in.stop()
+	likely := trysail.Finding{Code: "RUN-SYSTEMD", Confidence: trysail.Likely, Summary: "maybe"}
+	x := &examiner{Memory: in.engine, findings: map[string][]trysail.Finding{
+		"app": {likely, {Code: "RUN-CRLF", Confidence: trysail.Certain, Summary: "It has Windows line ends.", Fix: "Remove them.", Evidence: []trysail.Evidence{{Kind: "image", Text: "#!/bin/sh\\r"}}}},
+	}}
+	in.startOn(x)
+	in.deploy("web-2")
+	in.waitState(trysail.ServiceRunning)
+	in.serves("version 1")
+	if o := in.operation(); o.Status != trysail.OperationFailed || o.ErrorCode != "RUN-CRLF" {
+		t.Errorf("the operation: %+v", o)
+	}
+	err := in.store.View(t.Context(), func(tx *store.Tx) error {
+		d, err := tx.Diagnosis("id-web", 2)
+		if err == nil && (d.Code != "RUN-CRLF" || d.ContainerName != "app" || d.Confidence != trysail.Certain || len(d.Evidence) == 0) {
+			t.Errorf("diagnosis %+v", *d)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if lines := strings.Join(in.systemLines(), "\n"); strings.Contains(lines, "[deployment:2] Started") || !strings.Contains(lines, "[deployment:2] Canceled\n[trysail] RUN-CRLF: It has Windows line ends.") {
+		t.Errorf("system lines:\n%s", lines)
+	}
+	// What is only likely is for the start to prove.
+	x.findings["app"] = []trysail.Finding{likely}
+	in.deploy("web-3")
+	in.waitState(trysail.ServiceRunning)
+	in.serves("version 3")
 }

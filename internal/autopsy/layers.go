@@ -1,0 +1,213 @@
+package autopsy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLayers is how many layers an image may have; overlayfs takes 500.
+const maxLayers = 512
+
+// Layered is the file system of an image as overlayfs shows it, read from the layers without mounting anything.
+// Its methods are safe for concurrent use.
+type Layered struct {
+	roots []*os.Root // topmost first
+}
+
+var _ Root = (*Layered)(nil)
+
+// Layers opens the layers of an image: the lower directories of an overlayfs, topmost first, or the one directory of
+// another snapshotter. Whiteouts and opaque directories are honoured. Nothing outside the directories can be reached.
+func Layers(dirs []string) (*Layered, error) {
+	if len(dirs) == 0 || len(dirs) > maxLayers {
+		return nil, fmt.Errorf("an image with %d layers", len(dirs))
+	}
+	l := &Layered{}
+	for _, dir := range dirs {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("opening a layer: %w", err)
+		}
+		l.roots = append(l.roots, root)
+	}
+	return l, nil
+}
+
+// Close closes the layers.
+func (l *Layered) Close() error {
+	var errs []error
+	for _, r := range l.roots {
+		errs = append(errs, r.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// find returns the layers that show name: one for anything but a directory, all that are merged for a directory.
+func (l *Layered) find(name string) (layers []*os.Root, info fs.FileInfo, err error) {
+	if !fs.ValidPath(name) {
+		return nil, nil, fs.ErrInvalid
+	}
+	layers = l.roots
+	if info, err = layers[0].Lstat("."); err != nil || name == "." {
+		return layers, info, err
+	}
+	at := ""
+	for element := range strings.SplitSeq(name, "/") {
+		if !info.IsDir() {
+			return nil, nil, fs.ErrNotExist
+		}
+		at = path.Join(at, element)
+		if layers, info, err = step(layers, at); err != nil {
+			return nil, nil, err
+		}
+	}
+	return layers, info, nil
+}
+
+// step looks name up in layers, all of which have its directory.
+func step(layers []*os.Root, name string) (found []*os.Root, first fs.FileInfo, err error) {
+	for _, layer := range layers {
+		info, err := layer.Lstat(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+			continue
+		case err != nil:
+			return nil, nil, err
+		}
+		if isWhiteout(info) || first != nil && !info.IsDir() {
+			break // what is below is hidden
+		}
+		found = append(found, layer)
+		if first == nil {
+			first = info
+		}
+		if !info.IsDir() || isOpaque(layer, name) {
+			break
+		}
+	}
+	if first == nil {
+		return nil, nil, fs.ErrNotExist
+	}
+	return found, first, nil
+}
+
+// isWhiteout recognizes the mark of a file that was removed: a character device with the number 0/0.
+func isWhiteout(info fs.FileInfo) bool {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode()&fs.ModeCharDevice != 0 && s.Rdev == 0
+}
+
+// isOpaque reports whether a directory hides those of the same name below it.
+func isOpaque(layer *os.Root, dir string) bool {
+	f, err := layer.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		value := make([]byte, 8)
+		if n, err := unix.Fgetxattr(int(f.Fd()), name, value); err == nil && string(value[:n]) == "y" { //nolint:gosec // a file descriptor fits
+			return true
+		}
+	}
+	return false
+}
+
+// Lstat implements fs.ReadLinkFS.
+func (l *Layered) Lstat(name string) (fs.FileInfo, error) {
+	_, info, err := l.find(name)
+	if err != nil {
+		return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
+	}
+	return info, nil
+}
+
+// ReadLink implements fs.ReadLinkFS.
+func (l *Layered) ReadLink(name string) (string, error) {
+	layers, _, err := l.find(name)
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return layers[0].Readlink(name)
+}
+
+// Open implements fs.FS. It opens nothing but regular files and directories.
+func (l *Layered) Open(name string) (fs.File, error) {
+	layers, info, err := l.find(name)
+	switch {
+	case err != nil:
+	case info.IsDir():
+		return &mergedDir{info: info, name: name, layers: layers}, nil
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("a %s", kindOf(info))
+	default:
+		// Should it have become something else meanwhile, opening must not wait for a writer.
+		return layers[0].OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+}
+
+// mergedDir is a directory that several layers make up.
+type mergedDir struct {
+	info   fs.FileInfo
+	name   string
+	layers []*os.Root
+}
+
+func (d *mergedDir) Stat() (fs.FileInfo, error) { return d.info, nil }
+func (d *mergedDir) Close() error               { return nil }
+func (d *mergedDir) Read([]byte) (int, error) {
+	return 0, &fs.PathError{Op: "read", Path: d.name, Err: errors.New("is a directory")}
+}
+
+// ReadDir lists the directory from its beginning, at most n entries if n is positive.
+func (d *mergedDir) ReadDir(n int) ([]fs.DirEntry, error) {
+	var all []fs.DirEntry
+	seen := map[string]bool{}
+	for _, layer := range d.layers {
+		entries, err := readDir(layer, d.name, n)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if seen[e.Name()] {
+				continue
+			}
+			seen[e.Name()] = true
+			if e.Type()&fs.ModeCharDevice != 0 {
+				if info, err := e.Info(); err != nil || isWhiteout(info) {
+					continue
+				}
+			}
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	if n > 0 && len(all) > n {
+		all = all[:n]
+	}
+	return all, nil
+}
+
+func readDir(layer *os.Root, name string, n int) ([]fs.DirEntry, error) {
+	f, err := layer.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(n)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return entries, err
+}
