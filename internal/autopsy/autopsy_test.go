@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,7 +30,7 @@ func program(machine elf.Machine, loader string) []byte {
 		le.PutUint32(b[64:], uint32(elf.PT_INTERP))
 		le.PutUint64(b[64+8:], uint64(len(b)))
 		le.PutUint64(b[64+32:], uint64(len(loader)+1))
-		b = append(append(b, loader...), 0)
+		return slices.Concat(b, []byte(loader), []byte{0})
 	}
 	return b
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // maxSegments bounds the program headers that are looked at; real programs have about a dozen.
@@ -134,10 +135,8 @@ func (m Machine) runs(p program) (yes, certain bool) {
 	if p.architecture == m.Architecture {
 		return true, true
 	}
-	for _, a := range m.Emulated {
-		if a == p.architecture {
-			return true, false
-		}
+	if slices.Contains(m.Emulated, p.architecture) {
+		return true, false
 	}
 	if native[m.Architecture] == p.architecture {
 		return true, false // nearly all of these processors do

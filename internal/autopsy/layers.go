@@ -116,7 +116,7 @@ func isOpaque(layer *os.Root, dir string) bool {
 	defer f.Close()
 	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
 		value := make([]byte, 8)
-		if n, err := unix.Fgetxattr(int(f.Fd()), name, value); err == nil && string(value[:n]) == "y" { //nolint:gosec // a file descriptor fits
+		if n, err := unix.Fgetxattr(int(f.Fd()), name, value); err == nil && string(value[:n]) == "y" {
 			return true
 		}
 	}

@@ -70,6 +70,8 @@ func printDiagnosis(s screen, d *trysail.Diagnosis) {
 		}
 		printPairs(s, rows)
 	}
+	printFindings(s, "Also:", d.Also)
+	printFindings(s, "Warnings:", d.Warnings)
 	if len(d.Diff) > 0 {
 		fmt.Fprintln(s, "\nChanged since the last active version:")
 		var rows [][2]string
@@ -78,6 +80,19 @@ func printDiagnosis(s screen, d *trysail.Diagnosis) {
 		}
 		printPairs(s, rows)
 	}
+}
+
+// printFindings prints what was found out besides the cause.
+func printFindings(s screen, title string, findings []trysail.Finding) {
+	if len(findings) == 0 {
+		return
+	}
+	fmt.Fprintf(s, "\n%s\n", title)
+	var rows [][2]string
+	for _, f := range findings {
+		rows = append(rows, [2]string{string(f.Code), strings.TrimSpace(f.Summary + " " + f.Fix)})
+	}
+	printPairs(s, rows)
 }
 
 func orNone(s string) string {

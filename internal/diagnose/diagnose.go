@@ -1,8 +1,13 @@
 // Package diagnose turns the evidence of a failed version into one Diagnosis. It is pure: the same evidence gives the
 // same answer, and nothing is looked up.
 //
-// Order matters more than completeness: terminal evidence of the runtime before exits, exits before sockets, sockets
-// before HTTP, and time last. The first container that failed is at fault; what failed after it is a consequence.
+// Order matters more than completeness: what Trysail itself decided, then images, then terminal evidence of the runtime
+// before exits, exits before sockets, sockets before HTTP, and time last. The first container that failed is at fault; what
+// failed after it is a consequence. What is certain rests on bytes, counters, sockets and typed errors; what a program
+// wrote makes a cause likely.
+//
+// Everything that comes from outside (logs, answers, file names) is masked and bounded before it is put into a sentence:
+// see masker.
 package diagnose
 
 import (
@@ -22,11 +27,13 @@ type Input struct {
 	Power    trysail.Power
 	// Pods are the version's pods, oldest first. Those that failed carry evidence.
 	Pods []trysail.PodRecord
-	// Image is why an image could not be had; nil if all were there.
+	// Image is why an image could not be had; nil if all were there. Version.Pull is its stored form.
 	Image *trysail.ImageError
 	// TookTooLong is true when the activation window closed; Window is how long it was.
 	TookTooLong bool
 	Window      time.Duration
+	// Version is what was seen of the version as a whole; nil if nothing was.
+	Version *trysail.DeploymentEvidence
 }
 
 // finding is a Diagnosis without what is the same for all: version and diff.
@@ -37,17 +44,32 @@ type finding struct {
 	summary    string
 	fix        string
 	evidence   []trysail.Evidence
+
+	at   time.Time // when it happened; zero if unknown
+	rank rank
+	also []finding // what else was seen, that does not contradict
 }
+
+// rank is how strong evidence of a kind is. Lower is stronger.
+type rank int
+
+const (
+	rankRuntime rank = iota // the runtime could not start it
+	rankExit                // a container ended
+	rankSocket              // who listens where
+	rankHTTP                // what is answered
+	rankTime                // how long it takes
+	rankNone
+)
 
 // Diagnose names the cause. Code is UNKNOWN when no rule matches; the evidence is there all the same.
 func Diagnose(in Input) trysail.Diagnosis {
-	f := find(in)
+	c := newCase(in)
+	f := c.find()
 	d := trysail.Diagnosis{
-		Version: in.Deployment.Version, Code: f.code, Confidence: f.confidence, ContainerName: f.container,
-		Summary: f.summary, Fix: f.fix, Evidence: f.evidence, Diff: Diff(in.Previous, in.Deployment),
-	}
-	if d.Evidence == nil {
-		d.Evidence = []trysail.Evidence{}
+		Version: in.Deployment.Version, Code: f.code, Confidence: c.confidence(f), ContainerName: f.container,
+		Summary: short(f.summary, maxSummary), Fix: short(f.fix, maxFix), Evidence: c.evidence(f), Diff: bounded(Diff(in.Previous, in.Deployment)),
+		Also: c.findings(f.also),
 	}
 	if d.Diff == nil {
 		d.Diff = []trysail.Difference{}
@@ -55,77 +77,148 @@ func Diagnose(in Input) trysail.Diagnosis {
 	return d
 }
 
-func find(in Input) finding {
-	if in.Image != nil {
-		return imageFinding(in)
+// Final names the cause if it is certain and no further start can change it, so that the version may fail at once instead
+// of being started again. It looks at what is known so far: images, autopsies and pods.
+func Final(in Input) (d trysail.Diagnosis, ok bool) {
+	if in.TookTooLong || in.Deployment == nil {
+		return trysail.Diagnosis{}, false
 	}
-	// The last try is the freshest, and the one whose evidence is complete; earlier ones failed the same way or the
-	// deployment would not have come to it.
-	for _, pod := range slices.Backward(in.Pods) {
-		if pod.Evidence == nil {
-			continue
-		}
-		if c, ok := firstExit(pod.Evidence); ok {
-			return exitFinding(in, pod, c)
-		}
-		if pod.Evidence.StartError != "" {
-			return finding{
-				code: "RUN-RUNTIME", confidence: trysail.Certain, summary: "Not your app: this machine's container runtime refused to start it.",
-				fix: "Run `trysail doctor` on the machine.", evidence: []trysail.Evidence{{Kind: "runtime", Text: pod.Evidence.StartError}},
-			}
-		}
-		if pod.Evidence.Lost {
-			return finding{
-				code: "NODE-LOST", confidence: trysail.Likely, summary: "The pod disappeared while it was starting: the machine restarted, or its processes were killed from outside.",
-				fix: "Deploy again.",
-			}
-		}
-		return healthFinding(in, pod)
-	}
-	if in.TookTooLong {
-		return finding{
-			code: "UNKNOWN", confidence: trysail.Likely, summary: fmt.Sprintf("No node was running after %s.", in.Window),
-			fix: "Look at the log of trysail itself for what it waited for.",
+	c := newCase(in)
+	f := c.find()
+	if f.code == "UNKNOWN" {
+		// Before anything was started the images speak. What runs is not argued with.
+		if f, ok = c.autopsyFinding(); !ok || len(in.Pods) > 0 {
+			return trysail.Diagnosis{}, false
 		}
 	}
-	return finding{code: "UNKNOWN", confidence: trysail.Likely, summary: "No known cause matched.", fix: "Look at the container's log."}
+	code, _ := known(f.code)
+	if !code.Final || c.confidence(f) != trysail.Certain {
+		return trysail.Diagnosis{}, false
+	}
+	if strings.HasPrefix(string(f.code), "IMG-") && in.Image != nil && !in.Image.Final {
+		return trysail.Diagnosis{}, false
+	}
+	d = Diagnose(in)
+	if d.Code != f.code {
+		d.Code, d.Confidence, d.ContainerName, d.Summary, d.Fix, d.Evidence = f.code, c.confidence(f), f.container, short(f.summary, maxSummary), short(f.fix, maxFix), c.evidence(f)
+		d.Also = nil
+	}
+	return d, true
 }
 
-func imageFinding(in Input) finding {
-	f := finding{code: in.Image.Code, confidence: trysail.Certain, summary: in.Image.Message, fix: in.Image.Fix}
-	for _, name := range in.Deployment.ContainerNames() {
-		if in.Deployment.Containers[name].Image == in.Image.Image {
-			f.container = name
+// caseFile is one version that failed.
+type caseFile struct {
+	Input
+	masker
+}
+
+func newCase(in Input) *caseFile {
+	if in.Deployment == nil {
+		in.Deployment = &trysail.Deployment{}
+	}
+	if in.Version == nil {
+		in.Version = &trysail.DeploymentEvidence{}
+	}
+	return &caseFile{Input: in, masker: newMasker(in.Deployment, in.Previous)}
+}
+
+func (c *caseFile) find() finding {
+	for _, rule := range []func() (finding, bool){c.decided, c.configuration, c.images, c.room} {
+		if f, ok := rule(); ok {
+			return f
+		}
+	}
+	if f, ok := c.pods(); ok {
+		return f
+	}
+	if f, ok := c.restarted(); ok {
+		return f
+	}
+	if c.TookTooLong {
+		return finding{
+			code: "UNKNOWN", summary: fmt.Sprintf("No node was running after %s.", c.Window),
+			fix: "Look at the log of trysail itself for what it waited for.", rank: rankNone,
+		}
+	}
+	return finding{code: "UNKNOWN", summary: "No known cause matched.", fix: "Look at the container's log.", rank: rankNone}
+}
+
+// hard are the kinds of evidence that make a finding certain.
+var hard = []string{"exit", "image", "runtime", "counter", "socket", "probe", "trial", "reach", "machine", "record"}
+
+// confidence never lets a finding be certain that rests on nothing but words.
+func (c *caseFile) confidence(f finding) trysail.Confidence {
+	if f.confidence != trysail.Certain || f.code == "UNKNOWN" {
+		return trysail.Likely
+	}
+	for _, e := range f.evidence {
+		if slices.Contains(hard, e.Kind) {
+			return trysail.Certain
+		}
+	}
+	return trysail.Likely
+}
+
+// evidence bounds what a finding rests on.
+func (c *caseFile) evidence(f finding) []trysail.Evidence {
+	list := []trysail.Evidence{}
+	for _, e := range f.evidence {
+		if e.Text = short(strings.ToValidUTF8(e.Text, "?"), maxEvidence); e.Text != "" && !slices.Contains(list, e) && len(list) < maxEntries {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// findings makes secondary findings presentable.
+func (c *caseFile) findings(all []finding) (list []trysail.Finding) {
+	for _, f := range all {
+		if len(list) == maxAlso {
 			break
 		}
+		list = append(list, trysail.Finding{
+			Code: f.code, Confidence: c.confidence(f), ContainerName: f.container, Summary: short(f.summary, maxSummary), Fix: short(f.fix, maxFix), Evidence: c.evidence(f),
+		})
 	}
-	if !in.Image.Final {
-		f.confidence = trysail.Likely
-	}
-	if in.Image.Err != nil {
-		f.evidence = append(f.evidence, trysail.Evidence{Kind: "image", Text: in.Image.Err.Error()})
-	}
-	return f
+	return list
 }
 
-// firstExit returns the container that ended first.
-func firstExit(e *trysail.PodEvidence) (first trysail.ContainerStatus, ok bool) {
-	for _, c := range e.Containers {
-		if c.State == trysail.ContainerExited && (!ok || c.FinishedAt.Before(first.FinishedAt)) {
-			first, ok = c, true
+// prove adds evidence to a finding.
+func (f *finding) prove(kind, format string, args ...any) {
+	f.evidence = append(f.evidence, trysail.Evidence{Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+// add puts a secondary finding below f, unless it would say the same or the opposite: of one container, only one cause of
+// each family can be true.
+func (f *finding) add(others ...finding) {
+	for _, o := range others {
+		clash := o.code == "" || o.code == "UNKNOWN" || contradicts(*f, o)
+		for _, have := range f.also {
+			clash = clash || contradicts(have, o)
+		}
+		if !clash {
+			o.also = nil
+			f.also = append(f.also, o)
 		}
 	}
-	return first, ok
 }
 
-// logEvidence is the last lines of a container as evidence.
-func logEvidence(e *trysail.PodEvidence, container string, n int) []trysail.Evidence {
-	tail := e.LogTail[container]
-	if len(tail) > n {
-		tail = tail[len(tail)-n:]
+// contradicts reports whether two findings say the same or exclude each other. A pod's memory is one: there is one story
+// about it, whichever container it is told of.
+func contradicts(a, b finding) bool {
+	same := family(a.code) == family(b.code)
+	return a.code == b.code || same && (a.container == b.container || family(a.code) == "MEM")
+}
+
+func family(code trysail.DiagnosisCode) string {
+	name, _, _ := strings.Cut(string(code), "-")
+	return name
+}
+
+func bounded(diff []trysail.Difference) []trysail.Difference {
+	diff = diff[:min(len(diff), maxDiff)]
+	for i := range diff {
+		diff[i].Field, diff[i].Before, diff[i].After = short(diff[i].Field, maxValue), short(diff[i].Before, maxValue), short(diff[i].After, maxValue)
 	}
-	if len(tail) == 0 {
-		return []trysail.Evidence{{Kind: "log", Text: "(the container wrote nothing)"}}
-	}
-	return []trysail.Evidence{{Kind: "log", Text: strings.Join(tail, "\n")}}
+	return diff
 }

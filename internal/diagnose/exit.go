@@ -2,172 +2,271 @@ package diagnose
 
 import (
 	"fmt"
-	"regexp"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/diagnose/lastwords"
 )
 
-// startErrors are the runtime's refusals to start a container's first process.
-var startErrors = []struct {
-	text string // in the runtime's message
-	find func(command string) finding
-}{
-	{"unable to find user", func(string) finding {
-		return finding{code: "RUN-USER", summary: "The image's USER is not in its /etc/passwd.", fix: "Create the user in the Dockerfile, or use a numeric USER."}
-	}},
-	{"permission denied", func(cmd string) finding {
-		return finding{code: "RUN-PERM", summary: fmt.Sprintf("`%s` is not executable.", cmd), fix: fmt.Sprintf("RUN chmod +x %s in the Dockerfile.", cmd)}
-	}},
-	{"executable file not found in $PATH", noFile},
-	{"no such file or directory", noFile},
-	{"no command specified", func(string) finding {
-		return finding{code: "RUN-NOCMD", summary: "The image has no default command, and the deployment gives none.", fix: "Set `command` of the container."}
-	}},
-	{"exec format error", func(cmd string) finding {
-		return finding{code: "IMG-BIN-ARCH", summary: fmt.Sprintf("`%s` is not a program for this machine's processor, or a script without a `#!` line.", cmd), fix: "Build the image for this machine: docker buildx build --platform linux/amd64 (or linux/arm64)."}
-	}},
-}
+const (
+	exitKill = 137 // 128 + SIGKILL
+	exitTerm = 143 // 128 + SIGTERM
+)
 
-func noFile(cmd string) finding {
-	if strings.ContainsAny(cmd, " \t") {
-		words := strings.Fields(cmd)
-		return finding{code: "RUN-ONEWORD", summary: fmt.Sprintf("`command` is a list of words, and %q was given as one word.", cmd), fix: fmt.Sprintf("Write it as a list: [\"%s\"], or [\"sh\", \"-c\", %q].", strings.Join(words, `", "`), cmd)}
+// exit explains why container s of the pod ended by itself.
+func (p podCase) exit(s trysail.ContainerStatus) finding {
+	f := p.exitCause(s)
+	if f.container == "" {
+		f.container = s.Name
 	}
-	return finding{code: "RUN-NOFILE", summary: fmt.Sprintf("`%s` is not in the image.", cmd), fix: "Correct `command`, or the image's ENTRYPOINT."}
-}
-
-// execName finds what the runtime tried to run: exec: "/nope": stat /nope: …
-var execName = regexp.MustCompile(`exec: "((?:[^"\\]|\\.)*)"`)
-
-// lastWords are what a program says on its last lines when it fails for a well-known reason.
-var lastWords = []struct {
-	match *regexp.Regexp
-	find  func(m []string) finding
-}{
-	{regexp.MustCompile(`exec (\S+): exec format error`), func(m []string) finding {
-		return finding{code: "IMG-BIN-ARCH", summary: fmt.Sprintf("`%s` is not a program for this machine's processor, or a script without a `#!` line.", m[1]), fix: "Build the image for this machine (docker buildx build --platform …); a script needs a first line such as #!/bin/sh."}
-	}},
-	{regexp.MustCompile(`exec (\S+): no such file or directory`), func(m []string) finding {
-		return finding{code: "RUN-LOADER", summary: fmt.Sprintf("`%s` is in the image, but what it needs to run is not: its loader (libc), or the interpreter of its `#!` line.", m[1]), fix: "Build a static program, or use the base image that it was built for; check scripts for Windows line ends (\\r\\n)."}
-	}},
-	{regexp.MustCompile(`(?i)EADDRINUSE|address already in use`), func([]string) finding {
-		return finding{code: "NET-INUSE", summary: "Its port was taken: the containers of one deployment share their ports.", fix: "Make each container listen on a port of its own."}
-	}},
-	{regexp.MustCompile(`(?i)bind.*permission denied|EACCES.*:\d+`), func([]string) finding {
-		return finding{code: "NET-LOWPORT", summary: "Its user may not open the port.", fix: "Listen on a port above 1023, such as 8080, and open that in `ports` and `publicEndpoint`."}
-	}},
-	{regexp.MustCompile(`(?i)read-only file system|EROFS`), func([]string) finding {
-		return finding{code: "FS-RO", summary: "It tried to write where the file system is read-only.", fix: "Write to a temporary directory."}
-	}},
-	{regexp.MustCompile(`(?i)(ECONNREFUSED|connection refused)[^\n]*`), func(m []string) finding {
-		return finding{code: "DEP-DOWN", summary: fmt.Sprintf("It could not reach something it needs: %s.", strings.TrimSpace(m[0])), fix: "Check the address, and that what it names is running and listens there."}
-	}},
-	{regexp.MustCompile(`KeyError: '([A-Z][A-Z0-9_]+)'`), missingEnv},
-	{regexp.MustCompile(`\b([A-Z][A-Z0-9_]{2,})\b[^\n]{0,40}(?:is not set|is not defined|is required|must be set|not provided)`), missingEnv},
-}
-
-func missingEnv(m []string) finding {
-	return finding{code: "RUN-ENV", summary: fmt.Sprintf("It stopped because the variable %s is not set.", m[1]), fix: fmt.Sprintf("Add %s to `environment` of the container.", m[1])}
-}
-
-// exitFinding explains why container c of the pod ended.
-func exitFinding(in Input, pod trysail.PodRecord, c trysail.ContainerStatus) finding {
-	f := exitCause(in, pod, c)
-	f.container = c.Name
-	if f.confidence == "" {
-		f.confidence = trysail.Certain
+	f.rank, f.at = rankExit, s.FinishedAt
+	after := ""
+	if !p.rec.HealthyAt.IsZero() && s.FinishedAt.After(p.rec.HealthyAt) {
+		after = fmt.Sprintf(", %s after it had become healthy", span(s.FinishedAt.Sub(p.rec.HealthyAt)))
 	}
-	if c.StartError != "" {
-		f.evidence = append(f.evidence, trysail.Evidence{Kind: "runtime", Text: c.StartError})
-		return f
+	f.prove("exit", "container %s: exit code %d after %s%s, %d starts", s.Name, s.ExitCode, lived(s), after, max(1, len(p.Pods)))
+	for _, o := range p.e.Containers {
+		if o.Name != s.Name && o.State == trysail.ContainerExited && o.FinishedAt.After(s.FinishedAt) && !p.endedByUs(o) {
+			f.prove("exit", "container %s ended %s later with exit code %d, as a consequence or by itself", o.Name, span(o.FinishedAt.Sub(s.FinishedAt)), o.ExitCode)
+		}
 	}
-	f.evidence = append(f.evidence, trysail.Evidence{Kind: "exit", Text: fmt.Sprintf("exit code %d after %s, %d starts", c.ExitCode, lived(c), len(in.Pods))})
-	f.evidence = append(f.evidence, logEvidence(pod.Evidence, c.Name, 10)...)
+	p.proveLog(&f, s.Name)
 	return f
 }
 
-func exitCause(in Input, pod trysail.PodRecord, c trysail.ContainerStatus) finding {
-	if c.StartError != "" {
-		return startFinding(c)
+// exitCause goes from what is certain to what is only said.
+func (p podCase) exitCause(s trysail.ContainerStatus) finding {
+	if f, ok := p.execFailure(s); ok {
+		return f
 	}
-	if c.OOMKilled {
-		limit := in.Power.Limits().Memory >> 20
-		return finding{code: "MEM-OOM", summary: fmt.Sprintf("Container %s was killed after %s because the node's %d MB (power %s) were used up.", c.Name, lived(c), limit, in.Power), fix: memoryFix(in.Power)}
+	if f, ok := p.outOfMemory(s); ok {
+		return f
 	}
-	tail := strings.Join(pod.Evidence.LogTail[c.Name], "\n")
-	for _, w := range lastWords {
-		if m := w.match.FindStringSubmatch(tail); m != nil && c.ExitCode != 0 {
-			f := w.find(m)
-			f.confidence = trysail.Likely // it rests on what the program wrote
+	words := p.words(s.Name)
+	if s.ExitCode == 0 {
+		return p.finished(s, words)
+	}
+	if f, ok := p.systemd(s, words); ok {
+		return f
+	}
+	if f, ok := p.limits(s, words); ok {
+		return f
+	}
+	for _, fact := range words.Facts {
+		if !fact.Fatal {
+			break
+		}
+		if f, ok := p.factFinding(s.Name, fact, words); ok {
 			return f
 		}
 	}
-	if name, ok := signals[c.ExitCode]; ok {
-		return finding{code: "EXIT-SIGNAL", summary: fmt.Sprintf("Container %s was ended by %s after %s.", c.Name, name, lived(c)), fix: "Look at its last lines below; an illegal instruction means that it was built for a newer processor."}
+	if f, ok := p.childOutOfMemory(s); ok {
+		return f
 	}
-	if c.ExitCode == 0 {
-		return finding{code: "EXIT-ZERO", summary: fmt.Sprintf("Container %s finished normally after %s. A service has to keep running.", c.Name, lived(c)), fix: "Run the program in the foreground (for nginx: nginx -g 'daemon off;')."}
+	if name, ok := signals(s.ExitCode); ok {
+		return p.signal(s, name, words)
 	}
-	return finding{code: "EXIT-CODE", summary: fmt.Sprintf("Container %s exited with code %d after %s%s.", c.Name, c.ExitCode, lived(c), lastLine(pod.Evidence.LogTail[c.Name])), fix: "Its last lines say why; run the image with the same command and environment to see it again."}
+	return p.crash(s, words)
 }
 
-func startFinding(c trysail.ContainerStatus) finding {
-	command := c.Name
-	if m := execName.FindStringSubmatch(c.StartError); m != nil {
-		command = m[1]
+// crash is an exit code that says nothing by itself.
+func (p podCase) crash(s trysail.ContainerStatus, words lastwords.Words) finding {
+	f := finding{code: "EXIT-CODE", confidence: trysail.Certain}
+	f.summary = fmt.Sprintf("Container %s exited with code %d after %s%s.", s.Name, s.ExitCode, lived(s), lastSentence(words))
+	f.fix = "Its last lines say why; run the image with the same command and environment to see it again."
+	if words.Where != "" {
+		f.fix = fmt.Sprintf("Look at %s; its last lines are below.", words.Where)
 	}
-	for _, s := range startErrors {
-		if strings.Contains(c.StartError, s.text) {
-			return s.find(command)
+	for _, fact := range words.Facts {
+		if fix, ok := p.wordFix(fact); ok && fact.Fatal {
+			f.fix = fix
+			break
 		}
 	}
-	return finding{code: "RUN-RUNTIME", summary: "The container runtime could not start the container.", fix: "Its message is below; run `trysail doctor` on the machine."}
+	return f
 }
 
-var signals = map[int]string{132: "SIGILL (illegal instruction)", 134: "SIGABRT (it aborted itself)", 136: "SIGFPE (arithmetic error)", 137: "SIGKILL", 139: "SIGSEGV (a memory access error)", 143: "SIGTERM"}
+// wordFix is what to do about facts that have no code of their own.
+func (p podCase) wordFix(fact lastwords.Fact) (string, bool) {
+	switch fact.Kind {
+	case lastwords.MissingModule:
+		return fmt.Sprintf("%s is not in the image: install it in the Dockerfile, and check that the build copies it to where it is looked for.", p.mark(fact.Name)), true
+	case lastwords.MissingFile:
+		return fmt.Sprintf("%s is not in the image: check COPY and WORKDIR in the Dockerfile, and .dockerignore.", p.mark(fact.Name)), true
+	case lastwords.LoginRefused:
+		return "The database refused the login: check user name and password in `environment`.", true
+	case lastwords.Migrations:
+		return "Run the migrations of the database before the program, or as its first step.", true
+	default:
+		return "", false
+	}
+}
 
-func memoryFix(p trysail.Power) string {
-	all := trysail.Powers()
-	for i, s := range all {
-		if s.Name == p && i+1 < len(all) {
-			for _, next := range all[i+1:] {
-				if next.RAMGB > s.RAMGB {
-					return fmt.Sprintf("Give the service more memory (power %s), or make the program use less (--max-old-space-size, -Xmx, GOMEMLIMIT).", next.Name)
-				}
-			}
+func lastSentence(words lastwords.Words) string {
+	if words.Sentence == "" {
+		return " without a word"
+	}
+	return "; it last said: " + strings.TrimSuffix(short(words.Sentence, maxValue), ".")
+}
+
+// signal is about a program that a signal ended.
+func (p podCase) signal(s trysail.ContainerStatus, name string, words lastwords.Words) finding {
+	f := finding{code: "EXIT-SIGNAL", confidence: trysail.Certain}
+	f.summary = fmt.Sprintf("Container %s was ended by %s after %s.", s.Name, name, lived(s))
+	f.fix = "Look at its last lines below."
+	switch s.ExitCode {
+	case 132:
+		f.summary = fmt.Sprintf("Container %s was ended by %s after %s: it was built for a newer processor than this machine's.", s.Name, name, lived(s))
+		f.fix = "Build it for an older processor (for amd64: x86-64-v1, no -march=native), or use a machine with a newer one."
+	case exitKill, exitTerm:
+		f.fix = "Somebody or something inside the container or on the machine killed it; Trysail did not. Its last lines are below."
+	default:
+		if words.Told {
+			f.summary = strings.TrimSuffix(f.summary, ".") + lastSentence(words) + "."
 		}
 	}
-	return "Make the program use less memory (--max-old-space-size, -Xmx, GOMEMLIMIT)."
+	return f
+}
+
+func signals(code int) (name string, ok bool) {
+	switch code {
+	case 129:
+		return "SIGHUP", true
+	case 130:
+		return "SIGINT", true
+	case 131:
+		return "SIGQUIT", true
+	case 132:
+		return "SIGILL (illegal instruction)", true
+	case 133:
+		return "SIGTRAP", true
+	case 134:
+		return "SIGABRT (it aborted itself)", true
+	case 135:
+		return "SIGBUS (a memory access error)", true
+	case 136:
+		return "SIGFPE (arithmetic error)", true
+	case exitKill:
+		return "SIGKILL", true
+	case 139:
+		return "SIGSEGV (a memory access error)", true
+	case 141:
+		return "SIGPIPE", true
+	case exitTerm:
+		return "SIGTERM", true
+	case 159:
+		return "SIGSYS (a forbidden system call)", true
+	}
+	return "", false
+}
+
+// finished is about a program that ended without an error.
+func (p podCase) finished(s trysail.ContainerStatus, words lastwords.Words) finding {
+	f := finding{code: "EXIT-ZERO", confidence: trysail.Certain}
+	f.summary = fmt.Sprintf("Container %s finished normally after %s. A service has to keep running.", s.Name, lived(s))
+	f.fix = "Run the program in the foreground (for nginx: nginx -g 'daemon off;')."
+	command := p.commandLine(s.Name)
+	name, fix := daemonFix(command, p.Version.Autopsies[s.Name].Program)
+	daemons := p.e.Details[s.Name].Daemons
+	switch {
+	case len(daemons) > 0:
+		f.code = "EXIT-FORKED"
+		f.summary = fmt.Sprintf("Container %s started %s in the background and ended after %s; a container ends with its first process.", s.Name, p.mark(daemons[0]), lived(s))
+		f.prove("counter", "processes that lost their parent: %s", p.show(strings.Join(daemons, ", ")))
+	case name != "":
+		f.code, f.confidence = "EXIT-FORKED", trysail.Likely
+		f.summary = fmt.Sprintf("Container %s ended after %s: %s goes into the background, and a container ends with its first process.", s.Name, lived(s), name)
+	case isShell(command):
+		f.summary = fmt.Sprintf("Container %s finished normally after %s: a shell without a terminal ends at once. A service has to keep running.", s.Name, lived(s))
+		f.fix = "Set `command` to the program that shall run; a shell has nothing to do here. Services run in the foreground."
+	case words.Sentence != "":
+		f.summary = strings.TrimSuffix(f.summary, ".") + lastSentence(words) + "."
+	}
+	if fix != "" {
+		f.fix = fix
+	}
+	return f
+}
+
+// commandLine is what the container runs, as far as it is known.
+func (p podCase) commandLine(container string) []string {
+	if command := p.Deployment.Containers[container].Command; len(command) > 0 {
+		return command
+	}
+	if program := p.Version.Autopsies[container].Program; program != "" {
+		return []string{program}
+	}
+	return nil
+}
+
+func isShell(command []string) bool {
+	if len(command) != 1 {
+		return false
+	}
+	switch path.Base(command[0]) {
+	case "sh", "bash", "ash", "dash", "zsh":
+		return true
+	}
+	return false
+}
+
+// daemonFix knows programs that go into the background unless they are told not to.
+func daemonFix(command []string, program string) (name, fix string) {
+	line := " " + strings.Join(append(slices.Clone(command), program), " ")
+	for _, d := range []struct{ has, lacks, name, fix string }{
+		{"pm2 start", "pm2-runtime", "pm2", "Use pm2-runtime instead of pm2 (in the foreground)."},
+		{" service ", "", "`service … start`", "Start the server itself in the foreground, not with `service`."},
+		{"apachectl", "FOREGROUND", "apachectl", "Use apachectl -D FOREGROUND (in the foreground)."},
+		{"nginx", "daemon off", "nginx", "Use nginx -g 'daemon off;' (in the foreground)."},
+		{"httpd", "FOREGROUND", "httpd", "Use httpd -D FOREGROUND (in the foreground)."},
+		{"supervisord", "-n", "supervisord", "Use supervisord -n (in the foreground)."},
+		{"php-fpm", "-F", "php-fpm", "Use php-fpm -F (in the foreground)."},
+		{"--daemon", "", "with --daemon it", "Leave out --daemon, so that it runs in the foreground."},
+		{"--daemonize yes", "", "with --daemonize it", "Use --daemonize no (in the foreground)."},
+		{"catalina.sh start", "", "catalina.sh start", "Use catalina.sh run (in the foreground)."},
+		{"mongod --fork", "", "mongod --fork", "Leave out --fork, so that it runs in the foreground."},
+	} {
+		if strings.Contains(line, d.has) && (d.lacks == "" || !strings.Contains(line, d.lacks)) {
+			return d.name, d.fix
+		}
+	}
+	return "", ""
+}
+
+// systemd is about images that expect to be a whole machine.
+func (p podCase) systemd(s trysail.ContainerStatus, words lastwords.Words) (finding, bool) {
+	if f, ok := p.autopsyOf(s.Name, func(x trysail.Finding) bool { return x.Code == "RUN-SYSTEMD" }); ok {
+		f.confidence = trysail.Certain // it is what the image starts, and it ended
+		return f, true
+	}
+	if _, ok := words.Has(lastwords.Systemd); !ok {
+		return finding{}, false
+	}
+	return finding{
+		code: "RUN-SYSTEMD", confidence: trysail.Likely, summary: "The image expects to be a whole machine (systemd)" + lastSentence(words) + ".",
+		fix: "Run the program itself: set `command` to what the service unit's ExecStart says.",
+	}, true
 }
 
 // lived says how long a container ran, in words.
-func lived(c trysail.ContainerStatus) string {
-	d := c.FinishedAt.Sub(c.StartedAt)
-	switch {
-	case c.StartedAt.IsZero() || d < 0:
+func lived(s trysail.ContainerStatus) string {
+	d := s.FinishedAt.Sub(s.StartedAt)
+	if s.StartedAt.IsZero() || d < 0 {
 		return "0s"
+	}
+	return span(d)
+}
+
+// span is a duration for people.
+func span(d time.Duration) string {
+	switch {
 	case d < time.Second:
 		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond).String()
 	}
-	return d.Round(100 * time.Millisecond).String()
-}
-
-// lastLine is the program's last line as the end of a sentence.
-func lastLine(tail []string) string {
-	for _, line := range slices.Backward(tail) {
-		if line = strings.TrimSpace(line); line != "" {
-			return fmt.Sprintf("; it last said: %s", short(line, 160))
-		}
-	}
-	return " without a word"
-}
-
-func short(s string, n int) string {
-	if r := []rune(s); len(r) > n {
-		return string(r[:n]) + "…"
-	}
-	return s
+	return d.Round(time.Second).String()
 }

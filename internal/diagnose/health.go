@@ -4,133 +4,265 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/diagnose/lastwords"
 )
 
-// healthFinding explains why a pod that ran did not become healthy.
-func healthFinding(in Input, pod trysail.PodRecord) finding {
-	ep := in.Deployment.PublicEndpoint
+// unhealthy explains why a pod whose containers run did not become, or stay, healthy.
+func (p podCase) unhealthy() finding {
+	ep := p.Deployment.PublicEndpoint
 	if ep == nil {
-		return finding{code: "UNKNOWN", confidence: trysail.Likely, summary: "The containers were running, but did not settle.", fix: "Look at the containers' logs."}
-	}
-	f := healthCause(ep, pod.Evidence, in)
-	f.container = ep.ContainerName
-	f.evidence = append(f.evidence, probeEvidence(ep, pod.Evidence.Health)...)
-	for _, l := range pod.Evidence.Listeners {
-		f.evidence = append(f.evidence, trysail.Evidence{Kind: "socket", Text: strings.TrimSpace(fmt.Sprintf("listens on %s %s", l.Address, l.Process))})
-	}
-	f.evidence = append(f.evidence, logEvidence(pod.Evidence, ep.ContainerName, 10)...)
-	return f
-}
-
-func healthCause(ep *trysail.PublicEndpoint, e *trysail.PodEvidence, in Input) finding {
-	if e.Health.Last.Status != 0 {
-		return statusCause(ep, e.Health.Last)
-	}
-	if f, ok := socketCause(ep, e, in); ok {
+		f := finding{code: "UNKNOWN", rank: rankNone, summary: "The containers were running, but did not settle.", fix: "Look at the containers' logs."}
+		for _, name := range p.Deployment.ContainerNames() {
+			p.proveLog(&f, name)
+		}
 		return f
 	}
-	last := e.Health.Last.Error
-	switch {
-	case strings.Contains(last, "timed out"):
-		return finding{code: "HC-SLOW", confidence: trysail.Certain, summary: fmt.Sprintf("Port %d accepts connections, but GET %s gives no answer within %d s.", ep.ContainerPort, ep.HealthCheck.Path, ep.HealthCheck.TimeoutSeconds), fix: "Raise healthCheck.timeoutSeconds, or give the health check a path that answers quickly."}
-	case strings.Contains(last, "not HTTP") || strings.Contains(last, "malformed HTTP"):
-		return finding{code: "NET-PROTO", confidence: trysail.Certain, summary: fmt.Sprintf("Port %d answers, but not in HTTP.", ep.ContainerPort), fix: "Point publicEndpoint at the port that speaks HTTP, or set the port's protocol to HTTPS if it speaks TLS."}
-	case strings.Contains(last, "refused"):
-		return finding{code: "NET-NOLISTEN", confidence: trysail.Likely, summary: fmt.Sprintf("Nothing listens on port %d of container %s.", ep.ContainerPort, ep.ContainerName), fix: fmt.Sprintf("Make the program listen on 0.0.0.0:%d, or set containerPort to the port that it uses.", ep.ContainerPort)}
+	f := p.healthCause(ep)
+	if f.container == "" {
+		f.container = ep.ContainerName
 	}
-	return finding{code: "UNKNOWN", confidence: trysail.Likely, summary: fmt.Sprintf("Container %s was running, but did not become healthy within %s.", ep.ContainerName, in.Window), fix: "The last health check and the container's log are below."}
-}
-
-// socketCause explains a refused connection by who listens where.
-func socketCause(ep *trysail.PublicEndpoint, e *trysail.PodEvidence, in Input) (finding, bool) {
-	if e.Listeners == nil {
-		return finding{}, false
+	f = p.flapped(f)
+	p.proveProbes(&f, ep)
+	for _, l := range p.e.Listeners {
+		f.prove("socket", "%s", p.listenerText(l))
 	}
-	var elsewhere []trysail.Listener
-	for _, l := range e.Listeners {
-		if int(l.Address.Port()) != ep.ContainerPort {
-			elsewhere = append(elsewhere, l)
-			continue
-		}
-		if !l.Address.Addr().IsLoopback() {
-			return finding{}, false // it listens where it should
-		}
-		return finding{
-			code: "NET-LOOPBACK", confidence: trysail.Certain,
-			summary: fmt.Sprintf("The program listens on %s, which only the pod itself can reach.", l.Address),
-			fix:     fmt.Sprintf("Make it listen on 0.0.0.0:%d (often a HOST or --host setting).", ep.ContainerPort),
-		}, true
-	}
-	if len(elsewhere) == 0 {
-		return finding{
-			code: "NET-NOLISTEN", confidence: trysail.Certain,
-			summary: fmt.Sprintf("After %s nothing in the pod listens on any port, though its containers are running.", in.Window),
-			fix:     fmt.Sprintf("Make the program listen on 0.0.0.0:%d. If it is still starting, give it more time (--activation-timeout) or CPU (power).", ep.ContainerPort),
-		}, true
-	}
-	slices.SortFunc(elsewhere, func(a, b trysail.Listener) int { return a.Address.Compare(b.Address) })
-	port := elsewhere[0].Address.Port()
-	return finding{
-		code: "NET-WRONGPORT", confidence: trysail.Certain,
-		summary: fmt.Sprintf("The endpoint is port %d, but the pod listens on %s.", ep.ContainerPort, ports(elsewhere)),
-		fix:     fmt.Sprintf("Set publicEndpoint.containerPort and `ports` to %d, or make the program listen on %d.", port, ep.ContainerPort),
-	}, true
-}
-
-func ports(list []trysail.Listener) string {
-	var texts []string
-	for _, l := range list {
-		if t := fmt.Sprint("port ", l.Address.Port()); !slices.Contains(texts, t) {
-			texts = append(texts, t)
-		}
-	}
-	return strings.Join(texts, ", ")
-}
-
-// statusCause explains an answer whose status is not among the success codes.
-func statusCause(ep *trysail.PublicEndpoint, last trysail.Probe) finding {
-	path, codes := ep.HealthCheck.Path, ep.HealthCheck.SuccessCodes
-	f := finding{confidence: trysail.Certain}
-	switch {
-	case last.Status >= 300 && last.Status < 400:
-		f.code = "HC-REDIRECT"
-		f.summary = fmt.Sprintf("GET %s redirects to %s (status %d); the success codes are %s.", path, last.Location, last.Status, codes)
-		f.fix = "Choose a path that answers directly, or add the status to healthCheck.successCodes."
-	case last.Status == 401 || last.Status == 403:
-		f.code = "HC-AUTH"
-		f.summary = fmt.Sprintf("GET %s asks for a login (status %d); the success codes are %s.", path, last.Status, codes)
-		f.fix = "Give the health check a path that needs no login."
-	case last.Status == 404:
-		f.code = "HC-404"
-		f.summary = fmt.Sprintf("GET %s is not found (status 404); the success codes are %s.", path, codes)
-		f.fix = "Set healthCheck.path to a path that the program serves."
-	case last.Status >= 500:
-		f.code = "HC-5XX"
-		f.summary = fmt.Sprintf("GET %s fails with status %d: %s", path, last.Status, short(strings.TrimSpace(last.Body), 200))
-		f.fix = "The program itself reports an error; its log below may say why."
-	default:
-		f.code = "HC-STATUS"
-		f.summary = fmt.Sprintf("GET %s answers status %d; the success codes are %s.", path, last.Status, codes)
-		f.fix = "Add the status to healthCheck.successCodes, or choose another path."
-	}
+	p.proveLog(&f, f.container)
 	return f
 }
 
-func probeEvidence(ep *trysail.PublicEndpoint, h trysail.TargetHealth) []trysail.Evidence {
-	if h.Probes == 0 {
-		return nil
+// healthCause goes from answers to sockets to time.
+func (p podCase) healthCause(ep *trysail.PublicEndpoint) finding {
+	last := p.lastProbe()
+	if f, ok := p.cameLate(ep); ok {
+		return f
 	}
-	p := h.Last
-	text := fmt.Sprintf("GET %s on port %d, try %d: ", ep.HealthCheck.Path, ep.ContainerPort, h.Probes)
-	switch {
-	case p.Status == 0:
-		text += p.Error
-	case p.Body != "":
-		text += fmt.Sprintf("status %d after %s: %s", p.Status, p.Took.Round(1e6), short(strings.TrimSpace(p.Body), 300))
+	switch last.Kind() {
+	case trysail.ProbeAnswer:
+		return p.status(ep, last)
+	case trysail.ProbeTLS, trysail.ProbeNotHTTP:
+		return p.protocol(ep, last)
+	case trysail.ProbeReset, trysail.ProbeEOF:
+		if f, ok := p.cut(ep); ok {
+			return f
+		}
 	default:
-		text += fmt.Sprintf("status %d after %s", p.Status, p.Took.Round(1e6))
 	}
-	return []trysail.Evidence{{Kind: "probe", Text: text}}
+	if f, ok := p.sockets(ep); ok {
+		return f
+	}
+	switch last.Kind() {
+	case trysail.ProbeTimeout:
+		return p.slow(ep, last)
+	case trysail.ProbeRefused:
+		if f, ok := p.stuck(ep); ok {
+			return f
+		}
+		f := finding{code: "NET-NOLISTEN", confidence: trysail.Likely, rank: rankSocket}
+		f.summary = fmt.Sprintf("Nothing listens on port %d of container %s.", ep.ContainerPort, ep.ContainerName)
+		f.fix = fmt.Sprintf("Make the program listen on 0.0.0.0:%d, or set containerPort to the port that it uses.", ep.ContainerPort)
+		return f
+	default:
+	}
+	if f, ok := p.stuck(ep); ok {
+		return f
+	}
+	f := finding{code: "UNKNOWN", rank: rankNone, fix: "The last health check and the container's log are below."}
+	f.summary = fmt.Sprintf("Container %s was running, but did not become healthy within %s%s.", ep.ContainerName, p.Window, lastSentence(p.words(ep.ContainerName)))
+	return f
+}
+
+// lastProbe is the newest outcome of the health check.
+func (p podCase) lastProbe() trysail.Probe {
+	if p.e.Health.Probes > 0 || len(p.e.Probes) == 0 {
+		return p.e.Health.Last
+	}
+	o, _ := p.e.Probes.Newest()
+	return trysail.Probe{At: o.Last, Took: o.Took, OK: o.OK, Status: o.Status, Location: o.Location, Body: o.Body, Error: o.Error}
+}
+
+// slow is about a port that takes connections and does not answer in time.
+func (p podCase) slow(ep *trysail.PublicEndpoint, last trysail.Probe) finding {
+	f := finding{code: "HC-SLOW", confidence: trysail.Certain, rank: rankHTTP}
+	f.summary = fmt.Sprintf("Port %d accepts connections, but GET %s gives no answer within %d s.", ep.ContainerPort, p.show(ep.HealthCheck.Path), ep.HealthCheck.TimeoutSeconds)
+	f.fix = "Raise healthCheck.timeoutSeconds, or give the health check a path that answers quickly."
+	for _, t := range p.e.Trials {
+		if t.Result.Kind == trysail.ProbeAnswer && t.Result.Took > time.Duration(ep.HealthCheck.TimeoutSeconds)*time.Second && t.Port == 0 {
+			f.summary = fmt.Sprintf("GET %s answers in %s; the timeout is %d s.", p.show(ep.HealthCheck.Path), span(t.Result.Took), ep.HealthCheck.TimeoutSeconds)
+			seconds := int(t.Result.Took/time.Second) + 2
+			if seconds <= 60 {
+				f.fix = fmt.Sprintf(`Set "healthCheck": {"timeoutSeconds": %d}, or give the health check a path that answers quickly.`, seconds)
+			}
+			p.proveTrial(&f, ep, t)
+			return f
+		}
+	}
+	if p.e.Listeners == nil && len(p.e.Sockets) == 0 {
+		f.summary = fmt.Sprintf("GET %s on port %d gives no answer within %d s.", p.show(ep.HealthCheck.Path), ep.ContainerPort, ep.HealthCheck.TimeoutSeconds)
+	}
+	f.prove("probe", "%s", last.Error)
+	return f
+}
+
+// stuck is about a program that runs, listens nowhere it should, and says why.
+func (p podCase) stuck(ep *trysail.PublicEndpoint) (finding, bool) {
+	words := p.words(ep.ContainerName)
+	for _, fact := range words.Facts {
+		if !fact.Fatal || !words.Told && !isWaiting(fact.Kind) {
+			continue
+		}
+		f, ok := p.factFinding(ep.ContainerName, fact, words)
+		if !ok {
+			continue
+		}
+		if r, measured := p.reach(fact); measured && r.Result == trysail.ReachOK {
+			continue // it can be reached now, and the program still does not listen
+		}
+		f.rank = rankSocket
+		return f, true
+	}
+	return finding{}, false
+}
+
+// isWaiting reports whether a program that meets with such a thing often goes on trying instead of ending.
+func isWaiting(kind lastwords.Kind) bool {
+	switch kind {
+	case lastwords.Refused, lastwords.Unreached, lastwords.Unresolved, lastwords.PortInUse, lastwords.PortDenied, lastwords.MissingEnv:
+		return true
+	default:
+		return false
+	}
+}
+
+// cameLate is about a program that was healthy, or began to listen, when the window closed.
+func (p podCase) cameLate(ep *trysail.PublicEndpoint) (finding, bool) {
+	f := finding{code: "HC-NOTYET", rank: rankTime, fix: "Give it more time (--activation-timeout), or more CPU (a larger power)."}
+	if !p.TookTooLong || !p.rec.HealthyAt.IsZero() {
+		return f, false
+	}
+	for _, t := range p.e.Trials {
+		if t.Result.OK && t.Port == 0 && t.Path == "" && t.Host == "" && t.Proto == "" && !t.TLS && t.Timeout == 0 {
+			f.confidence = trysail.Certain
+			f.summary = fmt.Sprintf("It came up %s after the window of %s had closed.", span(max(0, t.Result.Last.Sub(p.e.At))), p.Window)
+			p.proveTrial(&f, ep, t)
+			return f, true
+		}
+	}
+	last := p.lastProbe()
+	if last.OK && p.e.Health.Last.OK {
+		f.confidence = trysail.Certain
+		f.summary = fmt.Sprintf("It had just begun to pass its health check when the window of %s closed.", p.Window)
+		f.prove("probe", "the newest health check passed with status %d", last.Status)
+		return f, true
+	}
+	for _, s := range p.e.Sockets {
+		began := p.life() - p.e.At.Sub(s.First)
+		if int(s.Address.Port()) == ep.ContainerPort && !s.Address.Addr().IsLoopback() && !s.UDP && p.life() > 20*time.Second && began > p.life()*9/10 && last.Kind() != trysail.ProbeAnswer {
+			f.confidence = trysail.Likely
+			f.summary = fmt.Sprintf("It began to listen %s after its start, %s before the window of %s closed.", span(began), span(p.life()-began), p.Window)
+			f.prove("socket", "%s", p.listenerText(s.Listener))
+			return f, true
+		}
+	}
+	return f, false
+}
+
+// flapped makes f the reason why a pod that was healthy is not any more.
+func (p podCase) flapped(f finding) finding {
+	healthy := time.Duration(0)
+	switch {
+	case !p.rec.HealthyAt.IsZero():
+		end := p.e.Health.Since
+		if end.Before(p.rec.HealthyAt) {
+			end = p.e.At
+		}
+		healthy = end.Sub(p.rec.HealthyAt)
+	default:
+		for _, o := range p.e.Probes {
+			if o.OK && o.Last.After(o.First) {
+				healthy = o.Last.Sub(o.First)
+			}
+		}
+		if p.e.Health.Last.OK || f.code == "HC-NOTYET" {
+			healthy = 0
+		}
+	}
+	if healthy <= 0 {
+		return f
+	}
+	g := finding{code: "HC-FLAP", confidence: trysail.Certain, container: f.container, rank: rankHTTP, evidence: f.evidence, also: f.also}
+	g.summary = fmt.Sprintf("Healthy for %s, then: %s", span(healthy), f.summary)
+	g.fix = f.fix
+	g.prove("probe", "the health check passed for %s", span(healthy))
+	g.prove("cause", "%s", f.code)
+	return g
+}
+
+// resources are the limits that the pod met with, whatever it failed of.
+func (p podCase) resources() (list []finding) {
+	if f, ok := p.memoryCrawl(); ok {
+		list = append(list, f)
+	}
+	if f, ok := p.cpuThrottle(); ok {
+		f.summary = strings.Replace(f.summary, ", and was still starting.", ".", 1)
+		list = append(list, f)
+	}
+	if c := p.e.Cgroup; c != nil && c.ProcessLimitHits > 0 {
+		f := finding{code: "PIDS", confidence: trysail.Certain, summary: fmt.Sprintf("It hit the limit of %d processes and threads.", c.ProcessLimit), fix: "Start fewer workers or threads."}
+		f.prove("counter", "%d times a process was refused", c.ProcessLimitHits)
+		list = append(list, f)
+	}
+	for _, name := range p.Deployment.ContainerNames() {
+		own := p.counters(name)
+		if own.OOMKills == 0 {
+			continue
+		}
+		f := finding{code: "MEM-OOM", confidence: trysail.Certain, container: name, summary: fmt.Sprintf("A process of container %s was killed for want of memory.", name), fix: memoryFix(p.Power)}
+		p.proveMemory(&f, name)
+		list = append(list, f)
+	}
+	if ep := p.Deployment.PublicEndpoint; ep != nil && p.runs(ep.ContainerName) {
+		if f, ok := p.stuck(ep); ok && family(f.code) == "DEP" {
+			f.container = ep.ContainerName
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// runs reports whether a container was running when it was last seen.
+func (p podCase) runs(container string) bool {
+	return slices.ContainsFunc(p.e.Containers, func(s trysail.ContainerStatus) bool {
+		return s.Name == container && s.State == trysail.ContainerRunning
+	})
+}
+
+// proveProbes adds what came of the health check.
+func (p podCase) proveProbes(f *finding, ep *trysail.PublicEndpoint) {
+	for _, o := range p.e.Probes[max(0, len(p.e.Probes)-6):] {
+		f.prove("probe", "GET %s on port %d: %s, %d times", p.show(ep.HealthCheck.Path), ep.ContainerPort, p.outcomeText(o), o.Count)
+	}
+	h := p.e.Health
+	if h.Probes == 0 || len(p.e.Probes) > 0 {
+		return
+	}
+	o := trysail.Transcript(nil).Add(h.Last)[0]
+	f.prove("probe", "GET %s on port %d, try %d: %s", p.show(ep.HealthCheck.Path), ep.ContainerPort, h.Probes, p.outcomeText(o))
+}
+
+func (p podCase) outcomeText(o trysail.ProbeOutcome) string {
+	switch {
+	case o.Kind != trysail.ProbeAnswer:
+		return p.show(o.Error)
+	case o.Body != "":
+		return fmt.Sprintf("status %d after %s: %s", o.Status, span(o.Took), p.show(o.Body))
+	default:
+		return fmt.Sprintf("status %d after %s", o.Status, span(o.Took))
+	}
+}
+
+func (p podCase) proveTrial(f *finding, ep *trysail.PublicEndpoint, t trysail.Trial) {
+	f.prove("trial", "tried once: %s: %s", p.trialText(ep, t), p.outcomeText(t.Result))
 }

@@ -1,0 +1,85 @@
+package diagnose_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/diagnose"
+)
+
+var update = flag.Bool("update", false, "write docs/diagnosis.md")
+
+// TestCodes_AreDocumented compares docs/diagnosis.md with the table of codes. After a change of the table:
+// go test ./internal/diagnose -run Documented -update
+func TestCodes_AreDocumented(t *testing.T) {
+	file := filepath.Join("..", "..", "docs", "diagnosis.md")
+	want := document()
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("%s is not current; run this test with -update (-want +got):\n%s", file, diff)
+	}
+}
+
+func document() string {
+	var b strings.Builder
+	n := 0
+	for _, g := range diagnose.Codes() {
+		n += len(g.Codes)
+	}
+	fmt.Fprintf(&b, `# Why a deployment failed: the %d codes
+
+This file is written by a test from the table of codes in `+"`internal/diagnose`"+` (`+"`go test ./internal/diagnose -run Documented -update`"+`).
+
+Every deployment that fails ends with one cause: a code, the container, one sentence, a fix and the evidence.
+`+"`trysail explain SERVICE`"+` prints it; so do the lines that begin with `+"`[trysail]`"+` in the container's log and the operation's errorCode and errorDetails.
+Codes do not change: search for them.
+
+*Certain* causes rest on bytes, counters, sockets and the answers of others; *likely* ones on what the program wrote. Codes
+marked with ⏹ end the deployment at once when they are certain, because no further start can work. Of several causes the
+first one in time is named, and what the runtime says counts for more than exit codes, those for more than sockets, then answers,
+then time. Further findings stand below the cause. The values of environment variables are never shown: `+"`$NAME`"+` stands for the value of NAME.
+`, n)
+	for _, g := range diagnose.Codes() {
+		fmt.Fprintf(&b, "\n## %s\n\n| code | what happened | fix | when certain |\n|---|---|---|---|\n", g.Title)
+		for _, c := range g.Codes {
+			mark := ""
+			if c.Final {
+				mark = " ⏹"
+			}
+			fmt.Fprintf(&b, "| **%s**%s | %s. %s | %s | %s |\n", c.Code, mark, upper(c.Title), c.Meaning, c.Fix, c.Basis)
+		}
+	}
+	return b.String()
+}
+
+func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+func TestCodes_AreCompleteAndUnique(t *testing.T) {
+	seen := map[trysail.DiagnosisCode]bool{}
+	for _, g := range diagnose.Codes() {
+		for _, c := range g.Codes {
+			if seen[c.Code] || c.Title == "" || c.Meaning == "" || c.Fix == "" || c.Basis == "" || strings.Contains(c.Title+c.Meaning+c.Fix, "|") {
+				t.Errorf("%+v", c)
+			}
+			seen[c.Code] = true
+		}
+	}
+	if len(seen) < 69 {
+		t.Errorf("%d codes", len(seen))
+	}
+}
