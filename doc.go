@@ -13,7 +13,10 @@
 //	internal/store       SQLite: schema, migrations, transactions, change feed: the truth
 //	internal/reconcile   observe → Plan (pure) → apply; the only package that changes the world
 //	internal/diagnose    evidence → Diagnosis: pure rules
-//	internal/image       image name → digest, with typed errors
+//	internal/autopsy     an image's files → what is certain to go wrong
+//	internal/image       image name → digest, with typed errors; manifests and layers as files
+//	internal/registry    the OCI registry for what is pushed here
+//	internal/push        an image from where people have it into a registry
 //	internal/engine      the Engine interface: pods on nodes
 //	  cri                one machine: containerd as a child, spoken to through CRI
 //	  containerd         what the child and its shims run
