@@ -228,7 +228,7 @@ func cases() []testCase {
 		{"disk full", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			ends(e, "web", 1, time.Second, "write /data/x: no space left on device")
 			e.Machine = &trysail.MachineState{DiskPath: "/var/lib/trysail", DiskTotal: 20 << 30, DiskFree: 4096}
-		}, "FS-FULL", trysail.Certain, "web", "disk is full", "prune", ""},
+		}, "FS-FULL", trysail.Certain, "web", "disk is full", "trysail images", ""},
 		{"dependency, measured", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			ends(e, "web", 1, time.Second, "Error: getaddrinfo ENOTFOUND postgres", "    at GetAddrInfoReqWrap.onlookupall (node:dns:122:26)", "Node.js v20")
 			e.Reaches = []trysail.Reach{{Host: "postgres", Result: trysail.ReachUnresolved}}
