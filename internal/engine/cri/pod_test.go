@@ -181,8 +181,8 @@ func TestEngine_RotatesLogsWithoutLosingLines(t *testing.T) {
 		_, err := os.Stat(file + ".2")
 		return err == nil
 	})
-	n := logNumbers(t, spec.LogDir, "a")
-	r.wait("the log goes on", func() bool { return logNumbers(t, spec.LogDir, "a") > n })
+	n := logNumbers(t, spec.LogDir, "a", 0)
+	r.wait("the log goes on", func() bool { return logNumbers(t, spec.LogDir, "a", 0) > n })
 	info, err := os.Stat(file + ".1")
 	if err != nil || info.Size() < 4096 {
 		t.Errorf("%s.1: %v, %v", file, info, err)
