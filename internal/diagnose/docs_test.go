@@ -53,6 +53,9 @@ Codes do not change: search for them.
 marked with ⏹ end the deployment at once when they are certain, because no further start can work. Of several causes the
 first one in time is named, and what the runtime says counts for more than exit codes, those for more than sockets, then answers,
 then time. Further findings stand below the cause. The values of environment variables are never shown: `+"`$NAME`"+` stands for the value of NAME.
+
+Not all evidence is collected yet. Until it is, causes that rest on counters of the kernel, on tries from inside the pod, on certificates or on
+what a person did are named by what else is known, or not at all.
 `, n)
 	for _, g := range diagnose.Codes() {
 		fmt.Fprintf(&b, "\n## %s\n\n| code | what happened | fix | when certain |\n|---|---|---|---|\n", g.Title)
