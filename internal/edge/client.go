@@ -92,8 +92,12 @@ func newClientWriter(w http.ResponseWriter, rc *http.ResponseController, limit t
 	}}}
 }
 
-// WriteHeader sends a header; those with 1xx go out at once.
+// WriteHeader sends a header; those with 1xx go out at once. A pod's 100 goes no further: it lets the request's body be
+// read, and reading it sends the client our own.
 func (w *clientWriter) WriteHeader(status int) {
+	if status == http.StatusContinue {
+		return
+	}
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.answered.Store(true)
 		if w.body != nil && !w.body.ended.Load() && status != http.StatusSwitchingProtocols {

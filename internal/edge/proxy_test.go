@@ -223,6 +223,7 @@ func TestProxy_ExpectContinue(t *testing.T) {
 			return
 		}
 		body, _ := io.ReadAll(r.Body)
+		w.WriteHeader(http.StatusContinue) // once more than it should; the client still gets one
 		_, _ = w.Write(body)
 	})))
 	for path, want := range map[string]string{"/yes": "HTTP/1.1 100", "/no": "HTTP/1.1 403"} {
