@@ -15,6 +15,22 @@ import (
 // answer at the moment (containerd restarts). The caller tries again, and the try does not count.
 var ErrUnavailable = errors.New("the engine does not answer")
 
+// Witness is an optional ability of an Engine: recording what happens inside its pods, so that a failure can be explained
+// when the pod is gone.
+type Witness interface {
+	// Observe returns what has been seen inside the pod since it was started: Cgroup, Details, Sockets, Listeners (those
+	// of this moment; nil when it is not possible to look) and TimeLine; all else is left zero. The pod may have ended;
+	// after Stop nothing is known of it any more. A pod that was there before the engine was opened is seen from then on.
+	Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvidence, error)
+	// Settle says that the pod has become healthy: it need not be looked at often any more.
+	Settle(id trysail.PodID)
+	// Reach tries to resolve and to connect to each of the things from inside the pod's network, each for at most a
+	// second, all at once.
+	Reach(ctx context.Context, id trysail.PodID, things []trysail.Reach) ([]trysail.Reach, error)
+	// Machine is how the machine is now. OOMKills counts from its start.
+	Machine(ctx context.Context) (trysail.MachineState, error)
+}
+
 // Sockets is an optional ability of an Engine: seeing who listens inside a pod.
 type Sockets interface {
 	// Listeners lists the TCP sockets that listen in the pod's network.
