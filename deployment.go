@@ -40,6 +40,9 @@ type Deployment struct {
 	Digests map[string]string
 	// Deadline is when the deployment is given up if it is still ACTIVATING.
 	Deadline time.Time
+	// Hold is how long pods that run are kept when the deployment fails, out of rotation, so that a person can look into
+	// them; zero: they are stopped at once.
+	Hold time.Duration
 }
 
 // ContainerNames lists the containers' names in order.

@@ -13,14 +13,15 @@ import (
 
 // The limits of recorded evidence.
 const (
-	MaxLogTail      = 50   // lines of each container
-	MaxEvidenceLine = 2048 // bytes of one line
-	MaxProbeBody    = 300  // bytes of a body that a probe keeps
-	maxOutcomes     = 24   // distinct outcomes of probes, and of trials
-	maxSockets      = 32   // sockets that were seen in a pod
-	maxReaches      = 16   // things that a pod tries to reach
-	maxMoments      = 64   // of a time line
-	maxFindings     = 16   // of one autopsy
+	MaxLogTail      = 50       // lines of each container
+	MaxLogTailBytes = 64 << 10 // of the lines of all containers
+	MaxEvidenceLine = 2048     // bytes of one line
+	MaxProbeBody    = 300      // bytes of a body that a probe keeps
+	maxOutcomes     = 24       // distinct outcomes of probes, and of trials
+	maxSockets      = 32       // sockets that were seen in a pod
+	maxReaches      = 16       // things that a pod tries to reach
+	maxMoments      = 64       // of a time line
+	maxFindings     = 16       // of one autopsy
 )
 
 // ContainerEvidence is what was seen of one container of a pod.
@@ -338,13 +339,7 @@ func (e *PodEvidence) Trim() {
 	for i := range e.Containers {
 		e.Containers[i].StartError = cut(e.Containers[i].StartError, MaxEvidenceLine)
 	}
-	for name, tail := range e.LogTail {
-		tail = slices.Clone(tail[max(0, len(tail)-MaxLogTail):])
-		for i := range tail {
-			tail[i] = cut(tail[i], MaxEvidenceLine)
-		}
-		e.LogTail[name] = tail
-	}
+	e.trimTails()
 	e.Probes = e.Probes[:min(len(e.Probes), maxOutcomes)]
 	e.Trials = e.Trials[:min(len(e.Trials), maxOutcomes)]
 	e.Sockets = e.Sockets[:min(len(e.Sockets), maxSockets)]
@@ -356,6 +351,25 @@ func (e *PodEvidence) Trim() {
 	for name, d := range e.Details {
 		d.Daemons = d.Daemons[:min(len(d.Daemons), maxSockets)]
 		e.Details[name] = d
+	}
+}
+
+// trimTails keeps the newest lines of each container; all get the same share of the room.
+func (e *PodEvidence) trimTails() {
+	share := MaxLogTailBytes / max(1, len(e.LogTail))
+	for name, tail := range e.LogTail {
+		tail = slices.Clone(tail[max(0, len(tail)-MaxLogTail):])
+		room := share
+		first := len(tail)
+		for first > 0 {
+			line := cut(tail[first-1], MaxEvidenceLine)
+			if room -= len(line); room < 0 {
+				break
+			}
+			first--
+			tail[first] = line
+		}
+		e.LogTail[name] = tail[first:]
 	}
 }
 

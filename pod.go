@@ -119,6 +119,8 @@ type PodRecord struct {
 	// Failed is true when it was stopped because something was wrong with it (crash, health check), not because it
 	// was no longer wanted.
 	Failed bool
+	// HoldUntil is until when a failed pod is kept, out of rotation, so that a person can look into it; zero if it is not.
+	HoldUntil time.Time
 	// Evidence is what was seen of a failed pod before it was removed; nil otherwise.
 	Evidence *PodEvidence
 }
@@ -215,6 +217,8 @@ type TargetHealth struct {
 	Since   time.Time // of the last change of Healthy, or of the first probe
 	Probes  int       // how many probes have ended
 	Last    Probe     // the newest
+	// Transcript is what came of all of them.
+	Transcript Transcript `json:"-"`
 }
 
 // Probe is one health check with its outcome.

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,9 @@ type health struct {
 func (h *health) snapshot() trysail.TargetHealth {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.state
+	s := h.state
+	s.Transcript = slices.Clone(s.Transcript) // record goes on in place
+	return s
 }
 
 // presume begins a target as healthy.
@@ -52,6 +55,7 @@ func (h *health) record(p trysail.Probe, check trysail.HealthCheck) (flipped, ne
 	h.inRow++
 	s.Probes++
 	s.Last = p
+	s.Transcript = s.Transcript.Add(p)
 
 	threshold := check.HealthyThreshold
 	if s.Healthy {

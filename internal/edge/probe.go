@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -53,22 +54,34 @@ func (e *notHTTPError) Error() string {
 	return "not HTTP: " + strconv.QuoteToASCII(string(e.head))
 }
 
+// question is what is asked for: the health check's own request, or a variation of it.
+type question struct {
+	path  string
+	host  string // the Host header; empty: the address
+	proto string // X-Forwarded-Proto; empty: none
+}
+
 // probe asks once. It takes at most the check's timeout.
 func (a *asker) probe(ctx context.Context, s *probeSettings) trysail.Probe {
+	return a.ask(ctx, question{path: s.check.Path}, s.timeout(), s.codes)
+}
+
+// ask asks once and takes at most timeout.
+func (a *asker) ask(ctx context.Context, q question, timeout time.Duration, success codes) trysail.Probe {
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, s.timeout())
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	p := trysail.Probe{At: start}
-	if err := a.exchange(ctx, s.check.Path, start.Add(s.timeout()), &p); err != nil {
-		p.Error = probeError(err, s.check.TimeoutSeconds)
+	if err := a.exchange(ctx, q, start.Add(timeout), &p); err != nil {
+		p.Error = probeError(err, int(timeout/time.Second))
 	}
-	p.OK = p.Error == "" && s.codes.match(p.Status)
+	p.OK = p.Error == "" && success.match(p.Status)
 	p.Took = time.Since(start)
 	return p
 }
 
 // exchange sends the request and fills p from the answer.
-func (a *asker) exchange(ctx context.Context, path string, deadline time.Time, p *trysail.Probe) error {
+func (a *asker) exchange(ctx context.Context, q question, deadline time.Time, p *trysail.Probe) error {
 	conn, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -83,10 +96,13 @@ func (a *asker) exchange(ctx context.Context, path string, deadline time.Time, p
 
 	req := &http.Request{
 		Method: http.MethodGet,
-		URL:    probeURL(path),
-		Host:   a.addr.String(),
+		URL:    probeURL(q.path),
+		Host:   cmp.Or(q.host, a.addr.String()),
 		Header: http.Header{"User-Agent": {probeAgent}},
 		Close:  true,
+	}
+	if q.proto != "" {
+		req.Header.Set("X-Forwarded-Proto", q.proto)
 	}
 	// An application that answers without reading may have closed already: its answer counts, not the failed write.
 	writeErr := req.Write(conn)

@@ -209,7 +209,7 @@ func (t *Tx) SetTags(serviceID string, tags []trysail.Tag) error {
 	return nil
 }
 
-const deploymentColumns = "d.service_id, d.version, d.state, d.created_at, d.deadline, d.spec, d.digests"
+const deploymentColumns = "d.service_id, d.version, d.state, d.created_at, d.deadline, d.spec, d.digests, d.hold"
 
 // spec is the JSON form of what is immutable in a deployment.
 type spec struct {
@@ -221,7 +221,7 @@ func scanDeployment(r *sql.Rows) (serviceID string, d *trysail.Deployment, err e
 	d = &trysail.Deployment{}
 	var created, deadline int64
 	var text, digests string
-	if err := r.Scan(&serviceID, &d.Version, &d.State, &created, &deadline, &text, &digests); err != nil {
+	if err := r.Scan(&serviceID, &d.Version, &d.State, &created, &deadline, &text, &digests, &d.Hold); err != nil {
 		return "", nil, err
 	}
 	d.CreatedAt, d.Deadline = fromUnix(created), fromUnix(deadline)
@@ -265,7 +265,7 @@ func (t *Tx) InsertDeployment(serviceID string, d *trysail.Deployment) error {
 		(SELECT version FROM deployments WHERE service_id = ?1)`, serviceID)
 }
 
-// UpdateDeployment writes what can change of a deployment: state, deadline and digests. Errors: ErrNotFound.
+// UpdateDeployment writes what can change of a deployment: state, deadline, digests and hold. Errors: ErrNotFound.
 func (t *Tx) UpdateDeployment(serviceID string, d *trysail.Deployment) error {
 	t.touch(serviceID)
 	digests := d.Digests
@@ -276,8 +276,8 @@ func (t *Tx) UpdateDeployment(serviceID string, d *trysail.Deployment) error {
 	if err != nil {
 		return err
 	}
-	return t.execOne("UPDATE deployments SET state = ?, deadline = ?, digests = ? WHERE service_id = ? AND version = ?",
-		d.State, unix(d.Deadline), string(text), serviceID, d.Version)
+	return t.execOne("UPDATE deployments SET state = ?, deadline = ?, digests = ?, hold = ? WHERE service_id = ? AND version = ?",
+		d.State, unix(d.Deadline), string(text), d.Hold, serviceID, d.Version)
 }
 
 // Deployments lists the service's kept deployments, newest first.
@@ -327,9 +327,9 @@ func (t *Tx) Pods(serviceID string, ended bool) ([]trysail.PodRecord, error) {
 }
 
 // PodsToPlan lists the pods of a service that have not ended, and those of the two versions that have, by creation time.
-// Version 0 is none.
+// Version 0 is none. Only those of the next version come with their evidence: a plan needs no other.
 func (t *Tx) PodsToPlan(serviceID string, current, next int) ([]trysail.PodRecord, error) {
-	return t.pods("service_id = ? AND (ended_at = 0 OR version IN (?, ?))", serviceID, current, next)
+	return t.podsWith("CASE WHEN version = ?1 THEN evidence ELSE '' END", "service_id = ?2 AND (ended_at = 0 OR version IN (?1, ?3))", next, serviceID, current)
 }
 
 // Pod returns the record of one pod. Errors: ErrNotFound.
@@ -345,19 +345,24 @@ func (t *Tx) Pod(id trysail.PodID) (trysail.PodRecord, error) {
 }
 
 func (t *Tx) pods(where string, args ...any) ([]trysail.PodRecord, error) {
+	return t.podsWith("evidence", where, args...)
+}
+
+func (t *Tx) podsWith(evidenceColumn, where string, args ...any) ([]trysail.PodRecord, error) {
 	var list []trysail.PodRecord
 	err := t.query(func(r *sql.Rows) error {
 		var p trysail.PodRecord
-		var created, healthy, stop, ended int64
+		var created, healthy, stop, ended, hold int64
 		var evidence string
-		err := r.Scan(&p.ID, &p.ServiceID, &p.Version, &p.Power, &p.Slot, &p.Attempt, &created, &healthy, &stop, &ended, &p.Reason, &p.Failed, &evidence)
+		err := r.Scan(&p.ID, &p.ServiceID, &p.Version, &p.Power, &p.Slot, &p.Attempt, &created, &healthy, &stop, &ended, &hold, &p.Reason, &p.Failed, &evidence)
+		p.HoldUntil = fromUnix(hold)
 		p.CreatedAt, p.HealthyAt, p.StopAt, p.EndedAt = fromUnix(created), fromUnix(healthy), fromUnix(stop), fromUnix(ended)
 		if err == nil && evidence != "" {
 			err = json.Unmarshal([]byte(evidence), &p.Evidence)
 		}
 		list = append(list, p)
 		return err
-	}, `SELECT id, service_id, version, power, slot, attempt, created_at, healthy_at, stop_at, ended_at, reason, failed, evidence
+	}, `SELECT id, service_id, version, power, slot, attempt, created_at, healthy_at, stop_at, ended_at, hold_until, reason, failed, `+evidenceColumn+`
 		FROM pods WHERE `+where+" ORDER BY created_at, id", args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading pods: %w", err)
@@ -379,18 +384,15 @@ func (t *Tx) InsertPod(p *trysail.PodRecord) error {
 		p.ServiceID, p.Version, keptPods)
 }
 
-// UpdatePod writes what can change of a pod's record. Errors: ErrNotFound.
+// UpdatePod writes what can change of a pod's record. Evidence that is there stays when p has none. Errors: ErrNotFound.
 func (t *Tx) UpdatePod(p *trysail.PodRecord) error {
 	t.touch(p.ServiceID)
-	var evidence []byte
-	if p.Evidence != nil {
-		var err error
-		if evidence, err = json.Marshal(p.Evidence); err != nil {
-			return err
-		}
+	err := t.execOne("UPDATE pods SET healthy_at = ?, stop_at = ?, ended_at = ?, hold_until = ?, reason = ?, failed = ? WHERE id = ?",
+		unix(p.HealthyAt), unix(p.StopAt), unix(p.EndedAt), unix(p.HoldUntil), p.Reason, p.Failed, p.ID)
+	if err != nil || p.Evidence == nil {
+		return err
 	}
-	return t.execOne("UPDATE pods SET healthy_at = ?, stop_at = ?, ended_at = ?, reason = ?, failed = ?, evidence = ? WHERE id = ?",
-		unix(p.HealthyAt), unix(p.StopAt), unix(p.EndedAt), p.Reason, p.Failed, string(evidence), p.ID)
+	return t.setPodEvidence(p)
 }
 
 // AccessKey is a key that may sign API calls.
