@@ -1,7 +1,12 @@
 package trysail
 
+import "slices"
+
 // DiagnosisCode is the short stable name of a cause, such as NET-LOOPBACK. People search for it, so it never changes.
 type DiagnosisCode string
+
+// DiagnosisOK is the code of a version that did not fail and has warnings.
+const DiagnosisOK DiagnosisCode = "OK"
 
 // Confidence says what a diagnosis rests on.
 type Confidence string
@@ -26,6 +31,18 @@ type Diagnosis struct {
 	// as it is.
 	Also     []Finding `json:"also,omitempty"`
 	Warnings []Finding `json:"warnings,omitempty"`
+}
+
+// maxWarnings is how many warnings a version keeps.
+const maxWarnings = 12
+
+// Warn adds a warning, or replaces the one with the same code of the same container. The oldest goes when there are too many.
+func (d *Diagnosis) Warn(f Finding) {
+	d.Warnings = slices.DeleteFunc(slices.Clone(d.Warnings), func(have Finding) bool {
+		return have.Code == f.Code && have.ContainerName == f.ContainerName
+	})
+	d.Warnings = append(d.Warnings, f)
+	d.Warnings = d.Warnings[max(0, len(d.Warnings)-maxWarnings):]
 }
 
 // Finding is something that was found out, with its own fix.

@@ -39,6 +39,13 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 	case PrepareImages:
 		id := w.Service.ID
 		r.act(ctx, fmt.Sprintf("images/%s/%d", id, s.Version), id, func(ctx context.Context) error { return r.prepare(ctx, id, s.Version) })
+	case TryFixes:
+		for _, p := range s.Pods {
+			r.act(ctx, "try/"+string(p.ID), w.Service.ID, func(ctx context.Context) error {
+				r.tryFixes(ctx, w, p)
+				return nil
+			})
+		}
 	case CreatePods:
 		return r.create(ctx, w, s)
 	case StartPod:
@@ -114,7 +121,7 @@ func (r *Reconciler) begin(ctx context.Context, w *World) error {
 	return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		svc.State = trysail.ServiceDeploying
 		svc.Detail = trysail.StateDetail{Code: trysail.DetailCreatingDeployment, Message: "Pulling images"}
-		err := errors.Join(r.openWindow(tx, svc.ID, svc.Next), tx.UpdateService(svc))
+		err := errors.Join(r.openWindow(tx, svc.ID, svc.Next), tx.UpdateService(svc), r.noteMachine(ctx, tx, svc.ID, svc.Next))
 		if err == nil {
 			r.say(ctx, w, svc.Next, "Creating your deployment")
 		}
@@ -200,6 +207,11 @@ func (r *Reconciler) start(ctx context.Context, w *World, rec trysail.PodRecord)
 		if wanted, err := r.wanted(actx, rec); err != nil || !wanted {
 			return err
 		}
+		if witness, ok := r.Engine.(engine.Witness); ok {
+			if m, err := witness.Machine(actx); err == nil {
+				r.note(versionKey{rec.ServiceID, rec.Version}, func(n *notes) { n.oomKills[rec.ID] = m.OOMKills })
+			}
+		}
 		err := r.Engine.Start(actx, spec)
 		if err == nil || actx.Err() != nil || errors.Is(err, engine.ErrUnavailable) {
 			return err
@@ -237,18 +249,34 @@ func markHealthy(tx *store.Tx, pods []trysail.PodRecord) error {
 
 func (r *Reconciler) stop(ctx context.Context, w *World, s StopPod) error {
 	rec := s.Pod
+	rec.Reason, rec.Failed = s.Reason, s.Failed
+	var verdict trysail.Diagnosis // of the crash of a pod of the ACTIVE version
+	crash := s.Failed && version(w.Service.Current) == rec.Version
 	if s.Failed {
 		rec.Evidence = r.evidence(ctx, w, rec)
 	}
-	return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
-		rec.StopAt, rec.Reason, rec.Failed = tx.Now(), s.Reason, s.Failed
-		if err := tx.UpdatePod(&rec); err != nil {
+	if crash {
+		var err error
+		if verdict, err = r.explainCrash(ctx, w, rec); err != nil {
 			return err
 		}
-		if d := svc.Current; s.Failed && version(d) == rec.Version {
-			r.Log.WarnContext(ctx, "a pod of the active version failed", "service", svc.Name, "version", rec.Version, "pod", rec.ID, "reason", s.Reason)
-			r.explain(ctx, w, d, fmt.Sprintf("Version %d: %s. It is started again.", rec.Version, s.Reason))
+	}
+	return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		rec.StopAt = tx.Now()
+		if !crash {
+			return tx.UpdatePod(&rec)
 		}
+		rec.Reason = fmt.Sprintf("%s (%s)", rec.Reason, verdict.Code)
+		if before, err := tx.Diagnosis(svc.ID, rec.Version); err == nil {
+			verdict.Warnings = before.Warnings
+		}
+		if err := errors.Join(tx.UpdatePod(&rec), tx.SetDiagnosis(svc.ID, &verdict)); err != nil {
+			return err
+		}
+		r.Log.WarnContext(ctx, "a pod of the active version failed", "service", svc.Name, "version", rec.Version, "pod", rec.ID, "code", verdict.Code, "summary", verdict.Summary)
+		r.explain(ctx, w, svc.Current, fmt.Sprintf("Version %d: %s. It is started again.", rec.Version, s.Reason))
+		r.explain(ctx, w, svc.Current, fmt.Sprintf("%s: %s", verdict.Code, verdict.Summary))
+		r.explain(ctx, w, svc.Current, "Fix: "+verdict.Fix)
 		return nil
 	})
 }
@@ -290,6 +318,12 @@ func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
 }
 
 func (r *Reconciler) activate(ctx context.Context, w *World, s Activate) error {
+	in := r.input(w, w.Service.Next)
+	in.Pods = s.Healthy
+	for i := range in.Pods {
+		in.Pods[i].Evidence = r.glance(ctx, w, in.Pods[i])
+	}
+	warnings := diagnose.Warnings(in)
 	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		if version(svc.Next) != s.Version {
 			return errStale
@@ -305,19 +339,23 @@ func (r *Reconciler) activate(ctx context.Context, w *World, s Activate) error {
 		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
 		err := errors.Join(
 			tx.UpdateDeployment(svc.ID, svc.Current), tx.UpdateService(svc), markHealthy(tx, s.Healthy),
+			tx.SetDeploymentEvidence(svc.ID, s.Version, in.Version), addWarnings(tx, svc.ID, s.Version, warnings),
 			tx.FinishOperations(svc.Name, trysail.OperationSucceeded, "", ""))
 		if err != nil {
 			return err
 		}
 		r.say(ctx, w, svc.Current, "Reached a steady state")
 		r.say(ctx, w, svc.Current, "Finalizing your deployment")
+		for _, f := range warnings {
+			r.explain(ctx, w, svc.Current, fmt.Sprintf("Warning %s: %s Fix: %s", f.Code, f.Summary, f.Fix))
+		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	r.Log.InfoContext(ctx, "deployment is active", "service", w.Service.Name, "version", s.Version)
-	r.forgetImages(w.Service.ID, s.Version)
+	r.forget(w.Service.ID, s.Version)
 	return nil
 }
 
@@ -326,16 +364,26 @@ func (r *Reconciler) fail(ctx context.Context, w *World, s Fail) error {
 	if version(failed) != s.Version {
 		return errStale
 	}
-	verdict, live := r.diagnose(ctx, w, s)
-	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+	var held []trysail.PodRecord
+	verdict, seen, live, err := r.diagnose(ctx, w, s)
+	if err != nil {
+		return err
+	}
+	err = r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+		hold := svc.Next.Hold
 		for _, p := range live {
-			p.StopAt, p.Failed, p.Reason = tx.Now(), true, "the deployment failed"
+			p.StopAt, p.Failed, p.Reason = tx.Now(), true, "the deployment failed: "+string(verdict.Code)
+			if o := w.Observed[p.ID]; hold > 0 && o.Running(len(failed.Containers)) {
+				p.HoldUntil = tx.Now().Add(hold)
+				held = append(held, p)
+			}
 			if err := tx.UpdatePod(&p); err != nil {
 				return err
 			}
 		}
 		svc.Next.State = trysail.DeploymentFailed
-		if err := errors.Join(tx.UpdateDeployment(svc.ID, svc.Next), tx.SetDiagnosis(svc.ID, &verdict)); err != nil {
+		err := errors.Join(tx.UpdateDeployment(svc.ID, svc.Next), tx.SetDiagnosis(svc.ID, &verdict), tx.SetDeploymentEvidence(svc.ID, s.Version, seen))
+		if err != nil {
 			return err
 		}
 		svc.Next, svc.Detail, svc.State = nil, trysail.StateDetail{}, trysail.ServiceReady
@@ -352,68 +400,56 @@ func (r *Reconciler) fail(ctx context.Context, w *World, s Fail) error {
 		r.say(ctx, w, failed, "Canceled")
 		r.explain(ctx, w, failed, fmt.Sprintf("%s: %s", verdict.Code, verdict.Summary))
 		r.explain(ctx, w, failed, "Fix: "+verdict.Fix)
+		for _, p := range held {
+			r.explain(ctx, w, failed, fmt.Sprintf("Pod %s at %s is kept until %s, out of rotation.", p.ID, w.Observed[p.ID].Addr, p.HoldUntil.UTC().Format("15:04:05 UTC")))
+		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	r.Log.WarnContext(ctx, "deployment failed", "service", w.Service.Name, "version", s.Version, "code", verdict.Code, "summary", verdict.Summary)
-	r.forgetImages(w.Service.ID, version(w.Service.Current))
+	r.forget(w.Service.ID, version(w.Service.Current))
 	return nil
 }
 
 // diagnose gathers the evidence of the pods that still live, and names the cause.
-func (r *Reconciler) diagnose(ctx context.Context, w *World, s Fail) (trysail.Diagnosis, []trysail.PodRecord) {
-	in := diagnose.Input{
-		Deployment: w.Service.Next, Previous: w.Service.Current, Power: w.Service.Power,
-		TookTooLong: s.TookTooLong, Window: r.ActivationTimeout,
-	}
-	var live []trysail.PodRecord
+func (r *Reconciler) diagnose(ctx context.Context, w *World, s Fail) (verdict trysail.Diagnosis, seen *trysail.DeploymentEvidence, live []trysail.PodRecord, err error) {
 	for _, p := range w.Pods {
-		if p.Version != s.Version {
-			continue
-		}
-		if p.Live() {
-			p.Evidence = r.evidence(ctx, w, p)
+		if p.Version == s.Version && p.Live() {
 			live = append(live, p)
 		}
-		in.Pods = append(in.Pods, p)
 	}
-	r.mu.Lock()
-	in.Image = r.imageErr[imageKey{w.Service.ID, s.Version}]
-	r.mu.Unlock()
-	d := diagnose.Diagnose(in)
+	r.evidences(ctx, w, live)
+	in := r.input(w, w.Service.Next)
+	in.TookTooLong = s.TookTooLong
+	for i, p := range in.Pods {
+		for _, l := range live {
+			if l.ID == p.ID {
+				in.Pods[i] = l
+			}
+		}
+	}
+	err = r.Store.View(ctx, func(tx *store.Tx) (err error) {
+		in.Version.Neighbors, err = neighbors(tx, w.Service.ID)
+		return err
+	})
+	if err != nil {
+		return verdict, nil, nil, err
+	}
+	if witness, ok := r.Engine.(engine.Witness); ok {
+		if m, err := witness.Machine(ctx); err == nil {
+			in.Version.Machine = &m
+		}
+	}
+	verdict, final := diagnose.Final(in)
+	if !final {
+		verdict = diagnose.Diagnose(in)
+	}
 	if in.Image != nil && in.Image.Container != "" {
-		d.ContainerName = in.Image.Container
+		verdict.ContainerName = in.Image.Container
 	}
-	return d, live
-}
-
-// evidence is what can be seen of a pod now, before it is removed.
-func (r *Reconciler) evidence(ctx context.Context, w *World, rec trysail.PodRecord) *trysail.PodEvidence {
-	const lines = 20
-	o := w.Observed[rec.ID]
-	e := &trysail.PodEvidence{Lost: o.Lost, Containers: o.Containers, Health: w.Health[rec.ID], LogTail: map[string][]string{}}
-	if d := deployment(&w.Service, rec.Version); d != nil {
-		for _, name := range d.ContainerNames() {
-			tail, err := r.Logs.Tail(rec.ServiceID, string(rec.ID), name, lines)
-			if err != nil {
-				r.Log.WarnContext(ctx, "the last lines of a container cannot be read", "pod", rec.ID, "container", name, "error", err)
-			}
-			if len(tail) > 0 {
-				e.LogTail[name] = tail
-			}
-		}
-	}
-	if sockets, ok := r.Engine.(engine.Sockets); ok && !o.Crashed() {
-		found, err := sockets.Listeners(ctx, rec.ID)
-		if err != nil {
-			r.Log.WarnContext(ctx, "the sockets of a pod cannot be seen", "pod", rec.ID, "error", err)
-		} else {
-			e.Listeners = append([]trysail.Listener{}, found...)
-		}
-	}
-	return e
+	return verdict, in.Version, live, nil
 }
 
 func (r *Reconciler) revert(ctx context.Context, w *World, s Revert) error {

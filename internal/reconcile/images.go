@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -34,15 +33,16 @@ func (r *Reconciler) prepare(ctx context.Context, serviceID string, version int)
 	if err != nil || d == nil {
 		return err
 	}
+	key := versionKey{serviceID, version}
 	var digests map[string]string
 	if err = mayPull(s, d); err == nil {
 		var p pulls
-		stop := r.report(ctx, imageKey{serviceID, version}, &p)
+		stop := r.report(ctx, key, &p)
 		digests, err = r.fetch(ctx, d, &p)
 		stop()
 	}
 	if err == nil && d.State == trysail.DeploymentActivating {
-		err = r.examine(ctx, d, digests)
+		r.examine(ctx, key, d, digests)
 	}
 	if errors.Is(err, engine.ErrUnavailable) || ctx.Err() != nil {
 		return err
@@ -50,46 +50,11 @@ func (r *Reconciler) prepare(ctx context.Context, serviceID string, version int)
 	if err == nil && len(digests) > len(d.Digests) {
 		err = r.keepDigests(ctx, serviceID, version, digests)
 	}
-	r.noteImages(imageKey{serviceID, version}, err)
+	r.noteImages(key, err)
 	if _, known := errors.AsType[*trysail.ImageError](err); known {
 		return nil // the plan decides what follows from it
 	}
 	return err
-}
-
-// examine looks into the images before anything is started. What is certain never to run ends the deployment here.
-func (r *Reconciler) examine(ctx context.Context, d *trysail.Deployment, digests map[string]string) error {
-	examiner, ok := r.Engine.(engine.Examiner)
-	if !ok {
-		return nil
-	}
-	for _, name := range d.ContainerNames() {
-		c := d.Containers[name]
-		var ports []int
-		for port := range c.Ports {
-			if n, err := strconv.Atoi(port); err == nil {
-				ports = append(ports, n)
-			}
-		}
-		spec := trysail.ContainerSpec{Name: name, Image: trysail.ImageReference(c.Image, digests[c.Image]), Command: c.Command, Environment: c.Environment}
-		autopsy, err := examiner.Examine(ctx, spec, ports)
-		if err != nil {
-			// Then the start will tell.
-			r.Log.WarnContext(ctx, "an image could not be looked into", "image", c.Image, "container", name, "error", err)
-			continue
-		}
-		for _, f := range autopsy.Findings {
-			if f.Confidence != trysail.Certain {
-				continue
-			}
-			var evidence []error
-			for _, e := range f.Evidence {
-				evidence = append(evidence, errors.New(e.Text))
-			}
-			return &trysail.ImageError{Code: f.Code, Image: c.Image, Container: name, Message: f.Summary, Fix: f.Fix, Final: true, Err: errors.Join(evidence...)}
-		}
-	}
-	return nil
 }
 
 // mayPull refuses the images of private ECR registries to a service that has not been given access to them.
@@ -171,30 +136,26 @@ func (r *Reconciler) keepDigests(ctx context.Context, serviceID string, version 
 }
 
 // noteImages remembers how far the images of a version are.
-func (r *Reconciler) noteImages(key imageKey, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	im := r.images[key]
-	im.Pulling = ""
-	if err == nil {
-		r.images[key] = Images{Ready: true}
-		delete(r.imageErr, key)
-		return
-	}
-	im.Tries++
-	im.RetryAt = time.Now().Add(min(time.Second<<min(im.Tries-1, 10), maxImageBackoff))
-	if e, ok := errors.AsType[*trysail.ImageError](err); ok {
-		im.Final = e.Final
-		r.imageErr[key] = e
-	}
-	r.images[key] = im
+func (r *Reconciler) noteImages(key versionKey, err error) {
+	r.note(key, func(n *notes) {
+		n.images.Pulling = ""
+		if err == nil {
+			n.images, n.pull = Images{Ready: true}, nil
+			return
+		}
+		n.images.Tries++
+		n.images.RetryAt = time.Now().Add(min(time.Second<<min(n.images.Tries-1, 10), maxImageBackoff))
+		if e, ok := errors.AsType[*trysail.ImageError](err); ok {
+			n.images.Final, n.pull, n.pullAt = e.Final, e, time.Now()
+		}
+	})
 }
 
 // reportEvery is how often the progress of a pull is told.
 const reportEvery = time.Second
 
 // report tells the rounds of a service how far the images of a version are, until stop is called.
-func (r *Reconciler) report(ctx context.Context, key imageKey, p *pulls) (stop func()) {
+func (r *Reconciler) report(ctx context.Context, key versionKey, p *pulls) (stop func()) {
 	teller, able := r.Engine.(engine.Progress)
 	if !able {
 		return func() {}
@@ -211,14 +172,12 @@ func (r *Reconciler) report(ctx context.Context, key imageKey, p *pulls) (stop f
 			case <-tick.C:
 			}
 			text := p.describe(teller)
-			r.mu.Lock()
-			im := r.images[key]
-			changed := text != "" && text != im.Pulling
-			if changed {
-				im.Pulling = text
-				r.images[key] = im
-			}
-			r.mu.Unlock()
+			changed := false
+			r.note(key, func(n *notes) {
+				if changed = text != "" && text != n.images.Pulling; changed {
+					n.images.Pulling = text
+				}
+			})
 			if changed {
 				r.enqueue(ctx, key.service)
 			}
@@ -273,16 +232,4 @@ func (p *pulls) describe(e engine.Progress) string {
 		return "Unpacking " + names[0]
 	}
 	return fmt.Sprintf("Pulling %s: %d of %d MB", names[0], sum.Done/mb, max(1, sum.Total/mb))
-}
-
-// forgetImages drops what is remembered of all versions of a service but one.
-func (r *Reconciler) forgetImages(serviceID string, keep int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for key := range r.images {
-		if key.service == serviceID && key.version != keep {
-			delete(r.images, key)
-			delete(r.imageErr, key)
-		}
-	}
 }

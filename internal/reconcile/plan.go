@@ -32,6 +32,8 @@ const (
 	forgiveAfter = 10 * time.Minute
 	// maxBackoff bounds the wait before a crashed pod of the ACTIVE version is started again.
 	maxBackoff = 5 * time.Minute
+	// tryTime is how long trying variations of the health check may take; so long before the end of the window it begins.
+	tryTime = 20 * time.Second
 	// crashedDrain is how long requests in flight to a pod that failed may take: parts of it may still answer.
 	crashedDrain = time.Second
 )
@@ -55,6 +57,12 @@ type World struct {
 	Observed map[trysail.PodID]trysail.Pod
 	Health   map[trysail.PodID]trysail.TargetHealth
 	Images   map[int]Images // by version
+	// Tried are the pods in which variations of the health check have been tried.
+	Tried map[trysail.PodID]bool
+	// Hopeless is true when it is certain that no further start of the next version can work.
+	Hopeless bool
+	// Evidence is what has been recorded of the next version. Plan does not look at it.
+	Evidence trysail.DeploymentEvidence
 }
 
 // Plan returns the steps that lead from what is to what shall be, in order, and when to look again even if nothing
@@ -177,8 +185,16 @@ func (p *planner) noteHealth() {
 
 // activate brings version d up. It reports whether all its pods are healthy and the switch is planned.
 func (p *planner) activate(d *trysail.Deployment) bool {
+	if p.Hopeless {
+		p.add(Fail{Version: d.Version})
+		return false
+	}
+	tried := p.tryFixes(d)
 	if !p.Now.Before(d.Deadline) {
-		p.add(Fail{Version: d.Version, TookTooLong: true})
+		if tried || !p.Now.Before(d.Deadline.Add(tryTime)) {
+			p.add(Fail{Version: d.Version, TookTooLong: true})
+		}
+		p.wakeAt(d.Deadline.Add(tryTime))
 		return false
 	}
 	p.wakeAt(d.Deadline)
@@ -223,6 +239,25 @@ func (p *planner) activate(d *trysail.Deployment) bool {
 	}
 	p.detail(p.progress(d, len(healthy)))
 	return false
+}
+
+// tryFixes has variations of the health check tried in the pods that run and are not healthy, when the window is about to
+// close. It reports whether there is none left in which that has not been done.
+func (p *planner) tryFixes(d *trysail.Deployment) bool {
+	at := d.Deadline.Add(-min(tryTime, p.rules.ActivationTimeout/2))
+	if p.wakeAt(at); p.Now.Before(at) || d.PublicEndpoint == nil {
+		return d.PublicEndpoint == nil
+	}
+	var pods []trysail.PodRecord
+	for _, rec := range p.live() {
+		if o := p.Observed[rec.ID]; rec.Version == d.Version && !p.Tried[rec.ID] && o.Running(len(d.Containers)) && !p.ready(rec) {
+			pods = append(pods, rec)
+		}
+	}
+	if len(pods) > 0 {
+		p.add(TryFixes{pods})
+	}
+	return len(pods) == 0
 }
 
 // progress says in words how far the activation is.
@@ -338,6 +373,8 @@ func (p *planner) finishPods() {
 		known[rec.ID] = true
 		o, seen := p.Observed[rec.ID]
 		switch {
+		case p.held(rec):
+			p.wakeAt(rec.HoldUntil)
 		case !rec.Live() && rec.Failed:
 			p.add(EndPod{Pod: rec, Drain: crashedDrain})
 		case !rec.Live():
@@ -352,6 +389,11 @@ func (p *planner) finishPods() {
 			p.add(EndPod{Pod: trysail.PodRecord{ID: id, ServiceID: o.ServiceID, Version: o.Version}})
 		}
 	}
+}
+
+// held reports whether a failed pod is kept for a look. It makes way for the next deployment, and goes with the service.
+func (p *planner) held(rec trysail.PodRecord) bool {
+	return p.Now.Before(rec.HoldUntil) && p.Service.Next == nil && !p.Service.Disabled && p.Service.State != trysail.ServiceDeleting && !p.crashed(rec.ID)
 }
 
 // unended counts the pods that exist in any way.

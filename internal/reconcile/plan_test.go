@@ -29,11 +29,11 @@ type model struct {
 	broken, sick map[int]bool
 }
 
-func newModel(t *rapid.T, scale int) *model {
+func newModel(t rapid.TB, scale int) *model {
 	m := &model{
 		t: t, versions: map[int]*trysail.Deployment{}, broken: map[int]bool{}, sick: map[int]bool{},
 		World: World{
-			Now: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC), Images: map[int]Images{},
+			Now: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC), Images: map[int]Images{}, Tried: map[trysail.PodID]bool{},
 			Observed: map[trysail.PodID]trysail.Pod{}, Health: map[trysail.PodID]trysail.TargetHealth{},
 			Service: trysail.Service{
 				ID: "id", Name: "web", HostLabel: "abc", State: trysail.ServicePending,
@@ -93,6 +93,13 @@ func (m *model) apply(step Step) {
 		svc.Detail = s.Detail
 	case PrepareImages:
 		m.Images[s.Version] = Images{Ready: true}
+	case TryFixes:
+		for _, p := range s.Pods {
+			if h := m.Health[p.ID]; h.Healthy || m.Tried[p.ID] {
+				m.t.Fatalf("fixes are tried in %s, health %v, tried %v", p.ID, h, m.Tried[p.ID])
+			}
+			m.Tried[p.ID] = true
+		}
 	case CreatePods:
 		for _, p := range s.Pods {
 			m.checkCreate(p)
@@ -143,6 +150,9 @@ func (m *model) apply(step Step) {
 		if svc.Current != nil {
 			svc.Current.State = trysail.DeploymentInactive
 		}
+		if m.Hopeless {
+			m.t.Fatalf("version %d is activated although it is hopeless", s.Version)
+		}
 		svc.Next.State = trysail.DeploymentActive
 		svc.Current, svc.Next, svc.State, svc.Detail = svc.Next, nil, trysail.ServiceRunning, trysail.StateDetail{}
 		for _, p := range s.Healthy {
@@ -152,8 +162,12 @@ func (m *model) apply(step Step) {
 		for i := range m.Pods {
 			if m.Pods[i].Version == s.Version && m.Pods[i].Live() {
 				m.Pods[i].StopAt, m.Pods[i].Failed = m.Now, true
+				if svc.Next.Hold > 0 {
+					m.Pods[i].HoldUntil = m.Now.Add(svc.Next.Hold)
+				}
 			}
 		}
+		m.Hopeless = false
 		svc.Next.State = trysail.DeploymentFailed
 		svc.Next, svc.State, svc.Detail = nil, trysail.ServiceReady, trysail.StateDetail{}
 		if svc.Current != nil {
@@ -315,10 +329,11 @@ func TestPlan_ReachesWhatIsWanted(t *testing.T) {
 
 func (m *model) event(t *rapid.T) {
 	s := &m.Service
-	switch rapid.SampledFrom([]string{"deploy", "deploy", "scale", "power", "disable", "enable", "crash", "break", "sicken", "heal", "delete", "vanish", "nothing"}).Draw(t, "event") {
+	switch rapid.SampledFrom([]string{"deploy", "deploy", "scale", "power", "disable", "enable", "crash", "break", "sicken", "heal", "delete", "vanish", "doom", "nothing"}).Draw(t, "event") {
 	case "deploy":
 		if !m.busy() && !s.Disabled {
 			m.deploy(rapid.Bool().Draw(t, "endpoint"))
+			s.Next.Hold = time.Duration(rapid.IntRange(0, 60).Draw(t, "hold")) * time.Second
 		}
 	case "scale":
 		m.update(trysail.Capacity{Power: s.Power, Scale: rapid.IntRange(1, 4).Draw(t, "scale")})
@@ -338,6 +353,8 @@ func (m *model) event(t *rapid.T) {
 			delete(m.Observed, id)
 			break
 		}
+	case "doom":
+		m.Hopeless = s.Next != nil
 	case "break":
 		m.broken[len(m.versions)] = true
 	case "sicken":
@@ -512,4 +529,99 @@ func TestPlan_ReplacesASickPodBeforeItIsStopped(t *testing.T) {
 	}
 	clear(m.sick)
 	m.until("one pod is left", func() bool { return len(m.Observed) == 1 })
+}
+
+// stuck is a world whose next version runs in one pod and is not healthy.
+func stuck(t *testing.T) *model {
+	m := newModel(t, 1)
+	m.deploy(true)
+	m.sick[1] = true
+	for range 6 {
+		m.round()
+	}
+	if len(m.Observed) != 1 {
+		t.Fatalf("pods: %v", m.Observed)
+	}
+	return m
+}
+
+func planned[S Step](w World) (found S, ok bool) {
+	steps, _ := Plan(w, rules)
+	for _, s := range steps {
+		if found, ok = s.(S); ok {
+			return found, true
+		}
+	}
+	return found, false
+}
+
+func TestPlan_TriesFixesBeforeTheWindowCloses(t *testing.T) {
+	m := stuck(t)
+	w := m.World
+	w.Now = w.Service.Next.Deadline.Add(-tryTime - time.Second)
+	if s, early := planned[TryFixes](w); early {
+		t.Errorf("too early: %v", s)
+	}
+	if _, wake := Plan(w, rules); !wake.Equal(w.Now.Add(time.Second)) {
+		t.Errorf("the next look is at %s", wake)
+	}
+	for _, at := range []time.Duration{-tryTime, 0, tryTime - time.Second} {
+		w.Now = w.Service.Next.Deadline.Add(at)
+		s, ok := planned[TryFixes](w)
+		if _, failed := planned[Fail](w); !ok || len(s.Pods) != 1 || failed {
+			t.Errorf("%s: %v, fails %v", at, s, failed)
+		}
+	}
+	for id := range w.Observed {
+		w.Tried[id] = true
+	}
+	w.Now = w.Service.Next.Deadline
+	if s, ok := planned[Fail](w); !ok || !s.TookTooLong {
+		t.Error("with everything tried it does not fail")
+	}
+	clear(w.Tried)
+	w.Now = w.Service.Next.Deadline.Add(tryTime)
+	if _, ok := planned[Fail](w); !ok {
+		t.Error("tries that do not end keep it from failing")
+	}
+}
+
+func TestPlan_HopelessFailsAtOnce(t *testing.T) {
+	m := stuck(t)
+	m.Hopeless = true
+	if s, ok := planned[Fail](m.World); !ok || s.TookTooLong {
+		t.Errorf("%v %v", s, ok)
+	}
+}
+
+func TestPlan_HoldsFailedPods(t *testing.T) {
+	m := stuck(t)
+	m.Service.Next.Hold = time.Minute
+	m.apply(Fail{Version: 1})
+	failed := m.Pods[0].HoldUntil
+	if _, ended := planned[EndPod](m.World); ended {
+		t.Error("the pod is ended at once")
+	}
+	if _, wake := Plan(m.World, rules); !wake.Equal(failed) {
+		t.Errorf("the next look is at %s, not %s", wake, failed)
+	}
+	if s, _ := planned[SetRoute](m.World); len(s.Route.Targets) > 0 {
+		t.Errorf("a held pod has a route: %v", s)
+	}
+	for name, change := range map[string]func(*World){
+		"time":              func(w *World) { w.Now = failed },
+		"a new deployment":  func(w *World) { w.Service.Next = &trysail.Deployment{Version: 2, Deadline: failed} },
+		"disabled":          func(w *World) { w.Service.Disabled = true },
+		"the service's end": func(w *World) { w.Service.State = trysail.ServiceDeleting },
+	} {
+		w := m.World
+		change(&w)
+		w.Service.Detail.Message = "begun"
+		if w.Service.Next != nil {
+			w.Service.State = trysail.ServiceDeploying
+		}
+		if _, ended := planned[EndPod](w); !ended {
+			t.Errorf("%s: the pod is not ended", name)
+		}
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/diagnose"
 	"github.com/trysail/trysail/internal/engine"
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/store"
@@ -29,6 +30,8 @@ type Router interface {
 	Health(service string) map[trysail.PodID]trysail.TargetHealth
 	// Drain waits until a pod that left rotation has no request in flight; when ctx ends it cuts the rest.
 	Drain(ctx context.Context, service string, pod trysail.PodID) error
+	// Try makes variations of a pod's health check, each once, and returns them with what came of them.
+	Try(ctx context.Context, service string, pod trysail.PodID, trials []trysail.Trial) []trysail.Trial
 	// Changes yields the name of a service whose targets' health has changed.
 	Changes() <-chan string
 }
@@ -86,8 +89,7 @@ type Reconciler struct {
 	queue    map[string]*entry                        // by service id
 	observed map[string]map[trysail.PodID]trysail.Pod // by service id
 	actions  map[string]context.CancelFunc            // actions under way, by key
-	images   map[imageKey]Images
-	imageErr map[imageKey]*trysail.ImageError
+	notes    map[versionKey]*notes
 }
 
 // entry is the state of a service in the queue.
@@ -95,11 +97,6 @@ type entry struct {
 	running bool        // a round is under way
 	dirty   bool        // another one is wanted
 	timer   *time.Timer // the next look
-}
-
-type imageKey struct {
-	service string // id
-	version int
 }
 
 // New makes a Reconciler. Run starts it.
@@ -112,7 +109,7 @@ func New(cfg Config) *Reconciler {
 	}
 	return &Reconciler{
 		Config: cfg, ids: map[string]string{}, queue: map[string]*entry{}, observed: map[string]map[trysail.PodID]trysail.Pod{},
-		actions: map[string]context.CancelFunc{}, images: map[imageKey]Images{}, imageErr: map[imageKey]*trysail.ImageError{},
+		actions: map[string]context.CancelFunc{}, notes: map[versionKey]*notes{},
 	}
 }
 
@@ -175,7 +172,7 @@ func (r *Reconciler) adopt(ctx context.Context) error {
 					continue
 				}
 				d.Deadline = tx.Now().Add(r.ActivationTimeout)
-				if err := tx.UpdateDeployment(s.ID, d); err != nil {
+				if err := errors.Join(tx.UpdateDeployment(s.ID, d), r.noteMachine(ctx, tx, s.ID, d)); err != nil {
 					return err
 				}
 			}
@@ -342,6 +339,13 @@ func (r *Reconciler) world(ctx context.Context, id string) (World, error) {
 		if s.Next != nil {
 			next = s.Next.Version
 		}
+		if next != 0 {
+			seen, err := tx.DeploymentEvidence(id, next)
+			if err != nil {
+				return err
+			}
+			w.Evidence = *seen
+		}
 		w.Pods, err = tx.PodsToPlan(id, current, next)
 		return err
 	})
@@ -350,14 +354,20 @@ func (r *Reconciler) world(ctx context.Context, id string) (World, error) {
 	}
 	w.Health = r.Router.Health(w.Service.Name)
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.ids[w.Service.Name] = id
 	w.Observed = r.observed[id]
-	w.Images = map[int]Images{}
-	for key, im := range r.images {
+	w.Images, w.Tried = map[int]Images{}, map[trysail.PodID]bool{}
+	for key, n := range r.notes {
 		if key.service == id {
-			w.Images[key.version] = im
+			w.Images[key.version] = n.images
+			for pod := range n.trials {
+				w.Tried[pod] = true
+			}
 		}
+	}
+	r.mu.Unlock()
+	if d := w.Service.Next; d != nil {
+		_, w.Hopeless = diagnose.Final(r.input(&w, d))
 	}
 	return w, nil
 }
@@ -371,13 +381,8 @@ func (r *Reconciler) endOrphans(ctx context.Context, id string) {
 			delete(r.ids, name)
 		}
 	}
-	for key := range r.images {
-		if key.service == id {
-			delete(r.images, key)
-			delete(r.imageErr, key)
-		}
-	}
 	r.mu.Unlock()
+	r.forget(id, 0)
 	for pod := range pods {
 		r.act(ctx, endKey(pod), id, func(ctx context.Context) error { return r.Engine.Stop(ctx, pod, 0) })
 	}

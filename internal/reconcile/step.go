@@ -30,6 +30,9 @@ type (
 		Pods    []trysail.PodRecord // without ID
 	}
 
+	// TryFixes tries variations of the health check in pods that are not healthy.
+	TryFixes struct{ Pods []trysail.PodRecord }
+
 	// StartPod makes a recorded pod run.
 	StartPod struct{ Pod trysail.PodRecord }
 
@@ -88,6 +91,7 @@ func (s CreatePods) String() string {
 	}
 	return fmt.Sprintf("create pods of version %d: %s", s.Version, strings.Join(slots, " "))
 }
+func (s TryFixes) String() string    { return fmt.Sprintf("try fixes in %d pods", len(s.Pods)) }
 func (s StartPod) String() string    { return "start " + string(s.Pod.ID) }
 func (s MarkHealthy) String() string { return fmt.Sprintf("mark %d pods healthy", len(s.Pods)) }
 func (s StopPod) String() string     { return fmt.Sprintf("stop %s (%s)", s.Pod.ID, s.Reason) }
