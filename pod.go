@@ -48,15 +48,15 @@ const (
 
 // ContainerStatus is what the engine sees of one container of a pod.
 type ContainerStatus struct {
-	Name       string
-	State      ContainerState
-	StartedAt  time.Time // zero if it never started
-	FinishedAt time.Time // zero unless exited
-	ExitCode   int       // meaningful when exited; ≥ 128 for signals
+	Name       string         `json:"name"`
+	State      ContainerState `json:"state"`
+	StartedAt  time.Time      `json:"startedAt,omitzero"`  // zero if it never started
+	FinishedAt time.Time      `json:"finishedAt,omitzero"` // zero unless exited
+	ExitCode   int            `json:"exitCode"`            // meaningful when exited; ≥ 128 for signals
 	// OOMKilled is true only when the kernel killed the container's first process for want of memory.
-	OOMKilled bool
+	OOMKilled bool `json:"oomKilled,omitzero"`
 	// StartError is the runtime's text when the container could not be started at all.
-	StartError string
+	StartError string `json:"startError,omitzero"`
 }
 
 // Pod is one running (or ended, but not yet removed) copy of a deployment, as the engine sees it.
@@ -127,34 +127,34 @@ type PodRecord struct {
 
 // PodEvidence is what was seen of a pod that failed.
 type PodEvidence struct {
-	Lost       bool              // the pod as a whole was gone
-	StartError string            // why the engine could not start the pod at all
-	Containers []ContainerStatus // as last seen
-	Health     TargetHealth      // as last seen by the edge; zero without a public endpoint
+	Lost       bool              `json:"lost,omitzero"`        // the pod as a whole was gone
+	StartError string            `json:"startError,omitzero"`  // why the engine could not start the pod at all
+	Containers []ContainerStatus `json:"containers,omitempty"` // as last seen
+	Health     TargetHealth      `json:"health,omitzero"`      // as last seen by the edge; zero without a public endpoint
 	// LogTail holds the last lines of each container that wrote any.
-	LogTail map[string][]string
+	LogTail map[string][]string `json:"logTail,omitempty"`
 	// Listeners are the sockets that listened in the pod when the evidence was gathered; nil when it was not possible to
 	// look.
-	Listeners []Listener
+	Listeners []Listener `json:"listeners,omitzero"`
 
-	At       time.Time                    `json:",omitzero"`  // when the evidence was gathered
-	Cgroup   *CgroupCounters              `json:",omitempty"` // of the pod as a whole; nil when it could not be read
-	Details  map[string]ContainerEvidence `json:",omitempty"` // by container
-	Probes   Transcript                   `json:",omitempty"` // over the pod's whole life
-	Trials   []Trial                      `json:",omitempty"` // what was tried beyond the health check
-	Sockets  SocketHistory                `json:",omitempty"` // over the pod's whole life
-	Reaches  []Reach                      `json:",omitempty"` // what it needs, tried from its network
-	Machine  *MachineState                `json:",omitempty"`
-	Stop     *StopEvidence                `json:",omitempty"` // nil unless we had asked it to end before the evidence was gathered
-	TimeLine []Moment                     `json:",omitempty"`
+	At       time.Time                    `json:"at,omitzero"`       // when the evidence was gathered
+	Cgroup   *CgroupCounters              `json:"cgroup,omitempty"`  // of the pod as a whole; nil when it could not be read
+	Details  map[string]ContainerEvidence `json:"details,omitempty"` // by container
+	Probes   Transcript                   `json:"probes,omitempty"`  // over the pod's whole life
+	Trials   []Trial                      `json:"trials,omitempty"`  // what was tried beyond the health check
+	Sockets  SocketHistory                `json:"sockets,omitempty"` // over the pod's whole life
+	Reaches  []Reach                      `json:"reaches,omitempty"` // what it needs, tried from its network
+	Machine  *MachineState                `json:"machine,omitempty"`
+	Stop     *StopEvidence                `json:"stop,omitempty"` // nil unless we had asked it to end before the evidence was gathered
+	TimeLine []Moment                     `json:"timeLine,omitempty"`
 }
 
 // Listener is a socket in a pod on which somebody waits for connections.
 type Listener struct {
-	Address   netip.AddrPort
-	Process   string // name of the program, "" if unknown
-	Container string `json:",omitempty"` // of the program, "" if unknown
-	UDP       bool   `json:",omitempty"`
+	Address   netip.AddrPort `json:"address"`
+	Process   string         `json:"process,omitzero"`   // name of the program, "" if unknown
+	Container string         `json:"container,omitzero"` // of the program, "" if unknown
+	UDP       bool           `json:"udp,omitzero"`
 }
 
 // Live reports whether the pod shall be running.
@@ -213,21 +213,21 @@ type Target struct {
 
 // TargetHealth is what the edge's probes say of a target.
 type TargetHealth struct {
-	Healthy bool
-	Since   time.Time // of the last change of Healthy, or of the first probe
-	Probes  int       // how many probes have ended
-	Last    Probe     // the newest
+	Healthy bool      `json:"healthy,omitzero"`
+	Since   time.Time `json:"since,omitzero"`  // of the last change of Healthy, or of the first probe
+	Probes  int       `json:"probes,omitzero"` // how many probes have ended
+	Last    Probe     `json:"last,omitzero"`   // the newest
 	// Transcript is what came of all of them.
 	Transcript Transcript `json:"-"`
 }
 
 // Probe is one health check with its outcome.
 type Probe struct {
-	At       time.Time
-	Took     time.Duration
-	OK       bool
-	Status   int    // HTTP status; 0 if there was no answer
-	Location string // of a redirect
-	Body     string // first bytes of the answer's body, at most 300
-	Error    string // why there was no answer: "connection refused", "timed out after 2s", …; empty if there was one
+	At       time.Time     `json:"at,omitzero"`
+	Took     time.Duration `json:"took,omitzero"`
+	OK       bool          `json:"ok,omitzero"`
+	Status   int           `json:"status,omitzero"`   // HTTP status; 0 if there was no answer
+	Location string        `json:"location,omitzero"` // of a redirect
+	Body     string        `json:"body,omitzero"`     // first bytes of the answer's body, at most 300
+	Error    string        `json:"error,omitzero"`    // why there was no answer: "connection refused", "timed out after 2s", …; empty if there was one
 }

@@ -68,8 +68,12 @@ type Control interface {
 	ListRegistries(context.Context, trysail.Caller) ([]control.Registry, error)
 	DeleteRegistry(ctx context.Context, caller trysail.Caller, host string) error
 
-	// GetDeploymentDiagnosis returns that of the newest failed version, or else of the newest, if version is 0.
+	// GetDeploymentDiagnosis returns that of the newest version that something was wrong with if version is 0.
 	GetDeploymentDiagnosis(ctx context.Context, caller trysail.Caller, serviceName string, version int) (*trysail.Diagnosis, error)
+	// GetDeploymentRecord returns that of the newest version if version is 0.
+	GetDeploymentRecord(ctx context.Context, caller trysail.Caller, serviceName string, version int) (*control.DeploymentRecord, error)
+	HoldDeployment(context.Context, trysail.Caller, control.HoldDeploymentInput) error
+	CancelDeployment(ctx context.Context, caller trysail.Caller, serviceName string) error
 	ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error)
 	CreateAccessKey(ctx context.Context, caller trysail.Caller, name string) (*control.AccessKey, error)
 	DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) error

@@ -141,6 +141,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 	var gotCheck control.CheckDeploymentInput
 	var gotPods control.ListPodsInput
 	var gotPut control.PutRegistryInput
+	var gotHold control.HoldDeploymentInput
+	var canceled string
 	server := newServer(t, &fake{
 		keys: func() ([]control.AccessKey, error) {
 			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
@@ -174,6 +176,15 @@ func TestHandler_OwnOperations(t *testing.T) {
 			return &control.AccessKey{ID: "TSAK2", Name: name, Secret: "s3cret", CreatedAt: at}, nil
 		},
 		deleteKey: func(id string) error { deleted = id; return nil },
+		record: func(string, int) (*control.DeploymentRecord, error) {
+			d := trysail.Deployment{Version: 3, State: trysail.DeploymentFailed, CreatedAt: at, Containers: map[string]trysail.Container{"app": {Image: "nginx", Environment: map[string]string{"TOKEN": "s3cret-value"}}}}
+			return &control.DeploymentRecord{
+				Service: trysail.Service{Name: "web", Capacity: trysail.Capacity{Power: "nano", Scale: 1}}, Deployment: d, Evidence: trysail.DeploymentEvidence{ReplacedBy: 4},
+				Pods: []trysail.PodRecord{{ID: "p", Version: 3, CreatedAt: at, HoldUntil: at, Evidence: &trysail.PodEvidence{LogTail: map[string][]string{"app": {"bad token s3cret-value"}}}}},
+			}, nil
+		},
+		hold:   func(in control.HoldDeploymentInput) error { gotHold = in; return nil },
+		cancel: func(name string) error { canceled = name; return nil },
 		diagnosis: func(_ string, version int) (*trysail.Diagnosis, error) {
 			gotVersion = version
 			return &trysail.Diagnosis{Version: version}, nil
@@ -186,6 +197,13 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"CheckDeployment", `{"serviceName":"web","containers":{"app":{"image":"nginx"}}}`, `{"problems":["p"],"warnings":[],"images":[{"container":"app","image":"nginx","digest":"sha256:aa","architecture":"amd64","exposedPorts":["80/tcp"]}]}`},
 		{"ListPods", `{"serviceName":"web","version":3,"ended":true}`, `{"pods":[{"id":"p","version":3,"power":"nano","slot":1,"attempt":2,"state":"FAILED","createdAt":1800000000,"stoppedAt":1800000000,"endedAt":1800000000,"reason":"r","exits":[{"name":"app","exitCode":3,"oomKilled":false}]},` +
 			`{"id":"q","version":3,"power":"","slot":0,"attempt":0,"state":"HEALTHY","createdAt":1800000000,"healthyAt":1800000000,"reason":"","exits":[]}]}`},
+		{
+			"GetDeploymentRecord", `{"serviceName":"web"}`,
+			`{"deployment":{"containers":{"app":{"command":[],"environment":{"TOKEN":"***"},"image":"nginx","ports":{}}},"createdAt":1800000000,"state":"FAILED","version":3},"diagnosis":null,"digests":null,"evidence":{"replacedBy":4},` +
+				`"pods":[{"attempt":0,"createdAt":1800000000,"evidence":{"logTail":{"app":["bad token $TOKEN"]}},"exits":[],"holdUntil":1800000000,"id":"p","power":"","reason":"","slot":0,"state":"STARTING","version":3}],"power":"nano","scale":1,"serviceName":"web"}`,
+		},
+		{"HoldDeployment", `{"serviceName":"web","seconds":90}`, `{}`},
+		{"CancelDeployment", `{"serviceName":"web"}`, `{}`},
 		{"ListNodeImages", `{}`, `{"images":[{"name":"nginx:1","digest":"sha256:aa","size":1,"stored":false,"kept":["current version of web"]},{"name":":web.www.1","digest":"sha256:bb","size":2,"stored":true,"kept":[]}],"registryBytes":3,"unusedBytes":2}`},
 		{"PutRegistry", `{"host":"ghcr.io","username":"me","secret":"s","mirrors":[]}`, `{"registry":{"host":"ghcr.io","username":"me","hasSecret":true,"mirrors":[],"ca":"","plainHttp":false,"updatedAt":1800000000}}`},
 		{"ListRegistries", `{}`, `{"registries":[{"host":"ghcr.io","username":"","hasSecret":false,"mirrors":["https://m"],"ca":"PEM","plainHttp":true,"updatedAt":1800000000}]}`},
@@ -195,6 +213,9 @@ func TestHandler_OwnOperations(t *testing.T) {
 		if got := do(t, server, trysailPrefix+tt.target, tt.request); got.status != http.StatusOK || got.body != tt.want {
 			t.Errorf("%s: got %d %s\nwant %s", tt.target, got.status, got.body, tt.want)
 		}
+	}
+	if want := (control.HoldDeploymentInput{ServiceName: "web", Hold: 90 * time.Second}); gotHold != want || canceled != "web" {
+		t.Errorf("held %+v, canceled %q", gotHold, canceled)
 	}
 	if deleted != "TSAK1" || gotHost != "ghcr.io" {
 		t.Errorf("deleted %q and %q", deleted, gotHost)

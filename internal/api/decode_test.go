@@ -131,6 +131,9 @@ func FuzzDecode(f *testing.F) {
 	var got any
 	c := recorder(&got)
 	c.diagnosis = func(string, int) (*trysail.Diagnosis, error) { return &trysail.Diagnosis{}, nil }
+	c.record = func(string, int) (*control.DeploymentRecord, error) { return &control.DeploymentRecord{}, nil }
+	c.hold = func(control.HoldDeploymentInput) error { return nil }
+	c.cancel = func(string) error { return nil }
 	c.keys = func() ([]control.AccessKey, error) { return nil, nil }
 	c.createKey = func(string) (*control.AccessKey, error) { return &control.AccessKey{}, nil }
 	c.deleteKey = func(string) error { return nil }

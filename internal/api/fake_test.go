@@ -41,6 +41,9 @@ type fake struct {
 	tag           func(string, *string, []trysail.Tag) ([]trysail.Operation, error)
 	untag         func(string, *string, []string) ([]trysail.Operation, error)
 	diagnosis     func(string, int) (*trysail.Diagnosis, error)
+	record        func(string, int) (*control.DeploymentRecord, error)
+	hold          func(control.HoldDeploymentInput) error
+	cancel        func(string) error
 	keys          func() ([]control.AccessKey, error)
 	createKey     func(string) (*control.AccessKey, error)
 	deleteKey     func(string) error
@@ -97,6 +100,18 @@ func (f *fake) UntagResource(_ context.Context, _ trysail.Caller, name string, a
 
 func (f *fake) GetDeploymentDiagnosis(_ context.Context, _ trysail.Caller, name string, version int) (*trysail.Diagnosis, error) {
 	return f.diagnosis(name, version)
+}
+
+func (f *fake) GetDeploymentRecord(_ context.Context, _ trysail.Caller, name string, version int) (*control.DeploymentRecord, error) {
+	return f.record(name, version)
+}
+
+func (f *fake) HoldDeployment(_ context.Context, _ trysail.Caller, in control.HoldDeploymentInput) error {
+	return f.hold(in)
+}
+
+func (f *fake) CancelDeployment(_ context.Context, _ trysail.Caller, name string) error {
+	return f.cancel(name)
 }
 
 func (f *fake) ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error) {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/control"
@@ -114,6 +115,15 @@ func ownOperations(c Control, v view) []operation {
 		own(reading("GetDeploymentDiagnosis", "0.1", readDiagnosis, func(ctx context.Context, caller trysail.Caller, in diagnosisRequest) (*trysail.Diagnosis, error) {
 			return c.GetDeploymentDiagnosis(ctx, caller, in.serviceName, in.version)
 		}, v.diagnosisResult)),
+		own(reading("GetDeploymentRecord", "0.2", readDiagnosis, func(ctx context.Context, caller trysail.Caller, in diagnosisRequest) (json.RawMessage, error) {
+			r, err := c.GetDeploymentRecord(ctx, caller, in.serviceName, in.version)
+			if err != nil {
+				return nil, err
+			}
+			return recordResult(r)
+		}, func(masked json.RawMessage) json.RawMessage { return masked })),
+		own(changing("HoldDeployment", "0.2", readHold, noOutput(c.HoldDeployment), empty)),
+		own(changing("CancelDeployment", "0.2", readServiceName, noOutput(c.CancelDeployment), empty)),
 		own(reading("ListAccessKeys", "0.1", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) ([]control.AccessKey, error) {
 			return c.ListAccessKeys(ctx, caller)
 		}, v.accessKeysResult)),

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"time"
+
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/control"
 )
@@ -121,6 +123,11 @@ func readDiagnosis(m members) diagnosisRequest {
 		m.fail(trysail.Errorf(trysail.CodeInvalid, `Member "version" must be at least 1, not %d.`, *version))
 	}
 	return diagnosisRequest{zeroIfNil(m.string("serviceName")), zeroIfNil(version)}
+}
+
+func readHold(m members) control.HoldDeploymentInput {
+	m.require("serviceName", "seconds")
+	return control.HoldDeploymentInput{ServiceName: zeroIfNil(m.string("serviceName")), Hold: time.Duration(zeroIfNil(m.int("seconds"))) * time.Second}
 }
 
 func readCheckDeployment(m members) control.CheckDeploymentInput {

@@ -118,6 +118,7 @@ type pod struct {
 	HealthyAt float64        `json:"healthyAt,omitzero"`
 	StoppedAt float64        `json:"stoppedAt,omitzero"` // when it was decided that it shall stop
 	EndedAt   float64        `json:"endedAt,omitzero"`
+	HoldUntil float64        `json:"holdUntil,omitzero"` // a failed pod is kept until then
 	Reason    string         `json:"reason"`
 	Exits     []podContainer `json:"exits"` // how the containers of a failed pod were last seen
 }
@@ -505,21 +506,26 @@ func (v view) checkResult(c *control.Check) checkResult {
 func (v view) podsResult(list []trysail.PodRecord) podsResult {
 	answer := podsResult{make([]pod, len(list))}
 	for i, p := range list {
-		answer.Pods[i] = pod{
-			ID: p.ID, Version: p.Version, Power: p.Power, Slot: p.Slot, Attempt: p.Attempt, State: podState(p), CreatedAt: seconds(p.CreatedAt),
-			HealthyAt: optionalSeconds(p.HealthyAt), StoppedAt: optionalSeconds(p.StopAt), EndedAt: optionalSeconds(p.EndedAt),
-			Reason: p.Reason, Exits: []podContainer{},
-		}
-		if p.Evidence == nil {
-			continue
-		}
-		for _, c := range p.Evidence.Containers {
-			if c.State == trysail.ContainerExited {
-				answer.Pods[i].Exits = append(answer.Pods[i].Exits, podContainer{c.Name, c.ExitCode, c.OOMKilled, c.StartError})
-			}
-		}
+		answer.Pods[i] = newPod(p)
 	}
 	return answer
+}
+
+func newPod(p trysail.PodRecord) pod {
+	shown := pod{
+		ID: p.ID, Version: p.Version, Power: p.Power, Slot: p.Slot, Attempt: p.Attempt, State: podState(p), CreatedAt: seconds(p.CreatedAt),
+		HealthyAt: optionalSeconds(p.HealthyAt), StoppedAt: optionalSeconds(p.StopAt), EndedAt: optionalSeconds(p.EndedAt),
+		HoldUntil: optionalSeconds(p.HoldUntil), Reason: p.Reason, Exits: []podContainer{},
+	}
+	if p.Evidence == nil {
+		return shown
+	}
+	for _, c := range p.Evidence.Containers {
+		if c.State == trysail.ContainerExited {
+			shown.Exits = append(shown.Exits, podContainer{c.Name, c.ExitCode, c.OOMKilled, c.StartError})
+		}
+	}
+	return shown
 }
 
 func podState(p trysail.PodRecord) string {

@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lightsail"
 	"github.com/spf13/cobra"
 
 	"github.com/trysail/trysail"
@@ -13,16 +16,24 @@ import (
 
 func (a *App) explainCommand() *cobra.Command {
 	var version int
+	var bundle string
 	cmd := &cobra.Command{
 		Use:   "explain SERVICE",
 		Short: "Say why a deployment FAILED and how to fix it",
+		Long: `Say why a deployment FAILED, or why a pod of an ACTIVE one crashed, and how to fix it.
+
+With --bundle everything that is kept of the version is written into one archive (tar.gz): the verdict, its evidence,
+pods, and logs. The values of environment variables are masked in it.`,
 		Example: `  trysail explain web
-  trysail explain web --version 7 --output json`,
+  trysail explain web --version 7 --output json
+  trysail explain web --bundle web.tar.gz`,
 		Args:              exactArgs("SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
 	f := a.commonFlags(cmd)
-	cmd.Flags().IntVar(&version, "version", 0, "version of the deployment; 0: the newest that FAILED")
+	cmd.Flags().IntVar(&version, "version", 0, "version of the deployment; 0: the newest that something was wrong with")
+	cmd.Flags().StringVar(&bundle, "bundle", "", "write all that is kept of the version into this archive; - writes to standard output")
+	must(cmd.MarkFlagFilename("bundle", "gz", "tgz"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		asJSON, err := f.json()
 		if err != nil {
@@ -35,6 +46,9 @@ func (a *App) explainCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if bundle != "" {
+			return a.bundle(cmd.Context(), c, args[0], version, bundle)
+		}
 		d, err := c.diagnosis(cmd.Context(), args[0], version)
 		if err != nil {
 			return err
@@ -43,11 +57,34 @@ func (a *App) explainCommand() *cobra.Command {
 			return printJSON(a.Out, map[string]any{"diagnosis": d})
 		}
 		s := a.screen(a.Out)
-		fmt.Fprintf(s, "Deployment %d of service %s is %s.\n\n", d.Version, args[0], s.state("FAILED"))
+		state, err := c.deploymentState(cmd.Context(), args[0], d.Version)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(s, "Deployment %d of service %s is %s.\n\n", d.Version, args[0], s.state(state))
+		if d.Code == trysail.DiagnosisOK {
+			fmt.Fprintln(s, d.Summary)
+			printFindings(s, "Warnings:", d.Warnings)
+			return nil
+		}
 		printDiagnosis(s, d)
 		return nil
 	}
 	return cmd
+}
+
+// deploymentState is the state of a version that is kept.
+func (c *client) deploymentState(ctx context.Context, service string, version int) (string, error) {
+	out, err := c.GetContainerServiceDeployments(ctx, &lightsail.GetContainerServiceDeploymentsInput{ServiceName: &service})
+	if err != nil {
+		return "", err
+	}
+	for _, d := range out.Deployments {
+		if int(aws.ToInt32(d.Version)) == version {
+			return string(d.State), nil
+		}
+	}
+	return "", fmt.Errorf("service %q does not have version %d any more", service, version)
 }
 
 // printDiagnosis prints the cause, the fix and what they rest on. Evidence is made of what containers wrote, so it is

@@ -151,6 +151,8 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		return map[string]any{"deployments": list}, nil
 	case "Lightsail_20161128.GetContainerLog":
 		return f.readLog(name, in)
+	case "Trysail_20261120.GetDeploymentRecord":
+		return map[string]any{"serviceName": name, "diagnosis": s.diagnosis, "pods": []any{}}, nil
 	case "Trysail_20261120.GetDeploymentDiagnosis":
 		if s.diagnosis == nil {
 			return nil, &fakeError{400, "NotFoundException", "No deployment of service \"" + name + "\" has failed."}

@@ -19,6 +19,7 @@ type podInfo struct {
 	HealthyAt float64 `json:"healthyAt,omitempty"`
 	StoppedAt float64 `json:"stoppedAt,omitempty"`
 	EndedAt   float64 `json:"endedAt,omitempty"`
+	HoldUntil float64 `json:"holdUntil,omitempty"` // a failed pod is kept until then
 	Reason    string  `json:"reason"`
 	Exits     []struct {
 		Name       string `json:"name"`

@@ -212,11 +212,19 @@ func (a *App) waitDeployment(ctx context.Context, c *client, w waiting, service 
 	if d.state == types.ContainerServiceDeploymentStateFailed {
 		return a.explainFailure(ctx, c, d, asJSON)
 	}
+	warnings := c.warnings(ctx, service, int(version))
 	if asJSON {
-		return printJSON(a.Out, map[string]any{"containerService": wire(d.last), "version": version, "state": string(d.state)})
+		answer := map[string]any{"containerService": wire(d.last), "version": version, "state": string(d.state)}
+		if len(warnings) > 0 {
+			answer["warnings"] = warnings
+		}
+		return printJSON(a.Out, answer)
 	}
 	s := d.screen
 	fmt.Fprintf(s, "Deployment %d of service %s is %s after %.1f s.\n", version, service, s.state(string(d.state)), time.Since(d.start).Seconds())
+	for _, f := range warnings {
+		fmt.Fprintf(s, "%s %s %s (%s)\n", s.paint(yellow, "Warning:"), clean(f.Summary), clean(f.Fix), clean(string(f.Code)))
+	}
 	if cur := d.last.CurrentDeployment; cur == nil || cur.PublicEndpoint == nil {
 		fmt.Fprintln(s, "It has no public endpoint, so its URL answers 404.")
 		return nil
@@ -338,10 +346,39 @@ func (a *App) explainFailure(ctx context.Context, c *client, d *deploymentWatch,
 	s := a.screen(a.Out)
 	fmt.Fprintf(s, "Deployment %d of service %s is %s.\n\n", d.version, d.service, s.state("FAILED"))
 	printDiagnosis(s, diagnosis)
+	c.showHeld(ctx, s, d)
 	if cur := d.last.CurrentDeployment; cur != nil {
 		fmt.Fprintf(s, "\nVersion %d goes on serving.\n", aws.ToInt32(cur.Version))
 	}
 	return errDeploymentFailed
+}
+
+// showHeld names the pods that are kept for a look.
+func (c *client) showHeld(ctx context.Context, s screen, d *deploymentWatch) {
+	var out struct {
+		Pods []podInfo `json:"pods"`
+	}
+	in := map[string]any{"serviceName": d.service, "version": d.version, "ended": true}
+	if err := c.call(ctx, "ListPods", in, &out); err != nil {
+		return
+	}
+	for _, p := range out.Pods {
+		if p.HoldUntil > 0 && p.EndedAt == 0 {
+			fmt.Fprintf(s, "\nPod %s is kept until %s, out of rotation.\n", clean(p.ID), unixTime(p.HoldUntil).Format("15:04:05"))
+		}
+	}
+}
+
+// warnings are what there is to say about a version that works. A server that cannot tell has none.
+func (c *client) warnings(ctx context.Context, service string, version int) []trysail.Finding {
+	if c.onAWS() {
+		return nil
+	}
+	d, err := c.diagnosis(ctx, service, version)
+	if err != nil {
+		return nil
+	}
+	return d.Warnings
 }
 
 // diagnosis asks why a version failed; version 0 stands for the newest that did.

@@ -28,7 +28,7 @@ func TestDeploy_SurvivesARestartOfTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := app.deploy(t.Context(), f.client(t), in, waiting{wait: true, timeout: time.Minute}, false); err != nil {
+	if err := app.deploy(t.Context(), f.client(t), in, 0, waiting{wait: true, timeout: time.Minute}, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"the server does not answer; waiting for it", "the server answers again", "Deployment 1 of service web is ACTIVE", "It has no public endpoint"} {
@@ -54,7 +54,7 @@ func TestDeploy_TimeoutSaysThatItGoesOn(t *testing.T) {
 	var out strings.Builder
 	app := &App{Out: &out}
 	app.fill()
-	err = app.deploy(t.Context(), f.client(t), in, waiting{wait: true, timeout: 300 * time.Millisecond}, false)
+	err = app.deploy(t.Context(), f.client(t), in, 0, waiting{wait: true, timeout: 300 * time.Millisecond}, false)
 	text, hint := describe(err)
 	if text != `version 1 of service "web" is still ACTIVATING when --timeout was over` || !strings.HasPrefix(hint, "It goes on") {
 		t.Errorf("got %q, %q", text, hint)
@@ -79,7 +79,7 @@ func TestDeploy_NoticesThatTheServiceWasDeleted(t *testing.T) {
 	}
 	app := &App{Out: &strings.Builder{}}
 	app.fill()
-	err = app.deploy(t.Context(), f.client(t), in, waiting{wait: true, timeout: time.Minute}, false)
+	err = app.deploy(t.Context(), f.client(t), in, 0, waiting{wait: true, timeout: time.Minute}, false)
 	if err == nil || err.Error() != `service "web" was deleted while version 1 was being deployed` {
 		t.Errorf("got %v", err)
 	}

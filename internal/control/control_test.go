@@ -258,6 +258,7 @@ func TestOperations_UnknownService(t *testing.T) {
 			return err
 		},
 		"UntagResource":          func() error { _, err := b.UntagResource(t.Context(), caller, "nope", nil, []string{"a"}); return err },
+		"GetDeploymentRecord":    func() error { _, err := b.GetDeploymentRecord(t.Context(), caller, "nope", 0); return err },
 		"GetDeploymentDiagnosis": func() error { _, err := b.GetDeploymentDiagnosis(t.Context(), caller, "nope", 0); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -705,6 +706,11 @@ func TestGetDeploymentDiagnosis(t *testing.T) {
 			tx.InsertDeployment(id, &trysail.Deployment{State: trysail.DeploymentActive}))
 	})
 	b.refused(trysail.CodeNotFound, `Deployment 3 of service "web" has not failed; it is ACTIVE.`, get(3))
+	warned := &trysail.Diagnosis{Version: 3, Code: trysail.DiagnosisOK, Warnings: []trysail.Finding{{Code: "HC-DEFAULT"}}}
+	b.update(func(tx *store.Tx) error { return tx.SetDiagnosis(b.service().ID, warned) })
+	if got, err := b.GetDeploymentDiagnosis(t.Context(), caller, "web", 3); err != nil || got.Code != trysail.DiagnosisOK || len(got.Warnings) != 1 {
+		t.Errorf("a warning: %+v, %v", got, err)
+	}
 	for _, version := range []int{0, 2} {
 		got, err := b.GetDeploymentDiagnosis(t.Context(), caller, "web", version)
 		if d := cmp.Diff(want, got); d != "" || err != nil {

@@ -162,8 +162,9 @@ func (c *Control) GetContainerServiceDeployments(ctx context.Context, _ trysail.
 	return list, err
 }
 
-// GetDeploymentDiagnosis says why a version failed; version 0 means the newest one that did.
-// Errors: NotFound (service, version, or the version has not failed).
+// GetDeploymentDiagnosis says why a version failed, or why a pod of it failed while it was ACTIVE, and what there is to
+// warn about; version 0 means the newest one that something was wrong with.
+// Errors: NotFound (service, version, or nothing was wrong with the version).
 func (c *Control) GetDeploymentDiagnosis(ctx context.Context, _ trysail.Caller, serviceName string, version int) (found *trysail.Diagnosis, err error) {
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
@@ -175,17 +176,19 @@ func (c *Control) GetDeploymentDiagnosis(ctx context.Context, _ trysail.Caller, 
 			return err
 		}
 		for _, d := range list {
-			if version == 0 && d.State != trysail.DeploymentFailed || version != 0 && version != d.Version {
+			if version != 0 && version != d.Version {
 				continue
 			}
-			if d.State != trysail.DeploymentFailed {
-				return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q has not failed; it is %s.", version, serviceName, d.State)
-			}
-			if found, err = tx.Diagnosis(s.ID, d.Version); !errors.Is(err, store.ErrNotFound) {
+			found, err = tx.Diagnosis(s.ID, d.Version)
+			switch {
+			case err == nil && (version != 0 || found.Code != trysail.DiagnosisOK):
+				return nil
+			case err != nil && !errors.Is(err, store.ErrNotFound):
 				return err
-			}
-			if version != 0 {
+			case version != 0 && d.State == trysail.DeploymentFailed:
 				return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q has no diagnosis.", version, serviceName)
+			case version != 0:
+				return trysail.Errorf(trysail.CodeNotFound, "Deployment %d of service %q has not failed; it is %s.", version, serviceName, d.State)
 			}
 		}
 		if version != 0 {
@@ -193,5 +196,8 @@ func (c *Control) GetDeploymentDiagnosis(ctx context.Context, _ trysail.Caller, 
 		}
 		return trysail.Errorf(trysail.CodeNotFound, "Service %q has no failed deployment.", serviceName)
 	})
-	return found, err
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }

@@ -60,4 +60,3 @@ func (e *Edge) target(service string, pod trysail.PodID) *target {
 	}
 	return s.targets[pod]
 }
-
