@@ -38,4 +38,3 @@ func recordResult(r *control.DeploymentRecord) (json.RawMessage, error) {
 	masked, err := trysail.NewMasker(&r.Deployment).JSON(text)
 	return json.RawMessage(masked), err
 }
-

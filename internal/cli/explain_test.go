@@ -1,7 +1,14 @@
 package cli
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/trysail/trysail"
@@ -19,5 +26,74 @@ func TestPrintDiagnosis_ShowsWhatElseWasFound(t *testing.T) {
 		"\nWarnings:\n  HC-DEFAULT  404 counts as healthy."
 	if got := b.String(); len(got) < len(want) || got[:len(want)] != want || bytes.Contains(b.Bytes(), []byte{0x1b}) {
 		t.Errorf("got\n%q\nwant\n%q", got, want)
+	}
+}
+
+func TestExplain_BundlesWhatIsKept(t *testing.T) {
+	f := newFakeServer(t)
+	f.do(func() {
+		s := &fakeService{name: "web", state: "READY", power: "nano", scale: 1, version: 1}
+		s.old = []map[string]any{{
+			"version": 1, "state": "FAILED", "createdAt": 1.7e9,
+			"containers": map[string]any{"app": map[string]any{"image": "nginx", "environment": map[string]any{"TOKEN": "s3cret-value"}}},
+		}}
+		s.diagnosis = map[string]any{"version": 1, "code": "EXIT-CODE", "summary": "It crashed.", "fix": "Read the log."}
+		f.services["web"] = s
+		f.logs["web/app"] = []fakeLine{{1.6e9, "from before"}, {1.7e9 + 1, "token s3cret-value is bad"}, {1.7e9 + 2, "[trysail] EXIT-CODE"}}
+	})
+	path := filepath.Join(t.TempDir(), "web.tar.gz")
+	var out bytes.Buffer
+	app := &App{Out: &out, Err: &out, Getenv: func(name string) string {
+		return map[string]string{"AWS_ENDPOINT_URL_LIGHTSAIL": f.URL, "AWS_ACCESS_KEY_ID": "AKADMIN", "AWS_SECRET_ACCESS_KEY": "s3cret"}[name]
+	}}
+	if status := app.Execute(t.Context(), []string{"explain", "web", "--bundle", path}); status != ExitOK {
+		t.Fatalf("exit status %d: %s", status, out.String())
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	files := unpack(t, path)
+	if got := files["logs/app.log"]; got != "2023-11-14T22:13:21.000Z token $TOKEN is bad\n2023-11-14T22:13:22.000Z [trysail] EXIT-CODE\n" {
+		t.Errorf("the log:\n%s", got)
+	}
+	for name, want := range map[string]string{"diagnosis.txt": "It crashed.\nFix: Read the log.\n", "record.json": `"serviceName": "web"`, "README.txt": "version 1 of service web"} {
+		if !strings.Contains(files[name], want) {
+			t.Errorf("%s has no %q:\n%s", name, want, files[name])
+		}
+	}
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+	if status := app.Execute(t.Context(), []string{"explain", "web", "--bundle", filepath.Join(path, "no")}); status != ExitFailed {
+		t.Errorf("a path that cannot be: exit status %d", status)
+	}
+}
+
+func unpack(t *testing.T, path string) map[string]string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	compressed, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	archive := tar.NewReader(compressed)
+	for {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(archive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = string(text)
 	}
 }

@@ -40,9 +40,10 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 		id := w.Service.ID
 		r.act(ctx, fmt.Sprintf("images/%s/%d", id, s.Version), id, func(ctx context.Context) error { return r.prepare(ctx, id, s.Version) })
 	case TryFixes:
+		now := *w // the rounds go on
 		for _, p := range s.Pods {
 			r.act(ctx, "try/"+string(p.ID), w.Service.ID, func(ctx context.Context) error {
-				r.tryFixes(ctx, w, p)
+				r.tryFixes(ctx, &now, p)
 				return nil
 			})
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -260,18 +261,68 @@ func (p *planner) tryFixes(d *trysail.Deployment) bool {
 	return len(pods) == 0
 }
 
-// progress says in words how far the activation is.
+// progress says in words how far the activation is, and what is in its way so far.
 func (p *planner) progress(d *trysail.Deployment, healthy int) (code, message string) {
+	starting := false
 	for _, rec := range p.live() {
-		if o, ok := p.Observed[rec.ID]; rec.Version == d.Version && (!ok || !o.Running(len(d.Containers))) {
-			return trysail.DetailCreatingDeployment, "Starting " + nodes(p.Service.Scale)
+		o, ok := p.Observed[rec.ID]
+		starting = starting || rec.Version == d.Version && (!ok || !o.Running(len(d.Containers)))
+	}
+	code, message = trysail.DetailEvaluatingHealthCheck, "Waiting for the containers to settle"
+	switch {
+	case starting:
+		code, message = trysail.DetailCreatingDeployment, "Starting "+nodes(p.Service.Scale)
+	case d.PublicEndpoint != nil:
+		message = fmt.Sprintf("%d of %s healthy: waiting for GET %s on port %d of container %s",
+			healthy, nodes(p.Service.Scale), d.PublicEndpoint.HealthCheck.Path, d.PublicEndpoint.ContainerPort, d.PublicEndpoint.ContainerName)
+	}
+	if soFar := p.soFar(d); soFar != "" {
+		message += " (so far: " + soFar + ")"
+	}
+	return code, message
+}
+
+// soFar is what keeps a version from being healthy as far as can be seen; empty if nothing is known. It is no verdict:
+// the next probe may take it back.
+func (p *planner) soFar(d *trysail.Deployment) string {
+	var seen []string
+	var failed *trysail.PodRecord
+	attempt := 1
+	for _, rec := range p.Pods {
+		if rec.Version != d.Version {
+			continue
+		}
+		if rec.Failed {
+			failed = &rec
+		}
+		attempt = max(attempt, rec.Attempt)
+		if h := p.Health[rec.ID]; rec.Live() && !h.Healthy && h.Probes > 0 && !h.Last.OK && len(seen) == 0 {
+			seen = append(seen, outcome(h.Last))
 		}
 	}
-	if d.PublicEndpoint == nil {
-		return trysail.DetailEvaluatingHealthCheck, "Waiting for the containers to settle"
+	if failed != nil {
+		seen = append([]string{fmt.Sprintf("start %d of %d, as %s", attempt, maxStarts, failed.Reason)}, seen...)
 	}
-	return trysail.DetailEvaluatingHealthCheck, fmt.Sprintf("%d of %s healthy: waiting for GET %s on port %d of container %s",
-		healthy, nodes(p.Service.Scale), d.PublicEndpoint.HealthCheck.Path, d.PublicEndpoint.ContainerPort, d.PublicEndpoint.ContainerName)
+	return strings.Join(seen, "; ")
+}
+
+// outcome puts a probe that did not pass into words. What the program wrote is not among them: the words are shown to
+// whoever may look at the service.
+func outcome(probe trysail.Probe) string {
+	switch probe.Kind() {
+	case trysail.ProbeAnswer:
+		return fmt.Sprintf("it answers %d", probe.Status)
+	case trysail.ProbeRefused:
+		return "nothing takes connections on that port"
+	case trysail.ProbeTimeout:
+		return "no answer in time"
+	case trysail.ProbeReset, trysail.ProbeEOF:
+		return "the connection is closed without an answer"
+	case trysail.ProbeTLS, trysail.ProbeNotHTTP:
+		return "the answer is in another protocol"
+	default:
+		return "the pod cannot be reached"
+	}
 }
 
 // maintain keeps version d, which is ACTIVE, at the service's capacity, and ends an update.
