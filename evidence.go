@@ -1,6 +1,7 @@
 package trysail
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -336,6 +337,8 @@ type DeploymentEvidence struct {
 // Trim bounds the evidence, so that no container can fill the store with what it writes.
 func (e *PodEvidence) Trim() {
 	e.StartError = cut(e.StartError, MaxEvidenceLine)
+	// What is changed is copied: others may be looking at it.
+	e.Containers, e.LogTail, e.Details = slices.Clone(e.Containers), maps.Clone(e.LogTail), maps.Clone(e.Details)
 	for i := range e.Containers {
 		e.Containers[i].StartError = cut(e.Containers[i].StartError, MaxEvidenceLine)
 	}
@@ -376,8 +379,11 @@ func (e *PodEvidence) trimTails() {
 // Trim bounds the evidence.
 func (e *DeploymentEvidence) Trim() {
 	if e.Pull != nil {
-		e.Pull.Text = cut(e.Pull.Text, MaxEvidenceLine)
+		pull := *e.Pull
+		pull.Text = cut(pull.Text, MaxEvidenceLine)
+		e.Pull = &pull
 	}
+	e.Autopsies = maps.Clone(e.Autopsies)
 	for name, a := range e.Autopsies {
 		a.Findings = a.Findings[:min(len(a.Findings), maxFindings)]
 		a.Exposed = a.Exposed[:min(len(a.Exposed), maxSockets)]
@@ -387,7 +393,7 @@ func (e *DeploymentEvidence) Trim() {
 }
 
 func trimMoments(all []Moment) []Moment {
-	all = all[max(0, len(all)-maxMoments):]
+	all = slices.Clone(all[max(0, len(all)-maxMoments):])
 	for i := range all {
 		all[i].Text = cut(all[i].Text, MaxProbeBody)
 	}
