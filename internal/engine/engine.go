@@ -27,14 +27,9 @@ type Witness interface {
 	// Reach tries to resolve and to connect to each of the things from inside the pod's network, each for at most a
 	// second, all at once.
 	Reach(ctx context.Context, id trysail.PodID, things []trysail.Reach) ([]trysail.Reach, error)
-	// Machine is how the machine is now. OOMKills counts from its start.
+	// Machine is how the machine is now. OOMKills counts from the opening of the engine; kills within a cgroup's limit
+	// are among them.
 	Machine(ctx context.Context) (trysail.MachineState, error)
-}
-
-// Sockets is an optional ability of an Engine: seeing who listens inside a pod.
-type Sockets interface {
-	// Listeners lists the TCP sockets that listen in the pod's network.
-	Listeners(ctx context.Context, id trysail.PodID) ([]trysail.Listener, error)
 }
 
 // Pruner is an optional ability of an Engine: removing images.
@@ -59,8 +54,9 @@ type Engine interface {
 	// broken, no room), ErrUnavailable; a later Start of the same pod continues.
 	Start(ctx context.Context, spec trysail.PodSpec) error
 	// Stop ends the pod, giving its containers grace between SIGTERM and SIGKILL, and removes it. Its log files stay.
-	// Stopping an absent pod is not an error.
-	Stop(ctx context.Context, id trysail.PodID, grace time.Duration) error
+	// killed names, in order, the containers that still ran after a grace of more than zero and were killed then, also if
+	// Stop fails afterwards. Stopping an absent pod is not an error.
+	Stop(ctx context.Context, id trysail.PodID, grace time.Duration) (killed []string, err error)
 	// Changes yields when anything about a pod may have changed, until ctx ends. It is a hint: callers also poll.
 	Changes(ctx context.Context) iter.Seq[struct{}]
 	// Usage samples CPU and memory of every running pod.

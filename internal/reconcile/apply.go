@@ -301,7 +301,7 @@ func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
 				r.Log.InfoContext(ctx, "requests in flight were cut", "service", name, "pod", rec.ID, "after", s.Drain)
 			}
 		}
-		if err := r.Engine.Stop(ctx, rec.ID, grace); err != nil {
+		if _, err := r.Engine.Stop(ctx, rec.ID, grace); err != nil {
 			return fmt.Errorf("stopping pod %s: %w", rec.ID, err)
 		}
 		if rec.CreatedAt.IsZero() {

@@ -384,7 +384,10 @@ func (r *Reconciler) endOrphans(ctx context.Context, id string) {
 	r.mu.Unlock()
 	r.forget(id, 0)
 	for pod := range pods {
-		r.act(ctx, endKey(pod), id, func(ctx context.Context) error { return r.Engine.Stop(ctx, pod, 0) })
+		r.act(ctx, endKey(pod), id, func(ctx context.Context) error {
+			_, err := r.Engine.Stop(ctx, pod, 0)
+			return err
+		})
 	}
 }
 

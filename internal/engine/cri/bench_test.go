@@ -34,7 +34,7 @@ func BenchmarkPodStart(b *testing.B) {
 				}
 				awaitHTTP(b, r.pod(spec.ID), 8080)
 				b.StopTimer()
-				if err := r.engine.Stop(b.Context(), spec.ID, 0); err != nil {
+				if _, err := r.engine.Stop(b.Context(), spec.ID, 0); err != nil {
 					b.Fatal(err)
 				}
 				b.StartTimer()

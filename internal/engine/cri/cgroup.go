@@ -242,6 +242,19 @@ func (g *cgroups) pods() []trysail.PodID {
 	return ids
 }
 
+// processes lists the processes of the pod and of the cgroups below it.
+func (g *cgroups) processes(id trysail.PodID) (pids []int, err error) {
+	err = filepath.WalkDir(filepath.Join(g.dir("memory"), g.path(id)), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == "cgroup.procs" {
+			var b []byte
+			b, err = os.ReadFile(path) //nolint:gosec // the path is ours
+			pids = append(pids, parsePIDs(b)...)
+		}
+		return err
+	})
+	return pids, err
+}
+
 // oomKills is how many processes of the pod the kernel has killed for want of memory. Only v2 counts them for the pod
 // as a whole.
 func (g *cgroups) oomKills(id trysail.PodID) int64 {
@@ -299,11 +312,5 @@ func keyed(file, key string) int64 {
 	if err != nil {
 		return 0
 	}
-	for line := range bytes.Lines(b) {
-		if name, value, ok := bytes.Cut(line, []byte(" ")); ok && string(name) == key {
-			n, _ := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
-			return n
-		}
-	}
-	return 0
+	return value(b, key)
 }

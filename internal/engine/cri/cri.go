@@ -5,7 +5,7 @@
 //
 // The shims and the containers are nobody's children: they outlive both containerd and this process, and a new Engine
 // on the same directories finds them again. What CRI does not do is done here: limits for a pod as a whole
-// (cgroup.go), exit codes of containers that ended while containerd was down (journal.go), the pods' way to the
+// (cgroup.go), what happens inside pods (witness.go), exit codes of containers that ended while containerd was down (journal.go), the pods' way to the
 // outside (network.go), rotation of log files (rotate.go). Images do not come to containerd from registries, but as files
 // that are linked into its store (import.go).
 package cri
@@ -44,6 +44,7 @@ type Engine struct {
 	child   *child
 	journal *journal
 	watch   broadcast
+	witness *witness
 	locks   keyLocks
 	// unpacking keeps two images from unpacking a layer that they share twice.
 	unpacking sharedLocks
@@ -52,6 +53,8 @@ type Engine struct {
 	runtime    runtimeapi.RuntimeServiceClient
 	images     runtimeapi.ImageServiceClient
 	containerd *containerd.Client // for what CRI has no words for: the import of images
+
+	killsBefore int64 // for want of memory, of the whole machine, when the engine was opened
 
 	lock *os.File // of Config.lockFile, held while open
 	// end ends what runs in the background, for which Close waits.
@@ -114,7 +117,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, log: log, host: h, cgroups: groups,
 		end: make(chan struct{}), pulls: map[string]*pull{}, stopping: map[trysail.PodID]bool{},
-		cache: newPodCache(),
+		cache:       newPodCache(),
+		witness:     newWitness(groups, cfg.bundles()),
+		killsBefore: machineKills(),
 	}
 	if err := e.open(ctx, daemon); err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -164,6 +169,8 @@ func (e *Engine) open(ctx context.Context, daemon string) (err error) { //nolint
 		return fmt.Errorf("adopting the pods that are there: %w", err)
 	}
 	e.wg.Go(func() { e.followEvents(own) })
+	e.wg.Go(func() { e.followKills(own) })
+	e.wg.Go(func() { e.witness.run(own) })
 	e.wg.Go(func() { e.maintain(own) })
 	return nil
 }
@@ -182,6 +189,7 @@ func (e *Engine) background() context.Context {
 func (e *Engine) Close() error {
 	close(e.end)
 	e.wg.Wait()
+	e.witness.close()
 	var errs []error
 	if e.conn != nil {
 		errs = append(errs, e.conn.Close())
@@ -293,6 +301,7 @@ func (e *Engine) adopt(ctx context.Context) error {
 	for _, s := range sandboxes {
 		id := podID(s)
 		known[id], ids[s.Id] = true, true
+		e.witness.open(id, s.Id, true)
 		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			if err := e.cgroups.limitCPU(id, limitsOf(s).MilliCPU); err != nil {
 				e.log.WarnContext(ctx, "cannot limit the CPU of a pod", "pod", id, "error", err)
@@ -305,6 +314,9 @@ func (e *Engine) adopt(ctx context.Context) error {
 	}
 	for _, c := range containers.Containers {
 		ids[c.Id] = true
+		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			e.witness.started(trysail.PodID(c.Labels[labelPod]), c.Labels[labelContainer], c.Id, false)
+		}
 	}
 	for _, id := range e.cgroups.pods() {
 		if !known[id] {

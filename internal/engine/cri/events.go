@@ -28,6 +28,7 @@ func (e *Engine) followEvents(ctx context.Context) {
 					e.mu.Lock()
 					e.cache.forget(event.ContainerId)
 					e.mu.Unlock()
+					e.witness.stopped(event)
 				}
 				e.watch.send()
 			}

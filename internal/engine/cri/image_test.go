@@ -245,7 +245,7 @@ func TestEngine_KeepsEnvironmentOutOfContainerdsLog(t *testing.T) {
 	if got := get(t, p, "/env"); !strings.Contains(got, "PASSWORD=hunter2-in-env") {
 		t.Errorf("environment:\n%s", got)
 	}
-	if err := r.engine.Stop(t.Context(), spec.ID, 0); err != nil {
+	if _, err := r.engine.Stop(t.Context(), spec.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join(r.cfg.Dir, "containerd.log"))

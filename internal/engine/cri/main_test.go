@@ -252,7 +252,7 @@ func (r *rig) dispose() {
 			r.tb.Errorf("listing pods at the end: %v", err)
 		}
 		for _, p := range pods {
-			if err := r.engine.Stop(ctx, p.ID, 0); err != nil {
+			if _, err := r.engine.Stop(ctx, p.ID, 0); err != nil {
 				r.tb.Errorf("stopping %s at the end: %v", p.ID, err)
 			}
 		}

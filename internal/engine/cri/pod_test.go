@@ -137,7 +137,7 @@ func TestEngine_StopLeavesNothing(t *testing.T) {
 	if before := find(); len(before) < 8 {
 		t.Errorf("while the pod runs there are only %q: the test looks in the wrong places", before)
 	}
-	if err := r.engine.Stop(t.Context(), spec.ID, time.Second); err != nil {
+	if _, err := r.engine.Stop(t.Context(), spec.ID, time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if after := find(); len(after) > 0 {

@@ -260,7 +260,7 @@ func (e *Engine) translate(id trysail.PodID, c *runtimeapi.Container, st *runtim
 		out.FinishedAt, out.ExitCode, out.OOMKilled = x.At, x.Code, x.OOM && x.Code == signalExitCode
 		return out
 	}
-	out.OOMKilled = out.ExitCode == signalExitCode && e.outOfMemory(id, st.Reason)
+	out.OOMKilled = out.ExitCode == signalExitCode && e.outOfMemory(id, c.Id, st.Reason)
 	if out.StartedAt.After(out.FinishedAt) {
 		out.StartedAt = out.FinishedAt // CRI notes the start when it has heard of it, which may be after the end
 	}
@@ -269,15 +269,24 @@ func (e *Engine) translate(id trysail.PodID, c *runtimeapi.Container, st *runtim
 
 // outOfMemory decides whether a container of the pod that SIGKILL has ended was killed for want of memory.
 //
-// The first process of a container cannot be killed from within. So if we did not kill it, and the kernel has killed
-// in this pod, the two are one. CRI's word for it is used only on cgroup v1, which does not count for the pod as a
-// whole; there, CRI blames every container of a pod when one is killed, and the exit code tells the victim.
-func (e *Engine) outOfMemory(id trysail.PodID, reason string) bool {
+// What was seen when it ended is the best evidence: whether a signal has ended it or it has said 137 itself, as a shell
+// does whose child was killed, and whether the kernel has killed in its own cgroup.
+//
+// Where its end was not seen: the first process of a container cannot be killed from within. So if we did not kill it,
+// and the kernel has killed in this pod, the two are one. CRI's word for it is used only on cgroup v1, which does not
+// count for the pod as a whole; there, CRI blames every container of a pod when one is killed, and the exit code tells
+// the victim.
+func (e *Engine) outOfMemory(id trysail.PodID, containerID, reason string) bool {
 	e.mu.Lock()
 	stopping := e.stopping[id]
 	e.mu.Unlock()
 	if stopping {
 		return false
+	}
+	if c := e.witness.container(containerID); c != nil {
+		if killed, known := c.pod.victim(c); known {
+			return killed
+		}
 	}
 	if e.cgroups.version() == 2 {
 		return e.cgroups.oomKills(id) > 0

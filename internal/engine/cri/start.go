@@ -47,6 +47,7 @@ func (e *Engine) Start(ctx context.Context, spec trysail.PodSpec) error {
 			return fmt.Errorf("starting pod %s: %w", spec.ID, err)
 		}
 	}
+	e.witness.open(spec.ID, s.Id, false)
 	if err := e.startContainers(ctx, spec, s, config); err != nil {
 		return fmt.Errorf("starting pod %s: %w", spec.ID, err)
 	}
@@ -167,6 +168,7 @@ func (e *Engine) startContainer(ctx context.Context, pod trysail.PodID, sandboxI
 	if existing != nil {
 		tried, err := e.tried(ctx, existing)
 		if err != nil || tried {
+			e.witness.started(pod, spec.Name, existing.Id, false)
 			return err
 		}
 		// Containerd died while it started this one. What is half made of it cannot be started again.
@@ -185,7 +187,12 @@ func (e *Engine) startContainer(ctx context.Context, pod trysail.PodID, sandboxI
 		}
 		return e.journal.addStartError(pod, spec.Name, status.Convert(err).Message())
 	}
-	if _, err := e.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil && !containersFault(err) {
+	_, err = e.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+	if err == nil {
+		e.witness.started(pod, spec.Name, id, true)
+		return nil
+	}
+	if !containersFault(err) {
 		return fmt.Errorf("starting container %s: %w", spec.Name, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -15,17 +16,17 @@ import (
 )
 
 // Stop implements engine.Engine.
-func (e *Engine) Stop(ctx context.Context, id trysail.PodID, grace time.Duration) error {
+func (e *Engine) Stop(ctx context.Context, id trysail.PodID, grace time.Duration) (killed []string, err error) {
 	unlock, err := e.locks.lock(ctx, string(id))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unlock()
 	e.setStopping(id, true)
 	defer e.setStopping(id, false)
 	sandboxes, err := e.list(ctx, id)
 	if err != nil {
-		return fmt.Errorf("stopping pod %s: %w", id, err)
+		return nil, fmt.Errorf("stopping pod %s: %w", id, err)
 	}
 	var containers []string
 	for _, s := range sandboxes {
@@ -33,22 +34,26 @@ func (e *Engine) Stop(ctx context.Context, id trysail.PodID, grace time.Duration
 			containers = append(containers, c.Id)
 		}
 		containers = append(containers, s.Id)
-		if err := e.stopContainers(ctx, s, grace); err != nil {
-			return fmt.Errorf("stopping pod %s: %w", id, err)
+		names, err := e.stopContainers(ctx, id, s, grace)
+		killed = append(killed, names...)
+		if err != nil {
+			return killed, fmt.Errorf("stopping pod %s: %w", id, err)
 		}
 		if err := e.removeSandbox(ctx, s.Id); err != nil {
-			return fmt.Errorf("removing pod %s: %w", id, err)
+			return killed, fmt.Errorf("removing pod %s: %w", id, err)
 		}
 	}
+	slices.Sort(killed)
+	e.witness.forget(id)
 	if err := e.removeCgroup(ctx, id); err != nil {
 		// It costs a little memory of the kernel; the next start of the engine tries again.
 		e.log.WarnContext(ctx, "cannot remove the cgroup of a stopped pod", "pod", id, "error", err)
 	}
 	if err := errors.Join(os.RemoveAll(e.cfg.podDir(string(id))), e.journal.forget(id, containers)); err != nil {
-		return fmt.Errorf("forgetting pod %s: %w", id, err)
+		return killed, fmt.Errorf("forgetting pod %s: %w", id, err)
 	}
 	e.watch.send()
-	return nil
+	return killed, nil
 }
 
 func (e *Engine) setStopping(id trysail.PodID, stopping bool) {
@@ -62,27 +67,45 @@ func (e *Engine) setStopping(id trysail.PodID, stopping bool) {
 }
 
 // stopContainers ends all running containers of the pod at the same time: SIGTERM (or what the image asks for), and
-// SIGKILL after the grace.
-func (e *Engine) stopContainers(ctx context.Context, s *sandbox, grace time.Duration) error {
+// SIGKILL after the grace. It returns the names of those that it took.
+func (e *Engine) stopContainers(ctx context.Context, id trysail.PodID, s *sandbox, grace time.Duration) (killed []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, grace+runtimeTime)
 	defer cancel()
 	// CRI counts whole seconds; a grace of less than one is still one.
 	seconds := int64((grace + time.Second - 1) / time.Second)
 	var wg sync.WaitGroup
-	errs := make([]error, len(s.containers))
+	names, errs := make([]string, len(s.containers)), make([]error, len(s.containers))
 	for i, c := range s.containers {
 		if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING && c.State != runtimeapi.ContainerState_CONTAINER_UNKNOWN {
 			continue
 		}
 		wg.Go(func() {
+			asked := time.Now()
 			_, err := e.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: seconds})
 			if !isNotFound(err) {
 				errs[i] = err
 			}
+			if over := asked.Add(time.Duration(seconds) * time.Second); err == nil && seconds > 0 && !time.Now().Before(over) {
+				names[i] = e.killedAfter(ctx, id, c, over)
+			}
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" }), errors.Join(errs...)
+}
+
+// killedAfter returns the container's name if it was ended by SIGKILL and not before the time, else "". CRI does not say
+// whether it had to kill.
+func (e *Engine) killedAfter(ctx context.Context, id trysail.PodID, c *runtimeapi.Container, over time.Time) string {
+	resp, err := e.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+	if err != nil {
+		return ""
+	}
+	st := e.translate(id, c, resp.Status)
+	if st.State != trysail.ContainerExited || st.ExitCode != signalExitCode || st.FinishedAt.Before(over) {
+		return ""
+	}
+	return st.Name
 }
 
 // removalTime is how long the removal of a sandbox is tried. Containerd refuses it for a moment when a shim has just

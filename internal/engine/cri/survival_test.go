@@ -269,7 +269,7 @@ func TestEngine_ReportsALostPod(t *testing.T) {
 	if err := r.engine.Start(t.Context(), spec); err != nil {
 		t.Errorf("Start of a lost pod: %v", err)
 	}
-	if err := r.engine.Stop(t.Context(), spec.ID, time.Second); err != nil {
+	if _, err := r.engine.Stop(t.Context(), spec.ID, time.Second); err != nil {
 		t.Errorf("Stop of a lost pod: %v", err)
 	}
 	// Those that had to be killed may wait for init to look after them.
@@ -369,7 +369,7 @@ func TestEngine_FinishesStartsThatACrashCutShort(t *testing.T) {
 			t.Fatalf("killed after %v: pods %+v, %v", delay, pods, err)
 		}
 		awaitHTTP(t, pods[0], 8080)
-		if err := r.engine.Stop(t.Context(), spec.ID, 0); err != nil {
+		if _, err := r.engine.Stop(t.Context(), spec.ID, 0); err != nil {
 			t.Fatalf("Stop: %v", err)
 		}
 		// Those that had to be killed may wait for init to look after them.

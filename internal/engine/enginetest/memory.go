@@ -240,30 +240,33 @@ func (m *Memory) Start(ctx context.Context, spec trysail.PodSpec) error {
 }
 
 // Stop implements engine.Engine.
-func (m *Memory) Stop(ctx context.Context, id trysail.PodID, grace time.Duration) error {
+func (m *Memory) Stop(ctx context.Context, id trysail.PodID, grace time.Duration) (killed []string, err error) {
 	m.mu.Lock()
 	m.calls = append(m.calls, Call{Method: "Stop", Pod: id, Grace: grace})
 	m.mu.Unlock()
 	release, err := m.acquire(ctx, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release()
 	m.mu.Lock()
 	p := m.pods[id]
 	m.mu.Unlock()
 	if p == nil {
-		return nil
+		return nil, nil
 	}
 	if err := m.terminate(ctx, p, grace); err != nil {
-		return err
+		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p.killLocked()
+	killed = p.killLocked()
 	delete(m.pods, id)
 	m.changedLocked()
-	return nil
+	if grace <= 0 {
+		return nil, nil
+	}
+	return killed, nil
 }
 
 // Changes implements engine.Engine. It yields once at the beginning.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,12 +28,15 @@ type memoryPod struct {
 	containers map[string]*memoryContainer
 }
 
-func (p *memoryPod) killLocked() {
-	for _, c := range p.containers {
-		if c.status.State == trysail.ContainerRunning {
+// killLocked ends what runs, and returns the names of it.
+func (p *memoryPod) killLocked() (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
+		if c := p.containers[name]; c.status.State == trysail.ContainerRunning {
 			c.endLocked(oomExitCode, false)
+			names = append(names, name)
 		}
 	}
+	return names
 }
 
 func (p *memoryPod) memoryLocked() (sum int64) {

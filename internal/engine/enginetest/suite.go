@@ -57,7 +57,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"Status_HasTheExitCode", (*suite).exitCode},
 		{"Status_BlamesTheContainerThatUsedTooMuchMemory", (*suite).oom},
 		{"Stop_LetsAPodFinishAndRemovesIt", (*suite).stopGrace},
-		{"Stop_KillsAfterTheGrace", (*suite).stopKills},
+		{"Stop_KillsAfterTheGraceAndSaysWhom", (*suite).stopKills},
+		{"Stop_NamesOnlyWhoIgnoredTheGrace", (*suite).stopNames},
 		{"Stop_OfAnAbsentPodIsNoError", (*suite).stopAbsent},
 		{"Logs_HoldEveryLineAndStay", (*suite).logs},
 		{"Changes_TellOfStartExitAndStop", (*suite).changes},
@@ -108,7 +109,7 @@ func (s *suite) start(spec trysail.PodSpec) trysail.Pod {
 		s.Fatalf("Start: %v", err)
 	}
 	s.Cleanup(func() {
-		if err := s.Engine.Stop(context.WithoutCancel(s.Context()), spec.ID, 0); err != nil {
+		if _, err := s.Engine.Stop(context.WithoutCancel(s.Context()), spec.ID, 0); err != nil {
 			s.Errorf("stopping the pod at the end: %v", err)
 		}
 	})
@@ -398,7 +399,7 @@ func (s *suite) stopGrace() {
 	p := s.start(spec)
 	s.get(p, "/hostname")
 	began := time.Now()
-	if err := s.Engine.Stop(s.Context(), spec.ID, patience); err != nil {
+	if _, err := s.Engine.Stop(s.Context(), spec.ID, patience); err != nil {
 		s.Fatalf("Stop: %v", err)
 	}
 	if took := time.Since(began); took > patience/2 {
@@ -410,28 +411,49 @@ func (s *suite) stopGrace() {
 }
 
 func (s *suite) stopKills() {
-	spec := s.spec("ignore")
+	spec := s.spec("ignore", "wait", "ignore")
 	s.start(spec)
 	began := time.Now()
-	if err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
+	killed, err := s.Engine.Stop(s.Context(), spec.ID, time.Second)
+	if err != nil {
 		s.Fatalf("Stop: %v", err)
 	}
 	if took := time.Since(began); took < time.Second {
 		s.Errorf("a container that ignores SIGTERM was given only %v of 1s", took)
+	}
+	if !slices.Equal(killed, []string{"a", "c"}) {
+		s.Errorf("Stop had to kill %q; the containers that ignore SIGTERM are a and c", killed)
 	}
 	if _, ok := s.find(spec.ID); ok {
 		s.Error("the pod is still there")
 	}
 }
 
+// stopNames: only who was given time and did not use it has been killed in that sense.
+func (s *suite) stopNames() {
+	ended := s.spec("exit 3", "wait")
+	s.start(ended)
+	s.exited(ended.ID, "a")
+	at := s.spec("ignore")
+	s.start(at)
+	for _, tt := range []struct {
+		id    trysail.PodID
+		grace time.Duration
+	}{{ended.ID, patience}, {at.ID, 0}, {"pod-that-never-was", time.Second}} {
+		if killed, err := s.Engine.Stop(s.Context(), tt.id, tt.grace); err != nil || len(killed) > 0 {
+			s.Errorf("Stop(%s, %v) = %q, %v", tt.id, tt.grace, killed, err)
+		}
+	}
+}
+
 func (s *suite) stopAbsent() {
-	if err := s.Engine.Stop(s.Context(), "pod-that-never-was", time.Second); err != nil {
+	if _, err := s.Engine.Stop(s.Context(), "pod-that-never-was", time.Second); err != nil {
 		s.Errorf("Stop of a pod that never was: %v", err)
 	}
 	spec := s.spec("wait")
 	s.start(spec)
 	for range 2 {
-		if err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
+		if _, err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
 			s.Errorf("Stop: %v", err)
 		}
 	}
@@ -447,7 +469,7 @@ func (s *suite) logs() {
 		other := s.logLines(filepath.Join(spec.LogDir, "b.log"))
 		return slices.Contains(other, "stdout F grüße") && slices.Contains(other, "stderr F err grüße")
 	})
-	if err := s.Engine.Stop(s.Context(), spec.ID, 0); err != nil {
+	if _, err := s.Engine.Stop(s.Context(), spec.ID, 0); err != nil {
 		s.Fatal(err)
 	}
 	lines := s.logLines(file)
@@ -508,7 +530,7 @@ func (s *suite) changes() {
 	until("start", func() bool { q, ok := s.find(spec.ID); return ok && q.Running(2) })
 	s.get(p, "/exit?code=1")
 	until("exit", func() bool { return status(s.pod(spec.ID), "a").State == trysail.ContainerExited })
-	if err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
+	if _, err := s.Engine.Stop(s.Context(), spec.ID, time.Second); err != nil {
 		s.Fatal(err)
 	}
 	until("stop", func() bool { _, ok := s.find(spec.ID); return !ok })
@@ -542,7 +564,7 @@ func (s *suite) reopen() {
 	if err := s.Engine.Start(s.Context(), running); err != nil {
 		s.Errorf("Start after reopening: %v", err)
 	}
-	if err := s.Engine.Stop(s.Context(), running.ID, time.Second); err != nil {
+	if _, err := s.Engine.Stop(s.Context(), running.ID, time.Second); err != nil {
 		s.Errorf("Stop after reopening: %v", err)
 	}
 	if _, ok := s.find(running.ID); ok {
@@ -588,7 +610,7 @@ func (s *suite) cancelled() {
 	if _, err := s.Engine.Pods(ctx); err == nil {
 		s.Error("Pods with an ended context succeeded")
 	}
-	if err := s.Engine.Stop(s.Context(), spec.ID, 0); err != nil {
+	if _, err := s.Engine.Stop(s.Context(), spec.ID, 0); err != nil {
 		s.Errorf("Stop: %v", err)
 	}
 }
