@@ -191,6 +191,9 @@ func (h SocketHistory) See(at time.Time, now []Listener) SocketHistory {
 			if l.Process != "" {
 				h[i].Process = l.Process
 			}
+			if l.Container != "" {
+				h[i].Container = l.Container
+			}
 			h[i].Last = at
 		case len(h) < maxSockets:
 			h = append(h, SocketSpan{Listener: l, First: at, Last: at})

@@ -24,7 +24,7 @@ func openLife(pid int) (*life, error) {
 	}
 	// Go's runtime waits for descriptors that do not block without a thread for each.
 	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd) //nolint:errcheck // the other error counts
+		unix.Close(fd)
 		return nil, err
 	}
 	return &life{pid: pid, file: os.NewFile(uintptr(fd), "pidfd")}, nil

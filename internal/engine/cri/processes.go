@@ -195,11 +195,12 @@ func (f *family) see(first process, program string, all []process) {
 		if p.parent != first.pid || f.strangers[key] {
 			strangers[key] = true
 		}
-		own := p.session == p.pid
-		if p.parent != first.pid || !f.strangers[key] && (own || p.session == first.session) && !(own && isShell(program)) {
+		if p.parent != first.pid {
 			continue
 		}
-		if len(f.daemons) < maxDaemons && !slices.Contains(f.daemons, p.name) {
+		bornElsewhere := p.session != p.pid && p.session != first.session
+		leftShell := p.session == p.pid && isShell(program)
+		if (f.strangers[key] || bornElsewhere || leftShell) && len(f.daemons) < maxDaemons && !slices.Contains(f.daemons, p.name) {
 			f.daemons = append(f.daemons, p.name)
 		}
 	}

@@ -47,7 +47,7 @@ func TestFamily_KnowsWhatWentIntoTheBackground(t *testing.T) {
 	const dumbInit = "/usr/bin/dumb-init"
 	first := process{pid: 1, parent: 900, session: 1, started: 1, name: "first"}
 	child := func(name string, pid, parent, session int) process {
-		return process{pid: pid, parent: parent, session: session, started: uint64(pid), name: name} //nolint:gosec // small
+		return process{pid: pid, parent: parent, session: session, started: uint64(pid), name: name}
 	}
 	for _, tt := range []struct {
 		name    string
@@ -123,8 +123,8 @@ func TestLife_CloseEndsTheWait(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Wait()                          //nolint:errcheck // it is killed
-	defer cmd.Process.Signal(syscall.SIGKILL) //nolint:errcheck // it runs
+	defer cmd.Wait()
+	defer cmd.Process.Signal(syscall.SIGKILL)
 	l, err := openLife(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func (e *Engine) Reach(ctx context.Context, id trysail.PodID, things []trysail.R
 		})
 	}
 	wg.Wait()
-	return tried, errors.Join(append(errs, ctx.Err())...)
+	return tried, errors.Join(errors.Join(errs...), ctx.Err())
 }
 
 // podResolver reads the files that the pod's containers have as /etc/hosts and /etc/resolv.conf.

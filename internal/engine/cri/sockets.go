@@ -145,7 +145,7 @@ func (q *socketQuery) dump(family, protocol, state uint8) (list []socket, err er
 	const header, request = unix.SizeofNlMsghdr, 56 // struct inet_diag_req_v2
 	msg := make([]byte, header+request)
 	order := binary.NativeEndian
-	order.PutUint32(msg[0:], uint32(len(msg)))
+	order.PutUint32(msg[0:], header+request)
 	order.PutUint16(msg[4:], unix.SOCK_DIAG_BY_FAMILY)
 	order.PutUint16(msg[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	q.seq++

@@ -350,7 +350,7 @@ func (p *watchedPod) victim(c *watchedContainer) (killed, known bool) {
 	switch {
 	case !c.over:
 		return false, false
-	case c.known && !(c.status.Signaled() && c.status.Signal() == syscall.SIGKILL):
+	case c.known && (!c.status.Signaled() || c.status.Signal() != syscall.SIGKILL):
 		return false, true // it has said 137 itself, perhaps of a child
 	case c.last:
 		return c.counters.OOMKills > 0, true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -159,13 +160,14 @@ func (w *witness) open(id trysail.PodID, sandbox string, settled bool) {
 
 // started begins to watch a container. A new one was started just now; the others were there before.
 func (w *witness) started(id trysail.PodID, name, containerID string, isNew bool) {
+	first := w.firstProcess(id, containerID)
 	w.mu.Lock()
 	p := w.pods[id]
 	if w.closed || p == nil || w.containers[containerID] != nil {
 		w.mu.Unlock()
 		return
 	}
-	c := &watchedContainer{pod: p, id: containerID, name: name, first: w.firstProcess(id, containerID)}
+	c := &watchedContainer{pod: p, id: containerID, name: name, first: first}
 	w.containers[containerID] = c
 	if isNew {
 		p.schedule.began, p.schedule.pause = time.Now(), firstPause
@@ -187,19 +189,10 @@ func (w *witness) started(id trysail.PodID, name, containerID string, isNew bool
 func (w *witness) firstProcess(id trysail.PodID, containerID string) int {
 	pids := parsePIDs(control(filepath.Join(w.bundles, containerID), "init.pid"))
 	// A number alone may stand for another process by now.
-	if len(pids) == 1 && containsPID(w.cgroups.containerCounters(id, containerID).pids, pids[0]) {
+	if len(pids) == 1 && slices.Contains(parsePIDs(control(w.cgroups.containerCounters(id, containerID).pids, "cgroup.procs")), pids[0]) {
 		return pids[0]
 	}
 	return 0
-}
-
-func containsPID(dir string, pid int) bool {
-	for _, p := range parsePIDs(control(dir, "cgroup.procs")) {
-		if p == pid {
-			return true
-		}
-	}
-	return false
 }
 
 // await takes the last look at a container when its first process ends. What is read first is what vanishes first.
@@ -294,31 +287,34 @@ func (e *Engine) Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvid
 func (e *Engine) Settle(id trysail.PodID) { e.witness.settle(id) }
 
 // followKills looks into a pod when the kernel has killed one of its processes for want of memory, until ctx ends.
+// Containerd forgets who has asked for that when it ends.
 func (e *Engine) followKills(ctx context.Context) {
 	for ctx.Err() == nil {
-		stream, end := context.WithCancel(ctx)
-		events, errs := e.containerd.Subscribe(stream, `topic=="/tasks/oom"`)
-	receive:
-		for {
-			select {
-			case <-errs:
-				break receive
-			case envelope := <-events:
-				if envelope == nil {
-					continue
-				}
-				event, err := typeurl.UnmarshalAny(envelope.Event)
-				if oom, ok := event.(*eventtypes.TaskOOM); ok && err == nil {
-					if c := e.witness.container(oom.ContainerID); c != nil {
-						e.witness.hurry(c.pod)
-					}
-				}
-			}
-		}
-		end()
+		e.hearOfKills(ctx)
 		select {
 		case <-ctx.Done():
 		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// hearOfKills follows the kills until containerd or ctx ends.
+func (e *Engine) hearOfKills(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, ended := e.containerd.Subscribe(ctx, `topic=="/tasks/oom"`)
+	for {
+		select {
+		case err := <-ended:
+			e.log.DebugContext(ctx, "containerd tells of no more kills", "error", err)
+			return
+		case envelope := <-events:
+			event, err := typeurl.UnmarshalAny(envelope.Event)
+			if oom, ok := event.(*eventtypes.TaskOOM); ok && err == nil {
+				if c := e.witness.container(oom.ContainerID); c != nil {
+					e.witness.hurry(c.pod)
+				}
+			}
 		}
 	}
 }
