@@ -162,7 +162,7 @@ func TestSchedule_LooksOftenAtFirstAndRarelyWhenSettled(t *testing.T) {
 		t.Errorf("%d looks in the second minute", n)
 	}
 	s.settled = true
-	if n := looks(time.Hour); n > 240 || n < 190 {
+	if n := looks(time.Hour); n < 239 || n > 241 {
 		t.Errorf("%d looks in an hour at a settled pod", n)
 	}
 	s.next = time.Time{}

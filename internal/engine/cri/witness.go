@@ -54,7 +54,7 @@ type schedule struct {
 	began   time.Time // when a container of it was last started
 	pause   time.Duration
 	next    time.Time // zero: now
-	looks   int
+	looks   int       // from a random number on, so that not all thorough looks are taken at once
 }
 
 func newWitness(cgroups *cgroups, bundles string) *witness {
@@ -125,9 +125,12 @@ func (w *witness) due(now time.Time) (pod *watchedPod, through bool, wait time.D
 func (s *schedule) advance(now time.Time) (through bool) {
 	asked := s.next.IsZero()
 	s.looks++
+	if s.settled {
+		// All at the same moments: to wake up costs more than a look.
+		s.next = now.Truncate(settledPause).Add(settledPause)
+		return asked || s.looks%thorough == 0
+	}
 	switch {
-	case s.settled:
-		s.pause = settledPause + time.Duration(rand.Int64N(int64(settledPause/5))) //nolint:gosec // so that not all pods come at once
 	case now.Sub(s.began) >= lateAfter:
 		s.pause = latePause
 	case s.pause < startPause:
@@ -136,7 +139,7 @@ func (s *schedule) advance(now time.Time) (through bool) {
 		s.pause = min(s.pause*9/8, longestPause)
 	}
 	s.next = now.Add(s.pause)
-	return asked || !s.settled || s.looks%thorough == 0
+	return true
 }
 
 // open begins to watch a pod, which need not have containers yet. A settled one is looked at rarely from the beginning.
@@ -149,7 +152,7 @@ func (w *witness) open(id trysail.PodID, sandbox string, settled bool) {
 	}
 	w.pods[id] = &watchedPod{
 		id: id, sandbox: sandbox, containers: map[string]*watchedContainer{},
-		schedule: schedule{settled: settled, began: time.Now(), pause: firstPause},
+		schedule: schedule{settled: settled, began: time.Now(), pause: firstPause, looks: rand.IntN(thorough)}, //nolint:gosec // nothing secret
 	}
 	w.mu.Unlock()
 	w.hurry(nil)
