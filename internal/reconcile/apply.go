@@ -52,6 +52,7 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 	case StartPod:
 		r.start(ctx, w, s.Pod)
 	case MarkHealthy:
+		r.settled(s.Pods)
 		return r.change(ctx, w, func(tx *store.Tx, _ *trysail.Service) error { return markHealthy(tx, s.Pods) })
 	case StopPod:
 		return r.stop(ctx, w, s)
@@ -292,6 +293,7 @@ func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
 	if r.cancel(startKey(rec.ID)) {
 		return // the round that follows its end comes back here
 	}
+	now := *w // the rounds go on
 	r.act(ctx, endKey(rec.ID), w.Service.ID, func(ctx context.Context) error {
 		if s.Drain > 0 {
 			dctx, cancel := context.WithTimeout(ctx, s.Drain)
@@ -301,7 +303,9 @@ func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
 				r.Log.InfoContext(ctx, "requests in flight were cut", "service", name, "pod", rec.ID, "after", s.Drain)
 			}
 		}
-		if _, err := r.Engine.Stop(ctx, rec.ID, grace); err != nil {
+		asked := time.Now()
+		killed, err := r.Engine.Stop(ctx, rec.ID, grace)
+		if err != nil {
 			return fmt.Errorf("stopping pod %s: %w", rec.ID, err)
 		}
 		if rec.CreatedAt.IsZero() {
@@ -310,6 +314,9 @@ func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
 		return r.Store.Update(ctx, func(tx *store.Tx) error {
 			rec.EndedAt = tx.Now()
 			err := tx.UpdatePod(&rec)
+			if err == nil && len(killed) > 0 && !rec.Failed {
+				err = r.warnOfKill(ctx, &now, tx, rec, &trysail.StopEvidence{AskedAt: asked, Grace: grace, Killed: killed})
+			}
 			if errors.Is(err, store.ErrNotFound) {
 				return nil // its version is not kept any more
 			}
@@ -355,6 +362,7 @@ func (r *Reconciler) activate(ctx context.Context, w *World, s Activate) error {
 	if err != nil {
 		return err
 	}
+	r.settled(s.Healthy)
 	r.Log.InfoContext(ctx, "deployment is active", "service", w.Service.Name, "version", s.Version)
 	r.forget(w.Service.ID, s.Version)
 	return nil

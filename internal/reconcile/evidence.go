@@ -97,3 +97,12 @@ func (r *Reconciler) tryFixes(ctx context.Context, w *World, rec trysail.PodReco
 		r.note(versionKey{rec.ServiceID, rec.Version}, func(n *notes) { n.trials[rec.ID] = trials })
 	}
 }
+
+// settled tells the engine which pods have become healthy.
+func (r *Reconciler) settled(pods []trysail.PodRecord) {
+	if witness, ok := r.Engine.(engine.Witness); ok {
+		for _, p := range pods {
+			witness.Settle(p.ID)
+		}
+	}
+}

@@ -249,3 +249,27 @@ func TestReconciler_SaysWhatIsInTheWaySoFar(t *testing.T) {
 		return strings.HasSuffix(in.service().Detail.Message, "of container app (so far: it answers 503)")
 	})
 }
+
+func TestReconciler_WarnsOfWhatIgnoresSIGTERM(t *testing.T) {
+	in := install(t)
+	serve := enginetest.Serve(appPort, answer("deaf"))
+	in.engine.SetImage("deaf", enginetest.Image{Program: func(p *enginetest.Process) int {
+		deaf := *p
+		deaf.Term = nil
+		return serve(&deaf)
+	}})
+	in.create(1)
+	in.deploy("deaf")
+	in.waitState(trysail.ServiceRunning)
+	in.deploy("web-1")
+	in.wait("version 1 has a warning", func() bool { d, ok := in.diagnosis(1); return ok && len(d.Warnings) == 1 })
+	if d, _ := in.diagnosis(1); d.Code != trysail.DiagnosisOK || d.Warnings[0].Code != "DRAIN-KILL" || d.Warnings[0].ContainerName != "app" {
+		t.Errorf("%+v", d)
+	}
+	if e := in.records()[0].Evidence; e == nil || e.Stop == nil || e.Stop.Grace != time.Second || len(e.Probes) == 0 {
+		t.Errorf("%+v", e)
+	}
+	if got := strings.Join(in.systemLines(), "\n"); !strings.Contains(got, "[trysail] Warning DRAIN-KILL: ") {
+		t.Errorf("system lines:\n%s", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -191,6 +192,45 @@ func addWarnings(tx *store.Tx, serviceID string, version int, found []trysail.Fi
 		d.Warn(f)
 	}
 	return tx.SetDiagnosis(serviceID, d)
+}
+
+// warnOfKill keeps with the version that containers of a pod did not end when they were asked to. Errors: store.ErrNotFound.
+func (r *Reconciler) warnOfKill(ctx context.Context, w *World, tx *store.Tx, rec trysail.PodRecord, stop *trysail.StopEvidence) error {
+	all, err := tx.Deployments(rec.ServiceID)
+	if err != nil {
+		return err
+	}
+	seen, err := tx.DeploymentEvidence(rec.ServiceID, rec.Version)
+	if err != nil {
+		return err
+	}
+	before, err := tx.Pod(rec.ID)
+	if err != nil {
+		return err
+	}
+	if rec.Evidence = before.Evidence; rec.Evidence == nil {
+		rec.Evidence = &trysail.PodEvidence{At: tx.Now()}
+	}
+	rec.Evidence.Stop = stop
+	if err := tx.UpdatePod(&rec); err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(d trysail.Deployment) bool { return d.Version == rec.Version })
+	if i < 0 {
+		return store.ErrNotFound
+	}
+	alone := rec
+	alone.Evidence = &trysail.PodEvidence{Stop: stop}
+	found := diagnose.Warnings(diagnose.Input{Deployment: &all[i], Power: rec.Power, Version: seen, Pods: []trysail.PodRecord{alone}})
+	if err := addWarnings(tx, rec.ServiceID, rec.Version, found); err != nil {
+		return err
+	}
+	for _, f := range found {
+		if f.Code == "DRAIN-KILL" {
+			r.explain(ctx, w, &all[i], fmt.Sprintf("Warning %s: %s Fix: %s", f.Code, f.Summary, f.Fix))
+		}
+	}
+	return nil
 }
 
 // noteMachine records which machine, and since which start of it, a deployment begins on.
