@@ -39,7 +39,11 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return task.NewTaskService(ic.Context, publisher, stop)
+	service, err := task.NewTaskService(ic.Context, publisher, stop)
+	if err != nil {
+		return nil, err
+	}
+	return newLogService(service), nil
 }
 
 func get[T any](ic *plugin.InitContext, kind plugin.Type, id string) (T, error) {

@@ -43,10 +43,9 @@ type Config struct {
 	DNS []string
 	// PIDs is how many processes and threads a pod may have. Default: 4096.
 	PIDs int64
-	// LogMaxBytes is the size at which a container's log file is set aside as <name>.log.1. Default: 16 MiB.
+	// LogMaxBytes is the size at which the next file of a container's log is begun: <name>.log, <name>.1.log and so on.
+	// Nobody here removes them. Default: 16 MiB.
 	LogMaxBytes int64
-	// LogMaxFiles is how many log files a container has at most, the current one included. Default: 5.
-	LogMaxFiles int
 	// Images supplies the content of images. Open needs it. Where its files are on Dir's file system they are not copied.
 	Images engine.Images
 	// PullTimeout bounds the pull of one image. Default: 30 minutes.
@@ -68,7 +67,6 @@ func (c Config) withDefaults() Config {
 	}
 	c.PIDs = cmp.Or(c.PIDs, 4096)
 	c.LogMaxBytes = cmp.Or(c.LogMaxBytes, 16<<20)
-	c.LogMaxFiles = cmp.Or(c.LogMaxFiles, 5)
 	c.PullTimeout = cmp.Or(c.PullTimeout, 30*time.Minute)
 	return c
 }
@@ -91,8 +89,8 @@ func (c Config) Validate() error {
 	if c.Subnet.IsValid() && (!c.Subnet.Addr().Is4() || c.Subnet.Bits() < 8 || c.Subnet.Bits() > 24) {
 		errs = append(errs, fmt.Errorf("engine: subnet %s is not an IPv4 network of /8 to /24", c.Subnet))
 	}
-	if c.LogMaxFiles < 1 || c.LogMaxBytes < 4096 {
-		errs = append(errs, errors.New("engine: logs need at least one file of 4096 bytes"))
+	if c.LogMaxBytes < 4096 {
+		errs = append(errs, errors.New("engine: a log file must have room for 4096 bytes"))
 	}
 	return errors.Join(errs...)
 }

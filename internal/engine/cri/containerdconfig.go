@@ -56,6 +56,8 @@ oom_score = 0
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
       runtime_path = %s
+      # The shim learns from them where a container's output goes.
+      container_annotations = ["trysail.*"]
       [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
         BinaryName = %s
         Root = %s

@@ -339,16 +339,13 @@ func (e *Engine) adopt(ctx context.Context) error {
 
 // maintain does what has to be done from time to time, until ctx ends.
 func (e *Engine) maintain(ctx context.Context) {
-	logs, slow := time.NewTicker(2*time.Second), time.NewTicker(time.Minute)
-	defer logs.Stop()
+	slow := time.NewTicker(time.Minute)
 	defer slow.Stop()
 	strays := map[int]time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-logs.C:
-			e.rotateLogs(ctx)
 		case <-slow.C:
 			if err := trimDaemonLog(e.cfg); err != nil {
 				e.log.WarnContext(ctx, "cannot trim containerd's log", "error", err)

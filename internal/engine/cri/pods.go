@@ -23,6 +23,9 @@ const (
 	labelContainer = "trysail.container" // of a container: its name
 	noteMilliCPU   = "trysail.milli-cpu"
 	noteMemory     = "trysail.memory"
+	// Of a container, for the shim, which knows them by the same names: where its output goes, and the size of a file.
+	noteLogPath  = "trysail.log-path"
+	noteLogLimit = "trysail.log-limit"
 )
 
 const (

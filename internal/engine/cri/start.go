@@ -235,7 +235,10 @@ func (e *Engine) createContainer(ctx context.Context, pod trysail.PodID, sandbox
 		},
 	}
 	if config.LogDirectory != "" {
-		c.LogPath = spec.Name + ".log"
+		// Containerd is not told, because it is not in the way: the shim writes the log.
+		c.Annotations = map[string]string{
+			noteLogPath: filepath.Join(config.LogDirectory, spec.Name+".log"), noteLogLimit: strconv.FormatInt(e.cfg.LogMaxBytes, 10),
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Environment)) {
 		c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: name, Value: []byte(spec.Environment[name])})

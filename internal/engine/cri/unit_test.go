@@ -235,27 +235,6 @@ func TestReleaseLeases_KeepsThoseInUse(t *testing.T) {
 	}
 }
 
-func TestShift_KeepsTheNewestFiles(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a.log")
-	for i := range 6 {
-		if err := os.WriteFile(file, []byte{byte('0' + i)}, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := shift(file, 3); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got := map[string]string{}
-	files, _ := filepath.Glob(file + "*")
-	for _, f := range files {
-		b, _ := os.ReadFile(f)
-		got[filepath.Base(f)] = string(b)
-	}
-	if diff := cmp.Diff(map[string]string{"a.log.1": "5", "a.log.2": "4"}, got); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestJournal_RemembersAndForgets(t *testing.T) {
 	dir := t.TempDir()
 	bundle := filepath.Join(dir, "bundles", "c1")
