@@ -33,6 +33,7 @@ type config struct {
 	activationTimeout time.Duration
 	drainTimeout      time.Duration
 	maxServices       int
+	logMaxBytes       int64
 	logRetention      time.Duration
 	subnet            string
 	logLevel          string
@@ -65,6 +66,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"how many services there may be at most")
 	f.DurationVar(&c.logRetention, "log-retention", logs.Retention,
 		"how long lines of container logs are kept")
+	f.Int64Var(&c.logMaxBytes, "log-max-bytes", logs.MaxBytes,
+		"how much disk all container logs may take, in bytes; beyond that the oldest lines are removed, however young; 0: no limit")
 	f.StringVar(&c.subnet, "subnet", "",
 		"IPv4 network of the containers' addresses, /8 to /24; by default one that is free on this machine, 10.92.0.0/16 if possible; it is chosen at the first start")
 	f.StringVar(&c.logLevel, "log-level", "info",
@@ -92,6 +95,9 @@ func environment(f *pflag.FlagSet, getenv func(string) string) error {
 	})
 	return errors.Join(errs...)
 }
+
+// minLogBytes has room for the files that some containers are writing.
+const minLogBytes = 100_000_000
 
 // maxRegion is longer than any region's name.
 const maxRegion = 32
@@ -131,6 +137,8 @@ func (c *config) validate() error {
 		return cli.Usagef("--drain-timeout %v is negative; 0s cuts requests in flight at once", c.drainTimeout)
 	case c.maxServices < 1:
 		return cli.Usagef("--max-services %d is too small; it must be 1 or more", c.maxServices)
+	case c.logMaxBytes < 0 || c.logMaxBytes > 0 && c.logMaxBytes < minLogBytes:
+		return cli.Usagef("--log-max-bytes %d is too little; it must be %d or more, or 0 for no limit", c.logMaxBytes, minLogBytes)
 	case c.logRetention < time.Minute:
 		return cli.Usagef("--log-retention %v is too short; it must be 1m or more, such as 96h", c.logRetention)
 	case c.logFormat != "text" && c.logFormat != "json":

@@ -34,7 +34,7 @@ func TestConfig_Defaults(t *testing.T) {
 	want := config{
 		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", domain: "localhost", region: "us-east-1",
 		engine: "containerd", activationTimeout: 5 * time.Minute, drainTimeout: 30 * time.Second, maxServices: 100,
-		logRetention: 14 * 24 * time.Hour, logLevel: "info", logFormat: "text",
+		logRetention: 14 * 24 * time.Hour, logMaxBytes: 10_000_000_000, logLevel: "info", logFormat: "text",
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -73,6 +73,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--activation-timeout=0s", "--activation-timeout 0s is too short"},
 		{"--drain-timeout=-1s", "--drain-timeout -1s is negative"},
 		{"--max-services=0", "--max-services 0 is too small"},
+		{"--log-max-bytes=5", "--log-max-bytes 5 is too little"},
 		{"--log-retention=1s", "--log-retention 1s is too short"},
 		{"--subnet=10.0.0.0", `--subnet "10.0.0.0" is not an IPv4 network`},
 		{"--subnet=fd00::/16", "is not an IPv4 network"},

@@ -152,7 +152,11 @@ func (s *server) openState(ctx context.Context) (err error) {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.store.Close() })
-	s.logs = logs.New(filepath.Join(s.cfg.dataDir, "logs"))
+	s.logs = logs.NewWithLog(filepath.Join(s.cfg.dataDir, "logs"), s.log.With("part", "logs"))
+	s.work(ctx, "looking after the logs", func(ctx context.Context) error {
+		s.logs.Keep(ctx, s.cfg.logMaxBytes)
+		return nil
+	})
 	s.registry, err = registry.Open(ctx, registry.Config{Dir: filepath.Join(s.cfg.dataDir, "registry"), Store: s.store, Log: s.log.With("part", "registry")})
 	if err != nil {
 		return err

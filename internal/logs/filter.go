@@ -92,6 +92,19 @@ func parseTerm(s string) (term, rest string, err error) {
 	return "", "", fmt.Errorf("the filter pattern has a double quote that is not closed")
 }
 
+// absent reports whether no line in text can match, which may hold anything besides.
+func (f *Filter) absent(text []byte) bool {
+	if f == nil {
+		return false
+	}
+	for _, term := range f.all {
+		if !bytes.Contains(text, term) {
+			return true
+		}
+	}
+	return false
+}
+
 // Match reports whether the line matches.
 func (f Filter) Match(line []byte) bool {
 	for _, term := range f.all {

@@ -18,47 +18,53 @@ const (
 	DefaultLimit = 1000
 	// maxPage bounds the text of a page in bytes. A page has at least one line.
 	maxPage = 1 << 20
+	// searchTime is how long a page is searched for. What was found until then is a page too, perhaps an empty one.
+	searchTime = 5 * time.Second
 )
 
 // Query selects lines of one container name: all that its pods wrote and its system lines.
 type Query struct {
 	ServiceID string
 	Container string
-	Start     time.Time // inclusive; zero means from the first line
-	End       time.Time // exclusive; zero means to the last line
-	Filter    Filter
-	Limit     int    // lines per page; zero means DefaultLimit
-	Token     string // of the page before; empty for the first page
+	// Accept says of which pods lines are wanted; nil means of all. The system lines have the pod "", and are asked for
+	// one by one; for others text is nil.
+	Accept func(podID, text string) bool
+	Start  time.Time // inclusive; zero means from the first line
+	End    time.Time // exclusive; zero means to the last line
+	Filter Filter
+	Limit  int    // lines per page; zero means DefaultLimit
+	Token  string // of the page before; empty for the first page
 }
 
 // Event is one line.
 type Event struct {
-	At   time.Time
-	Text string // valid UTF-8, without the newline
+	At     time.Time
+	Text   string // valid UTF-8, without the newline
+	Pod    string // that wrote it; empty for system lines
+	Stderr bool
 }
 
 // Query returns a page of lines in ascending order of time, and the token of the next page, which is empty when there
 // is none. A line that is written between two pages is neither lost nor does it make another one appear twice. The
-// other fields of q must be the same for each page. Errors: ErrBadToken, those of ctx and of the file system.
+// other fields of q must be the same for each page. A page of a search that takes long may be empty and have a next.
+// Errors: ErrBadToken, those of ctx and of the file system.
 func (s *Store) Query(ctx context.Context, q Query) ([]Event, string, error) {
-	const tries = 3
-	for try := 1; ; try++ {
-		events, next, err := s.query(ctx, q)
-		// Files are renamed and removed at any time; then the list of files was stale.
-		if (errors.Is(err, errRotated) || errors.Is(err, fs.ErrNotExist)) && try < tries {
-			continue
-		}
-		if err != nil && !errors.Is(err, ErrBadToken) {
-			err = fmt.Errorf("searching the log: %w", err)
-		}
-		return events, next, err
+	events, next, err := s.query(ctx, q)
+	if err != nil && !errors.Is(err, ErrBadToken) {
+		err = fmt.Errorf("searching the log: %w", err)
 	}
+	return events, next, err
 }
 
 func (s *Store) query(ctx context.Context, q Query) ([]Event, string, error) {
+	now := time.Now()
 	m := &merge{
-		span:  span{start: q.Start, end: q.End, began: time.Now()},
+		store: s,
+		span:  span{start: q.Start, end: q.End, filter: &q.Filter, began: now, until: now.Add(searchTime)},
 		token: token{positions: map[sourceKey]position{}},
+	}
+	if q.Accept != nil {
+		m.span.accept = func(text []byte, s *source) bool { return s.pod != "" || q.Accept("", string(text)) }
 	}
 	scope := tokenScope(q.ServiceID, q.Container)
 	if q.Token != "" {
@@ -67,28 +73,31 @@ func (s *Store) query(ctx context.Context, q Query) ([]Event, string, error) {
 			return nil, "", err
 		}
 		m.token = *t
-		m.span.mark, m.span.markKey = t.mark, t.markKey
+		m.span.mark = t.mark
 	}
-	sources, err := s.sources(ctx, q)
+	// A name with a slash would lead out of the service's directory.
+	if q.Container == "" || strings.ContainsAny(q.Container, "/\\\x00.") || q.ServiceID == "" {
+		return nil, "", nil
+	}
+	sources, err := s.sources(ctx, q.ServiceID, q.Container, func(pod string) bool { return pod == "" || q.Accept == nil || q.Accept(pod, "") })
 	if err != nil {
 		return nil, "", err
 	}
 	defer m.close()
-	m.begin(sources)
-	page, more, err := m.page(ctx, q)
+	if err := m.begin(sources); err != nil {
+		return nil, "", err
+	}
+	page, more, err := m.page(ctx, q.Limit)
 	if err != nil || !more {
 		return page, "", err
 	}
 	return page, m.next().encode(scope), nil
 }
 
-// sources finds the files that may have lines of the query.
-func (s *Store) sources(ctx context.Context, q Query) ([]*source, error) {
-	// A name with a slash would lead out of the service's directory.
-	if q.Container == "" || strings.ContainsAny(q.Container, "/\\\x00.") || q.ServiceID == "" {
-		return nil, nil
-	}
-	pods, err := readDir(filepath.Join(s.dir, q.ServiceID))
+// sources finds the segments of a container, or of all containers if that is empty, in the directories of the pods
+// that are wanted.
+func (s *Store) sources(ctx context.Context, serviceID, container string, wanted func(pod string) bool) ([]*source, error) {
+	pods, err := readDir(filepath.Join(s.dir, serviceID))
 	if err != nil {
 		return nil, err
 	}
@@ -97,115 +106,147 @@ func (s *Store) sources(ctx context.Context, q Query) ([]*source, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		paths, err := files(s.PodDir(q.ServiceID, pod.Name()), q.Container)
+		name := pod.Name()
+		if name == systemDir {
+			name = ""
+		}
+		if !wanted(name) {
+			continue
+		}
+		segs, err := segments(filepath.Join(s.dir, serviceID, pod.Name()), container)
 		if err != nil {
 			return nil, err
 		}
-		for i, path := range paths {
-			src := &source{path: path, complete: i < len(paths)-1 || !strings.HasSuffix(path, suffix)}
-			ok, err := src.peek(hashPod(pod.Name()))
-			if err != nil {
+		for _, seg := range segs {
+			src := &source{pod: name, seg: seg, key: sourceKey{hashPod(name, seg.container), int64(seg.number)}}
+			if src.info, err = seg.stat(); errors.Is(err, fs.ErrNotExist) {
+				continue // removed since it was listed
+			} else if err != nil {
 				return nil, err
 			}
-			if ok && src.mayHave(&q) {
-				list = append(list, src)
-			}
+			src.complete = !seg.last || !seg.plain || time.Since(src.info.ModTime()) > quiet
+			list = append(list, src)
 		}
 	}
 	return list, nil
 }
 
-func hashPod(id string) uint64 {
-	if id == systemDir {
-		return 0
-	}
+func hashPod(id, container string) uint64 {
 	h := fnv.New64a()
-	h.Write([]byte(id))
-	return max(h.Sum64(), 1)
+	h.Write([]byte(container))
+	if id == "" {
+		return h.Sum64() >> 1 // in front of what the pods wrote at the same time
+	}
+	h.Write([]byte("/" + id))
+	return h.Sum64()>>1 | 1<<63
 }
-
-// mayHave reports whether the file may have lines between the query's start and end.
-func (s *source) mayHave(q *Query) bool {
-	s.complete = s.complete || time.Since(s.info.ModTime()) > quiet
-	return !s.info.ModTime().Before(q.Start.Add(-disorder)) && (q.End.IsZero() || s.first().Before(q.End.Add(disorder)))
-}
-
-func (s *source) first() time.Time { return time.Unix(0, s.key.first) }
 
 // merge reads several sources as one, ordered by time. Files are only open while their lines are due, so that memory
 // does not grow with the number of files.
 type merge struct {
+	store   *Store
 	span    span
 	token   token
 	due     queue
-	touched []*source // all that were opened
+	touched []*source // all that may be written to or were opened
 }
 
 // begin queues the sources with the earliest time that they can have a line of.
-func (m *merge) begin(sources []*source) {
+func (m *merge) begin(sources []*source) error {
+	newest := map[uint64]int64{} // by pod: the segment with a position
+	for k := range m.token.positions {
+		newest[k.pod] = max(newest[k.pod], k.number)
+	}
 	for _, s := range sources {
-		if p, ok := m.token.positions[s.key]; ok {
+		n, positioned := newest[s.key.pod]
+		p, ok := m.token.positions[s.key]
+		switch {
+		case ok:
 			s.from = &p // its next line may be older than others that were read: then it was written late
-			s.at = time.Time{}
-		} else if s.info.ModTime().Before(m.span.mark.Add(-quiet)) {
-			continue // all its lines were read
-		} else {
-			s.at = latest(s.first().Add(-disorder), m.span.start, m.span.mark)
+		case positioned && s.key.number > n:
+			s.from = &position{} // it was begun since
+		case s.info.ModTime().Before(latest(m.span.start, m.span.mark.at).Add(-quiet)):
+			continue // all its lines are too old
+		}
+		first, ok, err := m.store.firstTime(s.seg)
+		if err != nil {
+			return err
+		}
+		if ok && !m.span.end.IsZero() && !first.Before(m.span.end.Add(disorder)) {
+			continue // all its lines are too young
+		}
+		if !ok && s.from == nil {
+			s.from = &position{} // a line may come that is older than others that are being read now
+		}
+		if s.from == nil {
+			s.at = latest(first.Add(-disorder), m.span.start, m.span.mark.at)
 		}
 		m.due = append(m.due, s)
 	}
 	heap.Init(&m.due)
+	return nil
 }
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
 // page reads lines until the page is full and there is one more, or until there is none.
-func (m *merge) page(ctx context.Context, q Query) (page []Event, more bool, err error) {
-	limit := q.Limit
+func (m *merge) page(ctx context.Context, limit int) (page []Event, more bool, err error) {
 	if limit <= 0 {
 		limit = DefaultLimit
 	}
-	size, lines := 0, 0
-	for len(m.due) > 0 {
-		s := m.due[0]
-		if s.f != nil {
-			if lines++; lines%1024 == 0 && ctx.Err() != nil {
-				return nil, false, ctx.Err()
-			}
-			if q.Filter.Match(s.text) {
-				if len(page) >= limit || len(page) > 0 && size+len(s.text) > maxPage {
-					return page, true, nil
-				}
-				size += len(s.text)
-				page = append(page, Event{s.at, strings.ToValidUTF8(string(s.text), "\uFFFD")})
-			}
-			m.passed(s)
+	size := 0
+	for s, err := range m.lines(ctx) {
+		if errors.Is(err, errTime) {
+			return page, true, nil
 		}
-		if err := m.advance(s); err != nil {
+		if err != nil {
 			return nil, false, err
 		}
+		if len(page) >= limit || len(page) > 0 && size+len(s.text) > maxPage {
+			return page, true, nil
+		}
+		size += len(s.text)
+		page = append(page, Event{At: s.at, Text: strings.ToValidUTF8(string(s.text), "\uFFFD"), Pod: s.pod, Stderr: s.stream == 1})
+		m.passed(s)
 	}
 	return page, false, nil
 }
 
+// lines yields the sources with the next line, in the order of the lines.
+func (m *merge) lines(ctx context.Context) func(yield func(*source, error) bool) {
+	return func(yield func(*source, error) bool) {
+		for len(m.due) > 0 {
+			s := m.due[0]
+			if s.c != nil && !yield(s, nil) {
+				return
+			}
+			if err := m.advance(ctx, s); err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+	}
+}
+
 // passed moves the mark to the line that was read.
 func (m *merge) passed(s *source) {
-	if s.at.After(m.token.mark) || s.at.Equal(m.token.mark) && m.token.markKey.less(s.key) {
-		m.token.mark, m.token.markKey = s.at, s.key
+	if here := (mark{s.at, s.key, s.off}); m.token.mark.before(here) {
+		m.token.mark = here
 	}
 }
 
 // advance reads the next line of the source that is due.
-func (m *merge) advance(s *source) error {
-	if s.f == nil {
-		if err := s.open(&m.span); err != nil {
+func (m *merge) advance(ctx context.Context, s *source) error {
+	if s.c == nil {
+		if err := s.open(m.store, &m.span); err != nil {
 			return err
 		}
 		m.touched = append(m.touched, s)
 	}
-	ok, err := s.next(&m.span)
+	ok, err := s.next(ctx, &m.span)
 	switch {
 	case err != nil:
+		s.before = s.here()
 		return err
 	case ok:
 		heap.Fix(&m.due, 0)
@@ -213,17 +254,25 @@ func (m *merge) advance(s *source) error {
 	}
 	s.before = s.here()
 	heap.Pop(&m.due)
+	if s.after != nil && s.complete && s.stopped == nil {
+		heap.Push(&m.due, s.after)
+	}
 	return s.close()
 }
 
 // next is the token of the page after this one.
 func (m *merge) next() *token {
-	t := &token{mark: m.token.mark, markKey: m.token.markKey, positions: map[sourceKey]position{}}
+	t := &token{mark: m.token.mark, positions: map[sourceKey]position{}}
 	for _, s := range m.touched {
-		// A file that was read to its end and is not written any more needs no position: all its lines are older than
-		// the mark.
-		if s.f != nil || s.info.ModTime().After(t.mark.Add(-quiet)) {
+		// A segment that was read to its end and is not written any more needs no position: all its lines are older than
+		// the mark, or do not match.
+		if s.c != nil || s.seg.last && s.seg.plain || s.info.ModTime().After(t.mark.at.Add(-quiet)) {
 			t.positions[s.key] = s.before
+		}
+	}
+	for _, s := range m.due { // not opened yet
+		if s.c == nil && s.from != nil {
+			t.positions[s.key] = *s.from
 		}
 	}
 	return t
@@ -247,7 +296,7 @@ func (q queue) Less(i, j int) bool {
 }
 func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
 
-// Push is part of heap.Interface; sources are never added later.
+// Push is part of heap.Interface.
 func (q *queue) Push(s any) { *q = append(*q, s.(*source)) } //nolint:errcheck,forcetypeassert // only heap calls it
 
 // Pop is part of heap.Interface.

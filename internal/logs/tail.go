@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 )
@@ -17,16 +15,16 @@ const maxTail = 4 * maxText
 // Tail returns the last n lines that a container of a pod wrote, oldest first. It is empty when the container wrote
 // nothing.
 func (s *Store) Tail(serviceID, podID, container string, n int) ([]string, error) {
-	paths, err := files(s.PodDir(serviceID, podID), container)
+	segs, err := segments(s.PodDir(serviceID, podID), container)
 	if err != nil {
 		return nil, fmt.Errorf("reading the end of a log: %w", err)
 	}
 	var lines []string
-	for _, path := range slices.Backward(paths) {
+	for _, seg := range slices.Backward(segs) {
 		if len(lines) >= n {
 			break
 		}
-		older, err := tailFile(path, n-len(lines))
+		older, err := s.tailSegment(seg, n-len(lines))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("reading the end of a log: %w", err)
 		}
@@ -35,30 +33,45 @@ func (s *Store) Tail(serviceID, podID, container string, n int) ([]string, error
 	return lines, nil
 }
 
-// tailFile reads ever larger ends of the file until there are n lines in one.
-func tailFile(path string, n int) ([]string, error) {
-	f, err := os.Open(path) //nolint:gosec // from a listing of our directory
+// tailSegment reads ever larger ends of the segment until there are n lines in one.
+func (s *Store) tailSegment(seg segment, n int) ([]string, error) {
+	c, err := s.open(seg)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
+	defer c.close()
 	for want := int64(readSize); ; want *= 4 {
-		want = min(want, info.Size(), maxTail)
-		b := make([]byte, want)
-		if _, err := f.ReadAt(b, info.Size()-want); err != nil && !errors.Is(err, io.EOF) {
+		want = min(want, c.size(), maxTail)
+		b, err := readFrom(c, c.size()-want)
+		if err != nil {
 			return nil, err
 		}
-		all := want == info.Size()
+		all := want == c.size()
 		if !all {
 			_, b, _ = bytes.Cut(b, newline) // the first line is not whole
 		}
 		// The first line that comes out may lack its beginning, so one more than wanted is needed.
 		if lines := joinLines(b); len(lines) > n || all || want == maxTail {
 			return lines[max(0, len(lines)-n):], nil
+		}
+	}
+}
+
+// readFrom returns the content from off on, which need not be where a record begins, without what is damaged.
+func readFrom(c content, off int64) ([]byte, error) {
+	var b []byte
+	for {
+		chunk, err := c.next(off, nil)
+		switch {
+		case err != nil:
+			return nil, err
+		case chunk.gap != nil:
+			off = chunk.off + chunk.gap.size
+		case len(chunk.text) == 0:
+			return b, nil
+		default:
+			b = append(b, chunk.text...)
+			off = chunk.off + int64(len(chunk.text))
 		}
 	}
 }

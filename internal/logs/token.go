@@ -15,16 +15,15 @@ import (
 var ErrBadToken = errors.New("the page token is not valid")
 
 const (
-	tokenVersion = 1
+	tokenVersion = 2
 	// maxPositions bounds a token. Of more files only those written last are in it; the others continue by time.
-	maxPositions = 256
+	maxPositions = 1024
 )
 
-// token is where a page ended: the positions in the files that were being read, and, for all others, the last line's
-// time and file. A file that is in no token is either read to its end or has only younger lines.
+// token is where a page ended: the positions in the segments that were being read, and, for all others, the place of the
+// last line. A segment that is in no token is either read to its end or has only younger lines.
 type token struct {
-	mark      time.Time
-	markKey   sourceKey
+	mark      mark
 	positions map[sourceKey]position
 }
 
@@ -40,11 +39,17 @@ func (t *token) encode(scope uint32) string {
 	for k := range t.positions {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b sourceKey) int { return cmp.Or(cmp.Compare(b.first, a.first), cmp.Compare(a.pod, b.pod)) })
+	slices.SortFunc(keys, func(a, b sourceKey) int {
+		return cmp.Or(cmp.Compare(t.positions[b].off, t.positions[a].off), cmp.Compare(a.pod, b.pod), cmp.Compare(b.number, a.number))
+	})
 	keys = keys[:min(len(keys), maxPositions)]
 	b := []byte{tokenVersion}
 	b = binary.BigEndian.AppendUint32(b, scope)
-	b = appendKey(binary.AppendVarint(b, t.mark.UnixNano()), t.markKey)
+	var at int64
+	if !t.mark.at.IsZero() {
+		at = t.mark.at.UnixNano()
+	}
+	b = binary.AppendVarint(appendKey(binary.AppendVarint(b, at), t.mark.key), t.mark.off)
 	b = binary.AppendUvarint(b, uint64(len(keys)))
 	for _, k := range keys {
 		p := t.positions[k]
@@ -55,7 +60,7 @@ func (t *token) encode(scope uint32) string {
 }
 
 func appendKey(b []byte, k sourceKey) []byte {
-	return binary.AppendVarint(binary.BigEndian.AppendUint64(b, k.pod), k.first)
+	return binary.AppendVarint(binary.BigEndian.AppendUint64(b, k.pod), k.number)
 }
 
 // decodeToken reads what encode wrote. The checksum is against mistakes, not against forgery: a token can only name
@@ -70,7 +75,11 @@ func decodeToken(s string, scope uint32) (*token, error) {
 		return nil, ErrBadToken
 	}
 	d := decoder{b: b[5:]}
-	t := &token{mark: time.Unix(0, d.varint()).UTC(), markKey: d.key(), positions: map[sourceKey]position{}}
+	t := &token{positions: map[sourceKey]position{}}
+	if at := d.varint(); at != 0 {
+		t.mark.at = time.Unix(0, at).UTC()
+	}
+	t.mark.key, t.mark.off = d.key(), d.varint()
 	n := d.uvarint()
 	if n > maxPositions {
 		return nil, ErrBadToken
@@ -121,6 +130,6 @@ func (d *decoder) key() sourceKey {
 		k.pod = binary.BigEndian.Uint64(d.b)
 	}
 	d.take(8)
-	k.first = d.varint()
+	k.number = d.varint()
 	return k
 }
