@@ -48,6 +48,8 @@ type Control interface {
 	// GetContainerServiceDeployments returns the newest version first.
 	GetContainerServiceDeployments(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Deployment, error)
 	GetContainerLog(context.Context, trysail.Caller, control.GetContainerLogInput) (*control.LogPage, error)
+	// GetPodLog is GetContainerLog for some pods, and says which one wrote a line.
+	GetPodLog(context.Context, trysail.Caller, control.GetPodLogInput) (*control.LogPage, error)
 	TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error)
 	UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error)
 

@@ -143,6 +143,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 	var gotPut control.PutRegistryInput
 	var gotHold control.HoldDeploymentInput
 	var canceled string
+	var gotLog control.GetPodLogInput
 	server := newServer(t, &fake{
 		keys: func() ([]control.AccessKey, error) {
 			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
@@ -157,6 +158,12 @@ func TestHandler_OwnOperations(t *testing.T) {
 				ID: "p", Version: 3, Power: "nano", Slot: 1, Attempt: 2, CreatedAt: at, StopAt: at, EndedAt: at, Failed: true, Reason: "r",
 				Evidence: &trysail.PodEvidence{Containers: []trysail.ContainerStatus{{Name: "app", State: trysail.ContainerExited, ExitCode: 3}, {Name: "b"}}},
 			}, {ID: "q", Version: 3, CreatedAt: at, HealthyAt: at}}, nil
+		},
+		podLog: func(in control.GetPodLogInput) (*control.LogPage, error) {
+			gotLog = in
+			return &control.LogPage{NextPageToken: "t", Events: []control.LogEvent{
+				{CreatedAt: at, Message: "a", Pod: "p", Version: 3, Stderr: true}, {CreatedAt: at, Message: "b", Pod: "q"}, {CreatedAt: at, Message: "[trysail] c"},
+			}}, nil
 		},
 		nodeImages: func() (*control.NodeImages, error) {
 			return &control.NodeImages{RegistryBytes: 3, UnusedBytes: 2, Images: []control.NodeImage{
@@ -204,6 +211,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 		},
 		{"HoldDeployment", `{"serviceName":"web","seconds":90}`, `{}`},
 		{"CancelDeployment", `{"serviceName":"web"}`, `{}`},
+		{"GetPodLog", `{"serviceName":"web","containerName":"app","version":3,"previous":true,"filterPattern":"x"}`, `{"logEvents":[{"createdAt":1800000000,"message":"a","podId":"p","version":3,"stream":"stderr"},` +
+			`{"createdAt":1800000000,"message":"b","podId":"q","stream":"stdout"},{"createdAt":1800000000,"message":"[trysail] c"}],"nextPageToken":"t"}`},
 		{"ListNodeImages", `{}`, `{"images":[{"name":"nginx:1","digest":"sha256:aa","size":1,"stored":false,"kept":["current version of web"]},{"name":":web.www.1","digest":"sha256:bb","size":2,"stored":true,"kept":[]}],"registryBytes":3,"unusedBytes":2}`},
 		{"PutRegistry", `{"host":"ghcr.io","username":"me","secret":"s","mirrors":[]}`, `{"registry":{"host":"ghcr.io","username":"me","hasSecret":true,"mirrors":[],"ca":"","plainHttp":false,"updatedAt":1800000000}}`},
 		{"ListRegistries", `{}`, `{"registries":[{"host":"ghcr.io","username":"","hasSecret":false,"mirrors":["https://m"],"ca":"PEM","plainHttp":true,"updatedAt":1800000000}]}`},
@@ -225,6 +234,10 @@ func TestHandler_OwnOperations(t *testing.T) {
 	}
 	if want := (control.ListPodsInput{ServiceName: "web", Version: 3, Ended: true}); gotPods != want {
 		t.Errorf("ListPods got %+v, want %+v", gotPods, want)
+	}
+	wantLog := control.GetPodLogInput{GetContainerLogInput: control.GetContainerLogInput{ServiceName: "web", ContainerName: "app", FilterPattern: "x"}, Version: 3, Previous: true}
+	if d := cmp.Diff(wantLog, gotLog); d != "" {
+		t.Errorf("GetPodLog (-want +got):\n%s", d)
 	}
 	wantPut := control.PutRegistryInput{Host: "ghcr.io", Username: new("me"), Secret: new("s"), Mirrors: &[]string{}}
 	if d := cmp.Diff(wantPut, gotPut, cmpopts.EquateEmpty()); d != "" {

@@ -38,6 +38,7 @@ type fake struct {
 	deploy        func(string, control.DeploymentInput) (*trysail.Service, error)
 	deployments   func(string) ([]trysail.Deployment, error)
 	log           func(control.GetContainerLogInput) (*control.LogPage, error)
+	podLog        func(control.GetPodLogInput) (*control.LogPage, error)
 	tag           func(string, *string, []trysail.Tag) ([]trysail.Operation, error)
 	untag         func(string, *string, []string) ([]trysail.Operation, error)
 	diagnosis     func(string, int) (*trysail.Diagnosis, error)
@@ -156,6 +157,10 @@ func (f *fake) DeleteContainerImage(_ context.Context, _ trysail.Caller, in cont
 
 func (f *fake) CheckDeployment(_ context.Context, _ trysail.Caller, in control.CheckDeploymentInput) (*control.Check, error) {
 	return f.check(in)
+}
+
+func (f *fake) GetPodLog(_ context.Context, _ trysail.Caller, in control.GetPodLogInput) (*control.LogPage, error) {
+	return f.podLog(in)
 }
 
 func (f *fake) ListPods(_ context.Context, _ trysail.Caller, in control.ListPodsInput) ([]trysail.PodRecord, error) {

@@ -75,6 +75,12 @@ func readGetLog(m members) control.GetContainerLogInput {
 	}
 }
 
+func readGetPodLog(m members) control.GetPodLogInput {
+	return control.GetPodLogInput{
+		GetContainerLogInput: readGetLog(m), Version: zeroIfNil(m.int("version")), Previous: zeroIfNil(m.bool("previous")),
+	}
+}
+
 type tagRequest struct {
 	resourceName string
 	resourceARN  *string

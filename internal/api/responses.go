@@ -240,6 +240,19 @@ type logEvent struct {
 	Message   string  `json:"message"`
 }
 
+type podLogResult struct {
+	LogEvents     []podLogEvent `json:"logEvents"`
+	NextPageToken string        `json:"nextPageToken,omitempty"`
+}
+
+type podLogEvent struct {
+	CreatedAt float64 `json:"createdAt"`
+	Message   string  `json:"message"`
+	PodID     string  `json:"podId,omitempty"`
+	Version   int     `json:"version,omitempty"`
+	Stream    string  `json:"stream,omitempty"`
+}
+
 type power struct {
 	PowerID     string        `json:"powerId"`
 	Price       float64       `json:"price"`
@@ -379,6 +392,21 @@ func (v view) logResult(page *control.LogPage) logResult {
 	answer := logResult{LogEvents: make([]logEvent, len(page.Events)), NextPageToken: page.NextPageToken}
 	for i, e := range page.Events {
 		answer.LogEvents[i] = logEvent{seconds(e.CreatedAt), e.Message}
+	}
+	return answer
+}
+
+func (v view) podLogResult(page *control.LogPage) podLogResult {
+	answer := podLogResult{LogEvents: make([]podLogEvent, len(page.Events)), NextPageToken: page.NextPageToken}
+	for i, e := range page.Events {
+		answer.LogEvents[i] = podLogEvent{CreatedAt: seconds(e.CreatedAt), Message: e.Message, PodID: string(e.Pod), Version: e.Version}
+		switch {
+		case e.Pod == "":
+		case e.Stderr:
+			answer.LogEvents[i].Stream = "stderr"
+		default:
+			answer.LogEvents[i].Stream = "stdout"
+		}
 	}
 	return answer
 }

@@ -123,7 +123,7 @@ func environmentOf(d *types.ContainerServiceDeployment) *trysail.Deployment {
 // newestLog returns the end of a container's log since a time, at most maxBundledLog bytes.
 func (c *client) newestLog(ctx context.Context, service, container string, since time.Time) ([]byte, error) {
 	var text []byte
-	for page, err := range c.logPages(ctx, service, container, "", since, time.Time{}) {
+	for page, err := range c.logPages(ctx, logQuery{service: service, container: container}, since, time.Time{}) {
 		if err != nil {
 			return nil, err
 		}

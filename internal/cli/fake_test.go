@@ -153,6 +153,8 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		return f.readLog(name, in)
 	case "Trysail_20261120.GetDeploymentRecord":
 		return map[string]any{"serviceName": name, "diagnosis": s.diagnosis, "pods": []any{}}, nil
+	case "Trysail_20261120.GetPodLog":
+		return f.readPodLog(name, in)
 	case "Trysail_20261120.GetDeploymentDiagnosis":
 		if s.diagnosis == nil {
 			return nil, &fakeError{400, "NotFoundException", "No deployment of service \"" + name + "\" has failed."}
@@ -267,6 +269,33 @@ func (f *fakeServer) readLog(service string, in map[string]any) (any, error) {
 		events = append(events, map[string]any{"createdAt": l.at, "message": l.message})
 	}
 	out["logEvents"] = events
+	return out, nil
+}
+
+// readPodLog says of all lines that a pod of version 1 wrote them, except for those of the service itself, and that pods
+// of version 2 wrote those with "second" in them.
+func (f *fakeServer) readPodLog(service string, in map[string]any) (any, error) {
+	out, err := f.readLog(service, in)
+	if err != nil {
+		return nil, err
+	}
+	events := []any{}
+	for _, e := range out.(map[string]any)["logEvents"].([]any) {
+		e := e.(map[string]any)
+		message := e["message"].(string)
+		version := 1
+		if strings.Contains(message, "second") {
+			version = 2
+		}
+		if !strings.HasPrefix(message, "[") {
+			e["podId"], e["stream"], e["version"] = fmt.Sprint("pod", version), "stdout", version
+		}
+		if want, ok := in["version"].(float64); ok && int(want) != version || in["previous"] == true && version != 1 {
+			continue
+		}
+		events = append(events, e)
+	}
+	out.(map[string]any)["logEvents"] = events
 	return out, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 type event struct {
 	at      int64 // Unix time in nanoseconds
 	message string
+	// Only Trysail tells these, not AWS; and not of the service's own lines.
+	pod, stream string
+	version     int
 }
 
 func (e event) time() time.Time { return time.Unix(0, e.at).UTC() }
@@ -35,7 +39,7 @@ const settling = 10 * time.Second
 // are more than last time.
 type follower struct {
 	*client
-	service, container, filter string
+	logQuery
 	// from is where the next read begins; zero: at the oldest line that is kept.
 	from time.Time
 
@@ -48,7 +52,7 @@ type follower struct {
 // continues.
 func (f *follower) next(ctx context.Context, emit func(event)) error {
 	count := map[event]int{}
-	for page, err := range f.logPages(ctx, f.service, f.container, f.filter, f.from, time.Time{}) {
+	for page, err := range f.logPages(ctx, f.logQuery, f.from, time.Time{}) {
 		if err != nil {
 			if isNetwork(err) {
 				f.hold = time.Now().Add(settling)
@@ -100,11 +104,40 @@ func (f *follower) forget(count map[event]int) {
 	maps.DeleteFunc(count, func(e event, _ int) bool { return e.at < begin })
 }
 
+// logQuery is which lines of a container's log are wanted.
+type logQuery struct {
+	service, container, filter string
+	version                    int  // 0: all
+	previous                   bool // only those of the pods that ended last
+	// pods asks for the pod of each line, which takes an operation that AWS does not have.
+	pods bool
+}
+
 // logPages reads a log page by page; zero times stand for no limit.
-func (c *client) logPages(ctx context.Context, service, container, filter string, from, until time.Time) iter.Seq2[[]event, error] {
-	in := &lightsail.GetContainerLogInput{ServiceName: &service, ContainerName: &container}
-	if filter != "" {
-		in.FilterPattern = &filter
+func (c *client) logPages(ctx context.Context, q logQuery, from, until time.Time) iter.Seq2[[]event, error] {
+	read := c.containerLog
+	if q.pods || q.version != 0 || q.previous {
+		read = c.podLog
+	}
+	return func(yield func([]event, error) bool) {
+		for token := ""; ; {
+			page, next, err := read(ctx, q, from, until, token)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if token = next; !yield(page, nil) || token == "" {
+				return
+			}
+		}
+	}
+}
+
+// containerLog reads a page as any client of Lightsail does.
+func (c *client) containerLog(ctx context.Context, q logQuery, from, until time.Time, token string) ([]event, string, error) {
+	in := &lightsail.GetContainerLogInput{ServiceName: &q.service, ContainerName: &q.container}
+	if q.filter != "" {
+		in.FilterPattern = &q.filter
 	}
 	if !from.IsZero() {
 		in.StartTime = &from
@@ -112,23 +145,59 @@ func (c *client) logPages(ctx context.Context, service, container, filter string
 	if !until.IsZero() {
 		in.EndTime = &until
 	}
-	return func(yield func([]event, error) bool) {
-		for {
-			out, err := c.GetContainerLog(ctx, in)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			page := make([]event, len(out.LogEvents))
-			for i, e := range out.LogEvents {
-				page[i] = event{aws.ToTime(e.CreatedAt).UnixNano(), aws.ToString(e.Message)}
-			}
-			if !yield(page, nil) || aws.ToString(out.NextPageToken) == "" {
-				return
-			}
-			in.PageToken = out.NextPageToken
-		}
+	if token != "" {
+		in.PageToken = &token
 	}
+	out, err := c.GetContainerLog(ctx, in)
+	if err != nil {
+		return nil, "", err
+	}
+	page := make([]event, len(out.LogEvents))
+	for i, e := range out.LogEvents {
+		page[i] = event{at: aws.ToTime(e.CreatedAt).UnixNano(), message: aws.ToString(e.Message)}
+	}
+	return page, aws.ToString(out.NextPageToken), nil
+}
+
+// podLog reads a page with what Trysail knows of each line.
+func (c *client) podLog(ctx context.Context, q logQuery, from, until time.Time, token string) ([]event, string, error) {
+	in := map[string]any{"serviceName": q.service, "containerName": q.container}
+	if q.filter != "" {
+		in["filterPattern"] = q.filter
+	}
+	if q.version != 0 {
+		in["version"] = q.version
+	}
+	if q.previous {
+		in["previous"] = true
+	}
+	// Milliseconds, as the SDK sends them; what is less is cut off.
+	if !from.IsZero() {
+		in["startTime"] = float64(from.UnixMilli()) / 1000
+	}
+	if !until.IsZero() {
+		in["endTime"] = float64(until.UnixMilli()) / 1000
+	}
+	if token != "" {
+		in["pageToken"] = token
+	}
+	var out struct {
+		LogEvents []struct {
+			CreatedAt              float64
+			Message, PodID, Stream string
+			Version                int
+		}
+		NextPageToken string
+	}
+	if err := c.call(ctx, "GetPodLog", in, &out); err != nil {
+		return nil, "", err
+	}
+	page := make([]event, len(out.LogEvents))
+	for i, e := range out.LogEvents {
+		at := time.UnixMilli(int64(math.Round(e.CreatedAt * 1000)))
+		page[i] = event{at: at.UnixNano(), message: e.Message, pod: e.PodID, stream: e.Stream, version: e.Version}
+	}
+	return page, out.NextPageToken, nil
 }
 
 // events flattens the pages.

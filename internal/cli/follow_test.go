@@ -35,7 +35,7 @@ func TestFollower_ShowsEveryLineOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f.logs["web/app"] = []fakeLine{}
 		f.pageSize = rapid.IntRange(1, 5).Draw(t, "page size")
-		log := &follower{client: c, service: "web", container: "app"}
+		log := &follower{client: c, logQuery: logQuery{service: "web", container: "app"}}
 		clock := 1_700_000_000_000 // milliseconds
 		var written, shown []string
 		fail := 0 // the call that breaks off; 0: none
@@ -83,7 +83,7 @@ func TestFollower_ReadsLittleAgain(t *testing.T) {
 	for i := range 10_000 {
 		f.logs["web/app"] = append(f.logs["web/app"], fakeLine{1.7e9 + float64(i), "line"})
 	}
-	log := &follower{client: f.client(t), service: "web", container: "app"}
+	log := &follower{client: f.client(t), logQuery: logQuery{service: "web", container: "app"}}
 	n := 0
 	if err := log.next(t.Context(), func(event) { n++ }); err != nil || n != 10_000 {
 		t.Fatalf("%d lines, %v", n, err)
@@ -106,7 +106,7 @@ func TestFollower_WaitsForLateLinesAfterAnOutage(t *testing.T) {
 	f := newFakeServer(t)
 	f.services["web"] = &fakeService{name: "web"}
 	f.logs["web/app"] = []fakeLine{{1.7e9, "before"}}
-	log := &follower{client: f.client(t), service: "web", container: "app"}
+	log := &follower{client: f.client(t), logQuery: logQuery{service: "web", container: "app"}}
 	var shown []string
 	emit := func(e event) { shown = append(shown, e.message) }
 	if err := log.next(t.Context(), emit); err != nil {

@@ -23,6 +23,9 @@ type logOptions struct {
 	follow       bool
 	filter       string
 	since, until string
+	container    []string
+	version      int
+	previous     bool
 	tail         int
 	noTime       bool
 
@@ -41,6 +44,8 @@ nodes and in all versions, and what the service says about its deployments.
 Without CONTAINER the logs of all containers are merged, and each line names its container.`,
 		Example: `  trysail logs web -f
   trysail logs web app --since 10m --filter 'ERROR -timeout'
+  trysail logs web --version 7 --container app
+  trysail logs web --previous -n 50
   trysail logs web --since 2026-11-20T10:00:00Z --until 2026-11-20T11:00:00Z`,
 		Args:              rangeArgs(1, "SERVICE", "CONTAINER"),
 		ValidArgsFunction: a.completeContainer,
@@ -50,6 +55,9 @@ Without CONTAINER the logs of all containers are merged, and each line names its
 	cmd.Flags().StringVar(&o.filter, "filter", "", `only lines that match: ERROR, "ERROR timeout" (both), "?ERROR ?WARN" (either), -DEBUG (not)`)
 	cmd.Flags().StringVar(&o.since, "since", "", "only lines from then on: 10m, 36h, 2026-11-20, 2026-11-20T10:00:00Z, or Unix seconds")
 	cmd.Flags().StringVar(&o.until, "until", "", "only lines up to then")
+	cmd.Flags().StringSliceVar(&o.container, "container", nil, "only the log of this container; may be repeated; the same as CONTAINER")
+	cmd.Flags().IntVar(&o.version, "version", 0, "only lines of this version of the service")
+	cmd.Flags().BoolVar(&o.previous, "previous", false, "only lines of the pods that ended last: what a container said before it was restarted or replaced")
 	cmd.Flags().IntVarP(&o.tail, "tail", "n", -1, "only the last so many lines; -1: all")
 	cmd.Flags().BoolVar(&o.noTime, "no-time", false, "leave out the time of each line")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -76,6 +84,12 @@ func (o *logOptions) parse(now time.Time) (err error) {
 	}
 	if o.to, err = parseTime("--until", o.until, now); err != nil {
 		return err
+	}
+	if o.version < 0 {
+		return Usagef("--version must be 1 or more")
+	}
+	if o.follow && o.previous {
+		return Usagef("--follow and --previous exclude each other: what has ended writes no more")
 	}
 	if o.follow && o.until != "" {
 		return Usagef("--follow and --until exclude each other")
@@ -111,22 +125,24 @@ func parseTime(flag, s string, now time.Time) (time.Time, error) {
 }
 
 func (a *App) logs(ctx context.Context, c *client, o logOptions, args []string) error {
-	service, containers := args[0], args[1:]
-	if len(containers) == 0 {
+	if c.onAWS() && (o.version != 0 || o.previous) {
+		return Usagef("--version and --previous are for Trysail only: AWS does not say which version wrote a line")
+	}
+	service, containers := args[0], append(args[1:], o.container...)
+	all := len(containers) == 0
+	if all {
 		var err error
-		if containers, err = c.containers(ctx, service); err != nil {
+		if containers, err = c.containers(ctx, service, o); err != nil {
 			return err
 		}
 	}
+	slices.Sort(containers)
+	containers = slices.Compact(containers)
 	p := &logPrinter{w: bufio.NewWriter(a.Out), options: o}
-	if len(containers) > 1 {
-		for _, name := range containers {
-			p.column = max(p.column, len(name))
-		}
-	}
+	p.align(containers)
 	var err error
 	if o.follow {
-		err = a.followLogs(ctx, c, p, service, containers)
+		err = a.followLogs(ctx, c, p, service, containers, all && o.version == 0)
 	} else {
 		err = readLogs(ctx, c, p, service, containers)
 	}
@@ -136,8 +152,12 @@ func (a *App) logs(ctx context.Context, c *client, o logOptions, args []string) 
 	return errors.Join(err, p.w.Flush())
 }
 
-// containers lists the containers of the service's deployments: those that run or shall run, or else the newest ones.
-func (c *client) containers(ctx context.Context, service string) ([]string, error) {
+// containers lists the containers of the version that is asked for. Else it lists those of the service's deployments
+// that run or shall run, or else of the newest one; for what has ended, of all versions that are kept.
+func (c *client) containers(ctx context.Context, service string, o logOptions) ([]string, error) {
+	if o.version != 0 || o.previous {
+		return c.containersOf(ctx, service, o.version)
+	}
 	s, err := c.service(ctx, service)
 	if err != nil {
 		return nil, err
@@ -165,6 +185,31 @@ func (c *client) containers(ctx context.Context, service string) ([]string, erro
 	return slices.Compact(names), nil
 }
 
+// containersOf lists the containers of a version, or of all versions that are kept.
+func (c *client) containersOf(ctx context.Context, service string, version int) (names []string, err error) {
+	out, err := c.GetContainerServiceDeployments(ctx, &lightsail.GetContainerServiceDeploymentsInput{ServiceName: &service})
+	if err != nil {
+		return nil, err
+	}
+	for i := range out.Deployments {
+		if d := &out.Deployments[i]; version == 0 || d.Version != nil && int(*d.Version) == version {
+			names = append(names, containerNames(d)...)
+		}
+	}
+	if len(names) == 0 {
+		return nil, WithHint(fmt.Errorf("service %q has no version %d", service, version), "See which there are with: trysail deployments %s", service)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// query is what is asked of the log of a container.
+func (o *logOptions) query(c *client, service, container string) logQuery {
+	return logQuery{
+		service: service, container: container, filter: o.filter, version: o.version, previous: o.previous, pods: o.json && !c.onAWS(),
+	}
+}
+
 // line is one line of the log of one of several containers.
 type line struct {
 	container string
@@ -180,7 +225,7 @@ func (l line) isSystem() bool {
 func readLogs(ctx context.Context, c *client, p *logPrinter, service string, containers []string) error {
 	logs := make([]iter.Seq2[event, error], len(containers))
 	for i, name := range containers {
-		logs[i] = events(c.logPages(ctx, service, name, p.options.filter, p.options.from, p.options.to))
+		logs[i] = events(c.logPages(ctx, p.options.query(c, service, name), p.options.from, p.options.to))
 	}
 	var last []line // with --tail
 	for l, err := range merge(containers, logs) {
@@ -267,19 +312,37 @@ func (o *onceOnly) isNew(l line) bool {
 	return true
 }
 
-// followLogs prints what there is and what is added, until ctx ends.
-func (a *App) followLogs(ctx context.Context, c *client, p *logPrinter, service string, containers []string) error {
+// listAgain is how often a follower of a whole service looks which containers it has.
+const listAgain = 3 * time.Second
+
+// followLogs prints what there is and what is added, until ctx ends. With grow, the containers of later deployments are
+// followed too.
+func (a *App) followLogs(ctx context.Context, c *client, p *logPrinter, service string, containers []string, grow bool) error {
 	followers := make([]*follower, len(containers))
 	for i, name := range containers {
-		followers[i] = &follower{client: c, service: service, container: name, filter: p.options.filter, from: p.options.from}
+		followers[i] = &follower{client: c, logQuery: p.options.query(c, service, name), from: p.options.from}
 	}
 	var down time.Time
+	listed := time.Now()
 	interval := 100 * time.Millisecond
 	slowest := time.Second
 	if c.onAWS() {
 		slowest = 5 * time.Second
 	}
 	for first := true; ; {
+		if grow && time.Since(listed) > listAgain && down.IsZero() {
+			listed = time.Now()
+			// A failure shows with the next read, or is none.
+			if now, err := c.containers(ctx, service, p.options); err == nil {
+				for _, name := range now {
+					if !slices.Contains(containers, name) {
+						containers = append(containers, name)
+						followers = append(followers, &follower{client: c, logQuery: p.options.query(c, service, name), from: p.options.from})
+					}
+				}
+				p.align(containers)
+			}
+		}
 		lines, err := round(ctx, followers)
 		switch {
 		case err == nil:
@@ -334,6 +397,16 @@ type logPrinter struct {
 	column  int // width of the containers' names; 0: they are left out
 }
 
+// align makes room for the names of the containers.
+func (p *logPrinter) align(containers []string) {
+	if len(containers) < 2 {
+		return
+	}
+	for _, name := range containers {
+		p.column = max(p.column, len(name))
+	}
+}
+
 func (p *logPrinter) printTail(lines []line) error {
 	if n := p.options.tail; n >= 0 && len(lines) > n {
 		lines = lines[len(lines)-n:]
@@ -352,7 +425,14 @@ func (p *logPrinter) printAll(lines []line) error {
 
 func (p *logPrinter) print(l line) error {
 	if p.options.json {
-		return printLine(p.w, map[string]any{"createdAt": l.time(), "containerName": l.container, "message": l.message})
+		fields := map[string]any{"createdAt": l.time(), "containerName": l.container, "message": l.message}
+		if l.pod != "" {
+			fields["podId"], fields["stream"] = l.pod, l.stream
+		}
+		if l.version != 0 {
+			fields["version"] = l.version
+		}
+		return printLine(p.w, fields)
 	}
 	if !p.options.noTime {
 		fmt.Fprintf(p.w, "%s  ", l.time().Format("2006-01-02T15:04:05.000Z07:00"))
@@ -382,7 +462,7 @@ func (a *App) completeContainer(cmd *cobra.Command, args []string, word string) 
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 	defer cancel()
-	names, err := c.containers(ctx, args[0])
+	names, err := c.containers(ctx, args[0], logOptions{})
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -303,9 +303,10 @@ func (d *deploymentWatch) systemLog(s *types.ContainerService) *follower {
 		return nil
 	}
 	return &follower{
-		client: d.client, service: d.service, container: containerNames(dep)[0],
-		filter: "deployment", // spares the server to send what the app writes
-		from:   aws.ToTime(dep.CreatedAt),
+		client: d.client,
+		// The filter spares the server to send what the app writes.
+		logQuery: logQuery{service: d.service, container: containerNames(dep)[0], filter: "deployment"},
+		from:     aws.ToTime(dep.CreatedAt),
 	}
 }
 

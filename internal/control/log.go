@@ -3,7 +3,9 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/logs"
@@ -12,7 +14,13 @@ import (
 
 // GetContainerLog returns a page of the lines of a container name: those of all its pods in all kept deployments, with
 // the system lines between them. Errors: Invalid (range, pattern, token), NotFound (service, container).
-func (c *Control) GetContainerLog(ctx context.Context, _ trysail.Caller, in GetContainerLogInput) (*LogPage, error) {
+func (c *Control) GetContainerLog(ctx context.Context, caller trysail.Caller, in GetContainerLogInput) (*LogPage, error) {
+	return c.GetPodLog(ctx, caller, GetPodLogInput{GetContainerLogInput: in})
+}
+
+// GetPodLog is GetContainerLog that can be asked for the lines of some pods, and says of each line which pod wrote it.
+// With a version, the system lines are those that name it; with Previous there are none. Errors: as GetContainerLog.
+func (c *Control) GetPodLog(ctx context.Context, _ trysail.Caller, in GetPodLogInput) (*LogPage, error) {
 	if err := firstError(trysail.ValidateServiceName(in.ServiceName), trysail.ValidateContainerName(in.ContainerName)); err != nil {
 		return nil, err
 	}
@@ -22,13 +30,18 @@ func (c *Control) GetContainerLog(ctx context.Context, _ trysail.Caller, in GetC
 	if in.StartTime != nil && in.EndTime != nil && in.EndTime.Before(*in.StartTime) {
 		return nil, trysail.Errorf(trysail.CodeInvalid, "The start time must not be after the end time.")
 	}
+	if in.Version < 0 {
+		return nil, trysail.Errorf(trysail.CodeInvalid, "The version must be 1 or more.")
+	}
 	var err error
 	if q.Filter, err = logs.ParseFilter(in.FilterPattern); err != nil {
 		return nil, trysail.Errorf(trysail.CodeInvalid, "Invalid filter pattern: %v.", err)
 	}
-	if q.ServiceID, err = c.containerOf(ctx, in.ServiceName, in.ContainerName); err != nil {
+	var pods []trysail.PodRecord
+	if q.ServiceID, pods, err = c.containerOf(ctx, in.ServiceName, in.ContainerName); err != nil {
 		return nil, err
 	}
+	q.Accept = acceptPods(pods, in.Version, in.Previous)
 	events, next, err := c.Logs.Query(ctx, q)
 	if errors.Is(err, logs.ErrBadToken) {
 		return nil, trysail.Errorf(trysail.CodeInvalid, "Invalid page token. Use the token of the page before, with the other arguments unchanged.")
@@ -36,16 +49,48 @@ func (c *Control) GetContainerLog(ctx context.Context, _ trysail.Caller, in GetC
 	if err != nil {
 		return nil, err
 	}
+	versions := map[string]int{}
+	for _, p := range pods {
+		versions[string(p.ID)] = p.Version
+	}
 	page := &LogPage{NextPageToken: next, Events: make([]LogEvent, len(events))}
 	for i, e := range events {
-		page.Events[i] = LogEvent{CreatedAt: e.At, Message: e.Text}
+		page.Events[i] = LogEvent{CreatedAt: e.At, Message: e.Text, Pod: trysail.PodID(e.Pod), Version: versions[e.Pod], Stderr: e.Stderr}
 	}
 	return page, nil
 }
 
+// acceptPods says whose lines are wanted; nil means everybody's. Pods are in the order of their creation.
+func acceptPods(pods []trysail.PodRecord, version int, previous bool) func(pod, text string) bool {
+	if version == 0 && !previous {
+		return nil
+	}
+	wanted := map[string]bool{}
+	last := map[int]trysail.PodRecord{} // by slot
+	for _, p := range pods {
+		if version != 0 && p.Version != version {
+			continue
+		}
+		wanted[string(p.ID)] = !previous
+		if !p.EndedAt.IsZero() && !p.EndedAt.Before(last[p.Slot].EndedAt) {
+			last[p.Slot] = p
+		}
+	}
+	for _, p := range last {
+		wanted[string(p.ID)] = true
+	}
+	prefix := fmt.Sprintf("[deployment:%d]", version)
+	return func(pod, text string) bool {
+		if pod == "" {
+			return !previous && strings.HasPrefix(text, prefix)
+		}
+		return wanted[pod]
+	}
+}
+
 // containerOf returns the id of the service if one of its kept deployments has a container of that name, or had one
-// whose log is still kept.
-func (c *Control) containerOf(ctx context.Context, serviceName, container string) (id string, err error) {
+// whose log is still kept, and the pods that are known.
+func (c *Control) containerOf(ctx context.Context, serviceName, container string) (id string, pods []trysail.PodRecord, err error) {
 	known := false
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
@@ -53,6 +98,9 @@ func (c *Control) containerOf(ctx context.Context, serviceName, container string
 			return err
 		}
 		id = s.ID
+		if pods, err = tx.Pods(s.ID, true); err != nil {
+			return err
+		}
 		list, err := tx.Deployments(s.ID)
 		for _, d := range list {
 			if _, ok := d.Containers[container]; ok {
@@ -62,11 +110,11 @@ func (c *Control) containerOf(ctx context.Context, serviceName, container string
 		return err
 	})
 	if err != nil || known {
-		return id, err
+		return id, pods, err
 	}
 	names, err := c.Logs.Containers(id)
 	if err == nil && !slices.Contains(names, container) {
 		err = trysail.Errorf(trysail.CodeNotFound, "Container %q not found in service %q.", container, serviceName)
 	}
-	return id, err
+	return id, pods, err
 }

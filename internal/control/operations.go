@@ -62,7 +62,15 @@ type GetContainerLogInput struct {
 	PageToken     string
 }
 
-// LogPage is the answer of GetContainerLog.
+// GetPodLogInput is the request of GetPodLog: that of GetContainerLog, for some of the pods.
+type GetPodLogInput struct {
+	GetContainerLogInput
+
+	Version  int  // 0: all versions
+	Previous bool // of each of the scale's places only the pod that ended last
+}
+
+// LogPage is the answer of GetContainerLog and GetPodLog.
 type LogPage struct {
 	Events        []LogEvent // ascending by time
 	NextPageToken string     // empty when there is no more
@@ -72,6 +80,9 @@ type LogPage struct {
 type LogEvent struct {
 	CreatedAt time.Time
 	Message   string
+	Pod       trysail.PodID // that wrote it; empty for system lines
+	Version   int           // of the pod; 0 if that is not known any more
+	Stderr    bool
 }
 
 // AccessKey is one access key. Secret is only set in the answer of CreateAccessKey.
