@@ -44,7 +44,7 @@ func copyLog(l *logFile, stream int, r io.Reader) {
 		case held == len(buf) || n >= len(buf)/2 && len(buf) < maxRead:
 			buf = slices.Grow(buf[:held], 2*len(buf)-held)[:min(2*len(buf), maxRead)]
 		case n < smallRead && now.Sub(last) < 2*burstPause:
-			time.Sleep(burstPause)
+			l.sleep(burstPause)
 			last = time.Now()
 		default:
 			last = now

@@ -43,6 +43,7 @@ type logFile struct {
 	dir, name string
 	limit     int64 // bytes at which the next segment is begun
 	now       func() time.Time
+	sleep     func(time.Duration)
 	warn      func(msg string, err error)
 
 	mu     sync.Mutex
@@ -63,7 +64,7 @@ type logFile struct {
 // tried again with every write.
 func openLog(path string, limit int64, warn func(string, error)) *logFile {
 	l := &logFile{
-		dir: filepath.Dir(path), name: strings.TrimSuffix(filepath.Base(path), ".log"), limit: limit, now: time.Now, warn: warn,
+		dir: filepath.Dir(path), name: strings.TrimSuffix(filepath.Base(path), ".log"), limit: limit, now: time.Now, sleep: time.Sleep, warn: warn,
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -162,7 +163,6 @@ func (l *logFile) write(stream int, text []byte, ended bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := l.time()
-	l.out = l.out[:0]
 	lines, raw := int64(0), int64(0)
 	for len(text) > 0 {
 		line, tag := text, byte('P')
@@ -234,24 +234,31 @@ func (l *logFile) flush(lines, raw int64) {
 	if len(l.out) == 0 {
 		return
 	}
+	defer l.empty()
 	if l.f == nil {
 		if err := l.openLast(); err != nil {
 			l.drop(lines, raw, err)
 			return
 		}
 	}
-	if l.lost.why != nil {
-		if err := l.put(l.notice()); err != nil {
+	if l.lost.why == nil {
+		if err := l.put(l.out); err != nil {
 			l.drop(lines, raw, err)
-			return
 		}
-		l.warn("log lines were dropped", fmt.Errorf("%d lines (%d bytes): %w", l.lost.lines, l.lost.bytes, l.lost.why))
-		l.lost.lines, l.lost.bytes, l.lost.why = 0, 0, nil
+		return
 	}
-	if err := l.put(l.out); err != nil {
+	// Where there is no room for both, the line would soon have to be written again.
+	if err := l.put(append(l.notice(), l.out...)); err != nil {
 		l.drop(lines, raw, err)
+		return
 	}
-	if cap(l.out) > 4*logBatch {
+	l.warn("log lines were dropped", fmt.Errorf("%d lines (%d bytes): %w", l.lost.lines, l.lost.bytes, l.lost.why))
+	l.lost.lines, l.lost.bytes, l.lost.why = 0, 0, nil
+}
+
+// empty begins the next batch. A buffer that had to grow for a burst is not kept.
+func (l *logFile) empty() {
+	if l.out = l.out[:0]; cap(l.out) > 4*logBatch {
 		l.out = nil
 	}
 }

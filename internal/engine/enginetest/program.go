@@ -1,6 +1,8 @@
 package enginetest
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -117,6 +119,7 @@ func (p *Process) serve(port int, h http.Handler, exit <-chan int) int {
 //	exit CODE [DELAY]     end with the code
 //	print N DELAY         write lines "line 0" … and then wait
 //	ignore                run and ignore SIGTERM
+//	storm LINES           print the lines of Storm in bursts, a short one to standard error now and then, and end in the middle of a line
 //	alloc BYTES DELAY     use so much memory and then wait
 //	burn                  use all CPU time there is, until SIGTERM
 //	wait                  run until SIGTERM
@@ -143,6 +146,8 @@ func TestProgram(p *Process) int {
 		return ExitAfter(duration(arg(2)), atoi(arg(1)))(p)
 	case "print":
 		return p.print(atoi(arg(1)), duration(arg(2)))
+	case "storm":
+		return p.storm(atoi(arg(1)))
 	case "ignore":
 		<-p.Killed
 		return 0
@@ -171,6 +176,43 @@ func (p *Process) burn() int {
 		default:
 		}
 	}
+}
+
+// Storm is line n, from 0, of what storm prints: most are short, some are long, and some are neither text nor short.
+func Storm(n int) []byte {
+	line := fmt.Appendf(nil, "storm %d ", n)
+	switch {
+	case n%5000 == 4999:
+		return append(line, bytes.Repeat([]byte("long line "), 1<<20/10)...)
+	case n%100 == 99:
+		for i := range 300 {
+			if c := byte(n + i*7); c != '\n' {
+				line = append(line, c)
+			}
+		}
+		return line
+	}
+	return append(line, strings.Repeat("x", n%140)...)
+}
+
+func (p *Process) storm(lines int) int {
+	out := bufio.NewWriter(p.Stdout)
+	for i := range lines {
+		_, _ = out.Write(Storm(i))
+		_ = out.WriteByte('\n')
+		if i%1000 == 999 {
+			_ = out.Flush()
+			fmt.Fprintf(p.Stderr, "storm err %d\n", i/1000)
+		}
+		if i%50_000 == 49_999 {
+			if code := ExitAfter(200*time.Millisecond, -1)(p); code == 0 {
+				return 1
+			}
+		}
+	}
+	_, _ = out.WriteString("no newline")
+	_ = out.Flush()
+	return 0
 }
 
 func (p *Process) print(n int, delay time.Duration) int {
