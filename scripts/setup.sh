@@ -160,6 +160,7 @@ for_bench() {
 	for_build
 	for_running
 	need iproute2 ip # a network bridge for the Docker to compare with
+	need ripgrep rg  # to compare the search with
 }
 
 for_test() {

@@ -20,7 +20,9 @@ func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, rates or images")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images or logs")
+	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
+	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
 	flag.DurationVar(&o.window, "window", 5*time.Second, "how long each rate is measured")
 	flag.BoolVar(&o.docker, "docker", true, "compare with Docker, whose packages are downloaded and run privately")
@@ -35,7 +37,9 @@ func main() {
 }
 
 type options struct {
-	runs, services, transfers int
+	runs, services, transfers, logs int
+
+	logBytes int64
 
 	window time.Duration
 	docker bool
@@ -65,6 +69,7 @@ func run(ctx context.Context, o options) error {
 		{"starts", func() error { return starts(ctx, t, o, images, dir) }},
 		{"rates", func() error { return rates(ctx, t, o) }},
 		{"images", func() error { return transfers(ctx, t, o, registry, dir) }},
+		{"logs", func() error { return logStore(ctx, t, o, images, dir) }},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue

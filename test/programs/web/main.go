@@ -11,6 +11,7 @@
 //	REQUIRE       a variable that must be set; if it is not, say so and end with exit code 78
 //	ALLOC_MB      take and touch so much memory at the start
 //	LOG_EVERY     write a line this often: "tick <version> <instance> <number>"
+//	LOG_LINES     write so many lines at the start, each with a call of its own, and then how long that took: "flood 1.2s"
 //	DRAIN         on SIGTERM, keep answering open requests for at most this long (20s)
 //	IGNORE_TERM   any value: do not react to SIGTERM at all
 package main
@@ -49,6 +50,9 @@ func run() error {
 	}
 	if d := duration("CRASH_AFTER", 0); d > 0 {
 		time.AfterFunc(d, crash)
+	}
+	if n, err := strconv.Atoi(os.Getenv("LOG_LINES")); err == nil {
+		flood(n)
 	}
 	if d := duration("LOG_EVERY", 0); d > 0 {
 		go tick(d)
@@ -127,6 +131,15 @@ func allocate(mb string) error {
 		held = append(held, b)
 	}
 	return nil
+}
+
+// flood writes as fast as it can. What reads is faster only if it does not hold it up.
+func flood(lines int) {
+	began := time.Now()
+	for i := range lines {
+		fmt.Printf("level=info msg=request method=GET path=/api/v1/items/%d status=200 bytes=48213 duration=12ms remote=10.0.0.1 request_id=%016x\n", i%1000, i*2654435761)
+	}
+	fmt.Printf("flood %s\n", time.Since(began))
 }
 
 // tick writes numbered lines, so that a reader can see whether one is missing.
