@@ -13,7 +13,7 @@ type grams []byte
 const (
 	gramSize = 4
 	// gramShare is how many bytes of lines there are per byte of the set.
-	gramShare = 32
+	gramShare = 48
 	minGrams  = 32
 )
 
