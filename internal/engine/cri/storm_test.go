@@ -82,7 +82,7 @@ func TestEngine_LosesNoLineOfAStorm(t *testing.T) {
 	var again logs.Cursor
 	out, err = storm{}, storm{}
 	cursor = again
-	if e := r.engine.Stop(t.Context(), spec.ID, time.Second); e != nil {
+	if _, e := r.engine.Stop(t.Context(), spec.ID, time.Second); e != nil {
 		t.Fatal(e)
 	}
 	read() // from the begin, when nothing is written any more
