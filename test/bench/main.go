@@ -67,6 +67,7 @@ func run(ctx context.Context, o options) error {
 		measure func() error
 	}{
 		{"starts", func() error { return starts(ctx, t, o, images, dir) }},
+		{"evidence", func() error { return evidence(ctx, t, o, images, dir) }},
 		{"rates", func() error { return rates(ctx, t, o) }},
 		{"images", func() error { return transfers(ctx, t, o, registry, dir) }},
 		{"logs", func() error { return logStore(ctx, t, o, images, dir) }},

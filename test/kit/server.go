@@ -36,6 +36,7 @@ type Server struct {
 
 // ServerOptions says how to run a server. The zero value is good.
 type ServerOptions struct {
+	Binary  string   // default: the one that make build makes
 	DataDir string   // default: a new one below the temporary folder
 	Flags   []string // further flags of trysail serve; they win over ours
 	Env     []string // further environment, name=value
@@ -46,9 +47,12 @@ type ServerOptions struct {
 
 // NewServer prepares a server without starting it.
 func NewServer(o ServerOptions) (*Server, error) {
-	binary, err := Binary()
-	if err != nil {
-		return nil, err
+	binary := o.Binary
+	if binary == "" {
+		var err error
+		if binary, err = Binary(); err != nil {
+			return nil, err
+		}
 	}
 	s := &Server{Binary: binary, DataDir: o.DataDir, API: o.API, HTTP: o.HTTP, HTTPS: o.HTTPS, Domain: "localhost", flags: o.Flags, env: o.Env, log: o.Log}
 	if s.DataDir == "" {
@@ -64,6 +68,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	}
 	for _, addr := range []*string{&s.API, &s.HTTP, &s.HTTPS} {
 		if *addr == "" {
+			var err error
 			if *addr, err = FreeAddr(); err != nil {
 				return nil, err
 			}

@@ -26,6 +26,9 @@ const examineTime = 10 * time.Second
 
 // Examine implements engine.Examiner. Nothing is mounted: the layers' directories are read where they lie.
 func (e *Engine) Examine(ctx context.Context, spec trysail.ContainerSpec, ports []int) (trysail.Autopsy, error) {
+	if !seeing {
+		return trysail.Autopsy{}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctrns.WithNamespace(ctx, namespace), examineTime)
 	defer cancel()
 	lease, err := e.containerd.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(examineTime))

@@ -59,7 +59,7 @@ type schedule struct {
 
 func newWitness(cgroups *cgroups, bundles string) *witness {
 	return &witness{
-		cgroups: cgroups, bundles: bundles, wake: make(chan struct{}, 1),
+		closed: !seeing, cgroups: cgroups, bundles: bundles, wake: make(chan struct{}, 1),
 		pods: map[trysail.PodID]*watchedPod{}, containers: map[string]*watchedContainer{},
 	}
 }
