@@ -318,9 +318,9 @@ const listAgain = 3 * time.Second
 // followLogs prints what there is and what is added, until ctx ends. With grow, the containers of later deployments are
 // followed too.
 func (a *App) followLogs(ctx context.Context, c *client, p *logPrinter, service string, containers []string, grow bool) error {
-	followers := make([]*follower, len(containers))
-	for i, name := range containers {
-		followers[i] = &follower{client: c, logQuery: p.options.query(c, service, name), from: p.options.from}
+	var followers []*follower
+	for _, name := range containers {
+		followers = append(followers, &follower{client: c, logQuery: p.options.query(c, service, name), from: p.options.from})
 	}
 	var down time.Time
 	listed := time.Now()

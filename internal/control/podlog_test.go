@@ -23,8 +23,10 @@ func TestGetPodLog(t *testing.T) {
 	b.update(func(tx *store.Tx) error {
 		var errs []error
 		for i, p := range []*trysail.PodRecord{
-			{ID: "v1-first", Version: 1, EndedAt: at.Add(time.Hour)}, {ID: "v1-second", Version: 1, EndedAt: at.Add(2 * time.Hour)},
-			{ID: "v2-first", Version: 2, EndedAt: at.Add(3 * time.Hour)}, {ID: "v2-second", Version: 2},
+			{ID: "v1-first", Version: 1, EndedAt: at.Add(time.Hour)},
+			{ID: "v1-second", Version: 1, EndedAt: at.Add(2 * time.Hour)},
+			{ID: "v2-first", Version: 2, EndedAt: at.Add(3 * time.Hour)},
+			{ID: "v2-second", Version: 2},
 		} {
 			p.ServiceID, p.CreatedAt = id, at.Add(time.Duration(i)*time.Minute)
 			errs = append(errs, tx.InsertPod(p), tx.UpdatePod(p))

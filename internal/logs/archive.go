@@ -60,15 +60,20 @@ const flagParts = 1
 
 func (b *block) appendHeader(p []byte) []byte {
 	start := len(p)
-	p = order.AppendUint64(p, uint64(b.off))
-	p = order.AppendUint32(p, uint32(b.size))
-	p = order.AppendUint32(p, uint32(b.packed))
-	p = order.AppendUint64(p, uint64(b.first))
-	p = order.AppendUint64(p, uint64(b.last))
+	p = appendInt64(p, b.off)
+	p = appendInt32(p, b.size)
+	p = appendInt32(p, b.packed)
+	p = appendInt64(p, b.first)
+	p = appendInt64(p, b.last)
 	p = order.AppendUint32(p, b.flags)
 	p = order.AppendUint32(p, b.sum)
 	return order.AppendUint32(p, crc32.Checksum(p[start:], castagnoli))
 }
+
+// The numbers of an archive: sizes that fit because blocks are small, and times and offsets bit by bit.
+func appendInt64(p []byte, n int64) []byte { return order.AppendUint64(p, uint64(n)) } //nolint:gosec // as above
+func appendInt32(p []byte, n int64) []byte { return order.AppendUint32(p, uint32(n)) } //nolint:gosec // as above
+func readInt64(p []byte) int64             { return int64(order.Uint64(p)) }           //nolint:gosec // as above
 
 // parseHeader reads a header of headerSize bytes.
 func parseHeader(p []byte) (b block, ok bool) {
@@ -76,8 +81,8 @@ func parseHeader(p []byte) (b block, ok bool) {
 		return b, false
 	}
 	b = block{
-		off: int64(order.Uint64(p)), size: int64(order.Uint32(p[8:])), packed: int64(order.Uint32(p[12:])),
-		first: int64(order.Uint64(p[16:])), last: int64(order.Uint64(p[24:])), flags: order.Uint32(p[32:]), sum: order.Uint32(p[36:]),
+		off: readInt64(p), size: int64(order.Uint32(p[8:])), packed: int64(order.Uint32(p[12:])),
+		first: readInt64(p[16:]), last: readInt64(p[24:]), flags: order.Uint32(p[32:]), sum: order.Uint32(p[36:]),
 	}
 	return b, b.size <= maxBlock+maxRecord && b.off >= 0
 }
@@ -224,16 +229,16 @@ func appendIndex(p []byte, blocks []block, size int64) []byte {
 	for i := range blocks {
 		b := &blocks[i]
 		p = b.appendHeader(p)
-		p = order.AppendUint64(p, uint64(b.at))
-		p = order.AppendUint32(p, uint32(len(b.grams)))
+		p = appendInt64(p, b.at)
+		p = appendInt32(p, int64(len(b.grams)))
 		p = append(p, b.grams...)
 	}
 	n := len(p) - start
 	sum := crc32.Checksum(p[start:], castagnoli)
-	p = order.AppendUint32(p, uint32(n))
+	p = appendInt32(p, int64(n))
 	p = order.AppendUint32(p, sum)
-	p = order.AppendUint32(p, uint32(len(blocks)))
-	p = order.AppendUint64(p, uint64(size))
+	p = appendInt32(p, int64(len(blocks)))
+	p = appendInt64(p, size)
 	p = append(p, trailerTag...)
 	order.PutUint32(p[start-4:], uint32(len(p)-start))
 	return p
@@ -249,7 +254,7 @@ func readIndex(f io.ReaderAt, end int64) (blocks []block, size int64, ok bool) {
 		return nil, 0, false
 	}
 	n, count := int64(order.Uint32(trailer)), int64(order.Uint32(trailer[8:]))
-	size = int64(order.Uint64(trailer[12:]))
+	size = readInt64(trailer[12:])
 	start := end - int64(trailerSize) - n
 	if n > maxIndex || start < 8 || count*(headerSize+12) > n {
 		return nil, 0, false
@@ -264,7 +269,7 @@ func readIndex(f io.ReaderAt, end int64) (blocks []block, size int64, ok bool) {
 			return nil, 0, false
 		}
 		b, ok := parseHeader(p)
-		b.at = int64(order.Uint64(p[headerSize:]))
+		b.at = readInt64(p[headerSize:])
 		n := int(order.Uint32(p[headerSize+8:]))
 		p = p[headerSize+12:]
 		if !ok || n > len(p) {
@@ -448,7 +453,7 @@ func (a *archive) seek(t time.Time) (int64, error) {
 			continue
 		}
 		if a.load(i) != nil {
-			return b.off, nil
+			return b.off, nil //nolint:nilerr // next reports it
 		}
 		return b.off + seekTime(bytes.NewReader(a.raw), int64(len(a.raw)), t), nil
 	}

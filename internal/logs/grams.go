@@ -1,6 +1,9 @@
 package logs
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // grams is a set of the runs of gramSize bytes that occur in the lines of a block, as bits by hash. What it lacks does
 // not occur; what it has may occur. A term of a filter is looked up with all its runs, so that even a rather full set
@@ -27,7 +30,7 @@ func (g grams) bit(run uint32, letters bool) (index int, mask byte) {
 		low, size = 0, n/4
 	}
 	at := low + (uint64(run*0x9E3779B1)*size)>>32
-	return int(at >> 3), 1 << (at & 7) //nolint:gosec // below 8*len(g)
+	return int(at >> 3), 1 << (at & 7)
 }
 
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
@@ -100,10 +103,5 @@ func (g grams) lack(f *Filter) bool {
 	if len(f.some) == 0 {
 		return false
 	}
-	for _, term := range f.some {
-		if g.has(term) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(f.some, g.has)
 }

@@ -17,11 +17,14 @@ var epoch = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 // second is the time n seconds after the epoch.
 func second(n float64) time.Time { return epoch.Add(time.Duration(n * float64(time.Second))) }
 
-// write appends raw text to a pod's log.
-func write(tb interface {
+// tester is a test, or a check of rapid's.
+type tester interface {
 	Helper()
 	Fatal(args ...any)
-}, s *Store, pod, file, text string) {
+}
+
+// write appends raw text to a pod's log.
+func write(tb tester, s *Store, pod, file, text string) {
 	tb.Helper()
 	dir := s.PodDir("svc", pod)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -237,7 +237,7 @@ func searchFor(ctx context.Context, t *table, o options, store *logs.Store, rg, 
 		var b time.Duration
 		if rg != "" {
 			began = time.Now()
-			out, err := exec.CommandContext(ctx, rg, "--fixed-strings", "--text", "--no-line-number", term, raw).Output() //nolint:gosec // of the machine
+			out, err := exec.CommandContext(ctx, rg, "--fixed-strings", "--text", "--no-line-number", term, raw).Output()
 			if _, none := errors.AsType[*exec.ExitError](err); err != nil && !none {
 				return err
 			}
@@ -264,7 +264,7 @@ func writeLogs(dir, raw string, size int64) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	all, err := os.Create(raw) //nolint:gosec // of the bench
+	all, err := os.Create(raw)
 	if err != nil {
 		return err
 	}
