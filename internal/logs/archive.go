@@ -240,7 +240,7 @@ func appendIndex(p []byte, blocks []block, size int64) []byte {
 	p = appendInt32(p, int64(len(blocks)))
 	p = appendInt64(p, size)
 	p = append(p, trailerTag...)
-	order.PutUint32(p[start-4:], uint32(len(p)-start))
+	copy(p[start-4:], appendInt32(nil, int64(len(p)-start)))
 	return p
 }
 
@@ -327,6 +327,7 @@ type archive struct {
 	dec    *zstd.Decoder
 	blocks []block // ascending
 	total  int64   // size of the segment, as far as is known
+	end    int64   // size of the file
 	whole  bool    // the index is good
 	report func(error)
 
@@ -347,7 +348,7 @@ func (s *Store) openArchive(path string) (*archive, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	a := &archive{f: f, dec: s.decoder(), loaded: -1, report: func(err error) { s.damaged(path, err) }}
+	a := &archive{f: f, end: info.Size(), dec: s.decoder(), loaded: -1, report: func(err error) { s.damaged(path, err) }}
 	if a.blocks, a.total, a.whole = readIndex(f, info.Size()); a.whole {
 		return a, nil
 	}
@@ -425,6 +426,9 @@ func (a *archive) load(i int) error {
 	}
 	a.loaded = -1
 	b := &a.blocks[i]
+	if b.at < 0 || b.at+b.packed > a.end {
+		return fmt.Errorf("%w: it ends too early", errDamaged)
+	}
 	if int64(cap(a.packed)) < b.packed {
 		a.packed = make([]byte, b.packed)
 	}

@@ -262,9 +262,16 @@ func FuzzArchive(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add(b.Bytes()[:b.Len()/2])
 	f.Add([]byte{})
+	s := New(dir)
+	seg := segment{dir: s.PodDir("svc", "p"), container: "web"}
+	if err := os.MkdirAll(seg.dir, 0o700); err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s := New(t.TempDir())
-		write(t, s, "p", "web.log.zst", string(b))
+		s.forget(seg)
+		if err := os.WriteFile(seg.archivePath(), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		if _, _, err := s.Query(t.Context(), Query{ServiceID: "svc", Container: "web", Limit: 10}); err != nil {
 			t.Error(err)
 		}
