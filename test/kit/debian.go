@@ -27,6 +27,12 @@ func openDebian() (debian, error) {
 	return debian{root}, nil
 }
 
+// MachineFiles returns programs of this machine with the loader and the libraries that they name, as files of an image.
+// Their packages are what scripts/setup.sh installs or what every Debian has.
+func MachineFiles(programs ...string) (map[string]File, error) {
+	return debian{"/"}.load(programs...)
+}
+
 // file follows links and returns the path, on this machine, of the file that the packages call name.
 func (d debian) file(name string) (string, error) {
 	for range 10 {

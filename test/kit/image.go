@@ -19,10 +19,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// content is one file of an image.
-type content struct {
-	mode int64
-	data []byte
+// File is one file of an image.
+type File struct {
+	Mode int64 // permission bits
+	Data []byte
+	Link string // a symbolic link's target; Mode and Data do not count then
 }
 
 // Web is the image of test/programs/web for this machine: it listens on 8080 and answers its version.
@@ -54,7 +55,7 @@ func programImage(ctx context.Context, name, arch string, config v1.Config) (v1.
 		return nil, fmt.Errorf("reading a test program: %w", err)
 	}
 	config.Entrypoint = []string{"/" + name}
-	return build(arch, config, map[string]content{"/" + name: {0o755, data}})
+	return BuildImage(arch, config, map[string]File{"/" + name: {Mode: 0o755, Data: data}})
 }
 
 // Nginx is Debian's nginx: it listens on 80 in the foreground and serves page. It logs to standard output and error,
@@ -76,18 +77,18 @@ func Nginx(page string) (v1.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading nginx's MIME types: %w", err)
 	}
-	maps.Copy(files, map[string]content{
-		"/etc/nginx/mime.types": {0o644, types},
-		"/etc/nginx/nginx.conf": {0o644, []byte(nginxConf)},
-		"/etc/passwd":           {0o644, []byte("root:x:0:0:root:/:/none\nwww-data:x:33:33:www-data:/:/none\n")},
-		"/etc/group":            {0o644, []byte("root:x:0:\nwww-data:x:33:\n")},
-		"/srv/www/index.html":   {0o644, []byte(page)},
-		"/var/lib/nginx/":       {0o755, nil},
-		"/var/log/nginx/":       {0o755, nil},
-		"/run/":                 {0o755, nil},
-		"/tmp/":                 {0o1777, nil},
+	maps.Copy(files, map[string]File{
+		"/etc/nginx/mime.types": {Mode: 0o644, Data: types},
+		"/etc/nginx/nginx.conf": {Mode: 0o644, Data: []byte(nginxConf)},
+		"/etc/passwd":           {Mode: 0o644, Data: []byte("root:x:0:0:root:/:/none\nwww-data:x:33:33:www-data:/:/none\n")},
+		"/etc/group":            {Mode: 0o644, Data: []byte("root:x:0:\nwww-data:x:33:\n")},
+		"/srv/www/index.html":   {Mode: 0o644, Data: []byte(page)},
+		"/var/lib/nginx/":       {Mode: 0o755},
+		"/var/log/nginx/":       {Mode: 0o755},
+		"/run/":                 {Mode: 0o755},
+		"/tmp/":                 {Mode: 0o1777},
 	})
-	return build(runtime.GOARCH, v1.Config{
+	return BuildImage(runtime.GOARCH, v1.Config{
 		Entrypoint:   []string{"/usr/sbin/nginx"},
 		Cmd:          []string{"-g", "daemon off;"},
 		Env:          []string{"PATH=/usr/sbin:/usr/bin"},
@@ -125,8 +126,8 @@ func Redis() (v1.Image, error) {
 	}
 	files["/usr/bin/redis-server"] = files["/usr/bin/redis-check-rdb"]
 	delete(files, "/usr/bin/redis-check-rdb")
-	files["/data/"] = content{0o755, nil}
-	return build(runtime.GOARCH, v1.Config{
+	files["/data/"] = File{Mode: 0o755}
+	return BuildImage(runtime.GOARCH, v1.Config{
 		Entrypoint:   []string{"/usr/bin/redis-server"},
 		Cmd:          []string{"--save", "", "--appendonly", "no", "--protected-mode", "no"},
 		Env:          []string{"PATH=/usr/bin"},
@@ -137,28 +138,29 @@ func Redis() (v1.Image, error) {
 
 // NoProgram is an image whose entrypoint does not exist.
 func NoProgram() (v1.Image, error) {
-	return build(runtime.GOARCH, v1.Config{Entrypoint: []string{"/app/server"}}, map[string]content{"/README": {0o644, []byte("nothing to run\n")}})
+	return BuildImage(runtime.GOARCH, v1.Config{Entrypoint: []string{"/app/server"}}, map[string]File{"/README": {Mode: 0o644, Data: []byte("nothing to run\n")}})
 }
 
 // load is program with the files' bytes.
-func (d debian) load(names ...string) (map[string]content, error) {
+func (d debian) load(names ...string) (map[string]File, error) {
 	paths, err := d.program(names...)
 	if err != nil {
 		return nil, err
 	}
-	files := make(map[string]content, len(paths))
+	files := make(map[string]File, len(paths))
 	for name, path := range paths {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("reading a Debian program: %w", err)
 		}
-		files[name] = content{0o755, data}
+		files[name] = File{Mode: 0o755, Data: data}
 	}
 	return files, nil
 }
 
-// build makes an image of one layer. A name that ends with a slash is a folder. The same input gives the same digest.
-func build(arch string, config v1.Config, files map[string]content) (v1.Image, error) {
+// BuildImage makes an image of one layer for the machines of arch, a GOARCH. A name that ends with a slash is a folder. The same
+// input gives the same digest.
+func BuildImage(arch string, config v1.Config, files map[string]File) (v1.Image, error) {
 	layer, err := layerOf(files)
 	if err != nil {
 		return nil, err
@@ -179,7 +181,7 @@ func build(arch string, config v1.Config, files map[string]content) (v1.Image, e
 	return img, nil
 }
 
-func layerOf(files map[string]content) (v1.Layer, error) {
+func layerOf(files map[string]File) (v1.Layer, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	made := make(map[string]bool)
@@ -188,15 +190,18 @@ func layerOf(files map[string]content) (v1.Layer, error) {
 			return nil, err
 		}
 		f := files[name]
-		h := &tar.Header{Name: strings.TrimPrefix(name, "/"), Mode: f.mode, Size: int64(len(f.data)), Typeflag: tar.TypeReg}
+		h := &tar.Header{Name: strings.TrimPrefix(name, "/"), Mode: f.Mode, Size: int64(len(f.Data)), Typeflag: tar.TypeReg}
 		if dir, ok := strings.CutSuffix(name, "/"); ok {
 			made[dir] = true
 			h.Typeflag = tar.TypeDir
 		}
+		if f.Link != "" {
+			h.Typeflag, h.Linkname, h.Size, f.Data = tar.TypeSymlink, f.Link, 0, nil
+		}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, fmt.Errorf("writing a layer: %w", err)
 		}
-		if _, err := w.Write(f.data); err != nil {
+		if _, err := w.Write(f.Data); err != nil {
 			return nil, fmt.Errorf("writing a layer: %w", err)
 		}
 	}

@@ -191,8 +191,14 @@ func withoutPrefix(env []string, prefixes ...string) []string {
 
 // Run runs a trysail client command against this server and returns its standard output.
 func (s *Server) Run(ctx context.Context, args ...string) (string, error) {
+	return s.RunInput(ctx, "", args...)
+}
+
+// RunInput is Run with a standard input.
+func (s *Server) RunInput(ctx context.Context, input string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, s.Binary, args...)
 	cmd.Env = s.Environ()
+	cmd.Stdin = strings.NewReader(input)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

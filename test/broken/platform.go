@@ -1,0 +1,87 @@
+package broken
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/trysail/trysail/test/corpus"
+	"github.com/trysail/trysail/test/kit"
+)
+
+// platform are deployments that the machine or a person puts an end to.
+func platform() []corpus.Case {
+	return []corpus.Case{
+		{Name: "cfg-endpoint", Deployment: corpus.Web("serve").At(corpus.Endpoint{Port: 80}), Outcome: corpus.Refused, Code: "CFG-ENDPOINT", Says: "port", Quick: true},
+		{Name: "cfg-container", Deployment: corpus.Web("serve").At(corpus.Endpoint{Container: "api"}), Outcome: corpus.Refused, Code: "CFG-ENDPOINT", Says: "api", Quick: true},
+		{Name: "cap-nofit", Deployment: corpus.Web("serve"), Power: "xlarge", Scale: 20, Outcome: corpus.Refused, Code: "CAP-NOFIT", Says: "memory", Quick: true,
+			Miss: "what a deployment needs is not compared with the machine yet"},
+		{Name: "node-lost", Deployment: corpus.Web("sleep 1h"), Code: "NODE-LOST", Container: "-", Act: killSandboxes, Confidence: likely},
+	}
+}
+
+// killAll kills the containers of the case that run a program with an argument, whenever one is there.
+func killAll(argument string) func(context.Context, *corpus.Run) error {
+	return func(ctx context.Context, r *corpus.Run) error {
+		return repeat(ctx, r, func() error {
+			return kill(func(p kit.Proc) bool { return slices.Contains(p.Args, argument) && r.Owns(p) })
+		})
+	}
+}
+
+// killSandboxes kills the first process of the case's pods, which holds their network, as a restart of the machine does.
+func killSandboxes(ctx context.Context, r *corpus.Run) error {
+	return repeat(ctx, r, func() error {
+		return kill(func(p kit.Proc) bool { return slices.Contains(p.Args, "sandbox") && r.Owns(p) })
+	})
+}
+
+func kill(which func(kit.Proc) bool) error {
+	procs, err := kit.Processes(which)
+	for _, p := range procs {
+		if e := syscall.Kill(p.PID, syscall.SIGKILL); e != nil && !errors.Is(e, syscall.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("killing %s: %w", p, e))
+		}
+	}
+	return err
+}
+
+// repeat does something now and then until the version has settled.
+func repeat(ctx context.Context, r *corpus.Run, do func() error) error {
+	for {
+		done, err := r.Settled(ctx)
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-time.After(300 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := do(); err != nil {
+			return err
+		}
+	}
+}
+
+// combined are deployments in which more than one thing happens. What came first is the cause.
+func combined() []corpus.Case {
+	return []corpus.Case{
+		{Name: "both-fail", Deployment: corpus.Web("sleep 3s", "exit 4").With("worker", corpus.Steps("sleep 500ms", "cry no queue", "exit 7")), Container: "worker", Code: "EXIT-CODE", Says: "code 7", Confidence: certain, Quick: true},
+		{Name: "both-fail-reverse", Deployment: corpus.Web("sleep 500ms", "cry no templates", "exit 4").With("worker", corpus.Steps("sleep 3s", "exit 7")), Code: "EXIT-CODE", Says: "code 4", Confidence: certain},
+		{Name: "oom-beside-fine", Deployment: corpus.Web("serve").With("worker", corpus.Steps("sleep 300ms", "alloc 700")), Container: "worker", Code: "MEM-OOM", Says: "worker", Confidence: certain, Quick: true},
+		{Name: "bad-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "misbehave:none"}), Outcome: corpus.Refused, Code: "IMG-TAG", Says: "worker", Quick: true},
+		{Name: "broken-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "armbinary:1"}), Container: "worker", Code: "IMG-BIN-ARCH", Confidence: certain, Quick: true},
+		{Name: "crash-follows", Deployment: corpus.Web("dial 127.0.0.1:6379", "serve").With("cache", corpus.Container{
+			Image: "misbehave:1", Command: []string{"cry cannot read /etc/cache.conf: no such file or directory", "exit 2"}, Ports: map[string]string{"6379": "TCP"}}),
+			Container: "cache", Code: "EXIT-CODE", Confidence: certain,
+			Miss: "both end in the same moment: which was first is decided by who was scheduled first"},
+		{Name: "noisy-sidecar", Deployment: corpus.Web("serve", "addr=127.0.0.1:8080").With("agent", corpus.Steps("retry 127.0.0.1:4317")), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Confidence: certain},
+		{Name: "words-and-port", Deployment: corpus.Web("cry panic: out of memory is what this line talks about", "serve", "addr=:9000"), Code: "NET-WRONGPORT", Says: "9000", Confidence: certain},
+		{Name: "two-nodes", Deployment: corpus.Web("cry no license", "exit 5"), Scale: 2, Code: "EXIT-CODE", Says: "no license", Confidence: certain},
+		{Name: "over-a-good-one", Deployment: corpus.Web("cry bad migration", "exit 5"), Before: good(), Code: "EXIT-CODE", Says: "bad migration", Confidence: certain},
+	}
+}
