@@ -105,6 +105,13 @@ func cases() []testCase {
 			in.Pods, in.Version.Pull = nil, &trysail.PullFailure{Image: "redis:7", Code: "IMG-TAG", Message: "No tag.", Fix: "Pick one.", Final: true, Text: "404"}
 		}, "IMG-TAG", trysail.Certain, "db", "No tag.", "Pick one.", ""},
 
+		{"registry silent until the end", func(in *diagnose.Input, _ *trysail.PodEvidence) {
+			in.Pods, in.Deployment.Digests = nil, map[string]string{"redis:7": "sha256:1"}
+		}, "IMG-NET", trysail.Likely, "web", "had not answered", "firewall", ""},
+		{"pull until the end", func(in *diagnose.Input, _ *trysail.PodEvidence) {
+			in.Pods, in.Deployment.Digests = nil, map[string]string{"redis:7": "sha256:1", "shop:2": "sha256:2"}
+		}, "IMG-SLOW", trysail.Likely, "", "still being pulled", "--activation-timeout", ""},
+
 		{"program for another processor", examined("IMG-BIN-ARCH", ""), "IMG-BIN-ARCH", trysail.Certain, "web", "What the image says.", "", ""},
 		{"no file", examined("RUN-NOFILE", `exec: "/x": stat /x: no such file or directory`), "RUN-NOFILE", trysail.Certain, "web", "", "", ""},
 		{"one word", examined("RUN-ONEWORD", "exec"), "RUN-ONEWORD", trysail.Certain, "web", "", "", ""},
@@ -131,6 +138,13 @@ func cases() []testCase {
 			in.Version.Autopsies = map[string]trysail.Autopsy{"web": autopsy("RUN-SYSTEMD", trysail.Likely)}
 			ends(e, "web", 255, time.Second, "Failed to mount cgroup at /sys/fs/cgroup/systemd: Operation not permitted")
 		}, "RUN-SYSTEMD", trysail.Certain, "web", "", "", ""},
+		{"systemd without privileges", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			ends(e, "web", 255, time.Second, "Failed to mount tmpfs at /run: Operation not permitted", "[!!!!!!] Failed to mount API filesystems.", "Exiting PID 1...")
+		}, "RUN-SYSTEMD", trysail.Likely, "web", "whole machine", "", ""},
+		{"process limit, and words of something else", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			ends(e, "web", 2, time.Second, "goroutine 4173 [syscall, locked to thread]:")
+			e.Cgroup = &trysail.CgroupCounters{ProcessLimit: 4096, ProcessLimitHits: 3}
+		}, "PIDS", trysail.Likely, "web", "4096", "fewer", ""},
 		{"systemd in the log", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			ends(e, "web", 1, time.Second, "System has not been booted with systemd as init system (PID 1). Can't operate.")
 		}, "RUN-SYSTEMD", trysail.Likely, "web", "whole machine", "ExecStart", ""},

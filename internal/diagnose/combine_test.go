@@ -43,6 +43,28 @@ func TestDiagnose_CasesCombine(t *testing.T) {
 				ends(e, "web", 1, 3*time.Second, "connect ECONNREFUSED 127.0.0.1:6379")
 			})
 		}, "EXIT-CODE", "db", ""},
+		{"a pod that was only just started says nothing", func(in *diagnose.Input) {
+			pod(in, 0, crash("TypeError: boom"))
+			pod(in, 0, crash("TypeError: boom"))
+			pod(in, 0, func(e *trysail.PodEvidence) {
+				listens(e)
+				e.At = t0.Add(2*time.Minute + 500*time.Millisecond)
+				for i := range e.Containers {
+					e.Containers[i].StartedAt = t0.Add(2 * time.Minute)
+				}
+			})
+		}, "EXIT-CODE", "web", ""},
+		{"a pod that has got over it says what is wrong now", func(in *diagnose.Input) {
+			pod(in, 0, crash("TypeError: boom"))
+			pod(in, 0, func(e *trysail.PodEvidence) { listens(e, "0.0.0.0:3000") })
+		}, "NET-WRONGPORT", "web", ""},
+		{"one node crashed three times while the other had still time", func(in *diagnose.Input) {
+			in.TookTooLong = false
+			for range 3 {
+				pod(in, 0, crash("TypeError: boom"))
+			}
+			pod(in, 1, func(e *trysail.PodEvidence) { listens(e) })
+		}, "EXIT-CODE", "web", ""},
 		{"a start error comes before an exit", func(in *diagnose.Input) {
 			pod(in, 0, func(e *trysail.PodEvidence) {
 				ends(e, "db", 1, time.Millisecond, "boom")

@@ -135,10 +135,7 @@ func (c *caseFile) find() finding {
 		return f
 	}
 	if c.TookTooLong {
-		return finding{
-			code: "UNKNOWN", summary: fmt.Sprintf("No node was running after %s.", c.Window),
-			fix: "Look at the log of trysail itself for what it waited for.", rank: rankNone,
-		}
+		return c.awaited()
 	}
 	return finding{code: "UNKNOWN", summary: "No known cause matched.", fix: "Look at the container's log.", rank: rankNone}
 }

@@ -66,6 +66,10 @@ func (p podCase) exitCause(s trysail.ContainerStatus) finding {
 	if f, ok := p.childOutOfMemory(s); ok {
 		return f
 	}
+	if f := p.processes(s.Name, finding{}); f.confidence == trysail.Certain {
+		f.confidence = trysail.Likely // the limit was hit, and it did not say that it ended of that
+		return f
+	}
 	if name, ok := signals(s.ExitCode); ok {
 		return p.signal(s, name, words)
 	}

@@ -191,8 +191,12 @@ func (p podCase) stalled() (share float64, of time.Duration) {
 // life is how long the pod has been there.
 func (p podCase) life() time.Duration {
 	at := p.e.At
-	if at.IsZero() {
+	switch {
+	case !at.IsZero():
+	case p.TookTooLong:
 		return p.Window
+	default:
+		return 0
 	}
 	began := p.rec.CreatedAt
 	for _, s := range p.e.Containers {

@@ -40,6 +40,10 @@ func (c *caseFile) pods() (finding, bool) {
 	if len(all) == 0 {
 		return finding{}, false
 	}
+	if ended := func(f finding) bool { return f.rank <= rankExit }; !c.TookTooLong && slices.ContainsFunc(all, ended) {
+		// The version failed of what ended, not of pods that had still time.
+		all = slices.DeleteFunc(all, func(f finding) bool { return !ended(f) })
+	}
 	slices.SortStableFunc(all, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(vague(a), vague(b)), cmp.Compare(a.rank, b.rank), compareTimes(a.at, b.at))
 	})
@@ -57,7 +61,10 @@ func slotFinding(pods []podCase) (finding, bool) {
 	}
 	f := last.finding()
 	if f.rank > rankExit {
-		return f, true // it runs: what ended earlier pods it has got over
+		if last.gotOver(pods[:len(pods)-1]) {
+			return f, true
+		}
+		pods = pods[:len(pods)-1] // it was only just started
 	}
 	// Of starts that ended differently, what happened most is the cause, then what says most, then what was first.
 	count := map[string]int{}
@@ -81,6 +88,18 @@ func slotFinding(pods []podCase) (finding, bool) {
 		best.add(x)
 	}
 	return best, true
+}
+
+// gotOver reports whether a pod that runs has outlived what ended the ones before it. One that is younger than they were has
+// yet to come to that.
+func (p podCase) gotOver(earlier []podCase) bool {
+	longest := time.Duration(-1)
+	for _, q := range earlier {
+		if s, ended := q.firstEnd(); ended {
+			longest = max(longest, s.FinishedAt.Sub(s.StartedAt), 0)
+		}
+	}
+	return longest < 0 || p.life() > 2*longest+time.Second
 }
 
 func (f finding) key() string { return string(f.code) + "/" + f.container }

@@ -122,6 +122,35 @@ func (c *caseFile) images() (f finding, ok bool) {
 	return f, true
 }
 
+// awaited is about a version whose window closed before a pod of it was created. Pods are created when all images are there.
+func (c *caseFile) awaited() finding {
+	f := finding{
+		code: "UNKNOWN", summary: fmt.Sprintf("No node was running after %s.", c.Window),
+		fix: "Look at the log of trysail itself for what it waited for.", rank: rankNone,
+	}
+	if len(c.Pods) > 0 {
+		return f
+	}
+	for _, name := range c.Deployment.ContainerNames() {
+		image := c.Deployment.Containers[name].Image
+		f.code, f.confidence, f.container, f.rank = "IMG-SLOW", trysail.Likely, name, rankTime
+		if c.Deployment.Digests[image] == "" {
+			f.code = "IMG-NET"
+			f.summary = fmt.Sprintf("The registry of %s had not answered when the window of %s closed.", c.mark(image), c.Window)
+			f.fix = "Check the registry, and the firewall and the proxy between this machine and it."
+			f.prove("record", "it is not known which digest %s has", c.mark(image))
+			return f
+		}
+		f.summary = fmt.Sprintf("%s was still being pulled when the window of %s closed.", c.mark(image), c.Window)
+		f.fix = "Deploy again: what was pulled is kept. Or make the image smaller, or the window longer (--activation-timeout)."
+	}
+	if len(c.Deployment.Containers) > 1 {
+		f.container, f.summary = "", fmt.Sprintf("The images were still being pulled when the window of %s closed.", c.Window)
+	}
+	f.prove("record", "no node was started in %s", c.Window)
+	return f
+}
+
 // isTyped reports whether an image error was made from what a registry or the network said in so many words. Another try may
 // still help, but what happened is no guess.
 func isTyped(e *trysail.ImageError) bool {

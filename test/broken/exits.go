@@ -26,15 +26,19 @@ func exits() []corpus.Case {
 		{Name: "exit-zero", Deployment: corpus.Web("say migrations done", "exit 0"), Code: "EXIT-ZERO", Says: "finished", Fix: "foreground", Confidence: certain, Quick: true},
 		{Name: "exit-zero-shell", Deployment: corpus.WebImage("busybox:1"), Code: "EXIT-ZERO", Says: "finished", Confidence: certain},
 		{Name: "exit-worker", Deployment: corpus.Worker("sleep 200ms", "cry no queue", "exit 2"), Container: "worker", Code: "EXIT-CODE", Says: "no queue", Confidence: certain},
-		{Name: "exit-forked", Deployment: corpus.Web("daemon", "serve"), Code: "EXIT-FORKED", Says: "background", Fix: "foreground", Confidence: certain,
+		{Name: "exit-forked", Deployment: corpus.Web("daemon", "sleep 1s", "serve"), Code: "EXIT-FORKED", Says: "background", Fix: "foreground", Confidence: certain,
 			Miss: "the children of a container are seen only when its processes are sampled"},
 		{Name: "exit-forked-nginx", Deployment: corpus.WebImage("nginxdaemon:1"), Code: "EXIT-FORKED", Says: "nginx", Fix: "daemon off"},
 		{Name: "exit-segv", Deployment: corpus.WebImage("segv:1"), Code: "EXIT-SIGNAL", Says: "SIGSEGV", Confidence: certain, Quick: true},
 		{Name: "exit-sigill", Deployment: corpus.WebImage("sigill:1"), Code: "EXIT-SIGNAL", Says: "SIGILL", Fix: "older processor", Confidence: certain, Quick: true},
-		{Name: "exit-abort", Deployment: corpus.WebImage("python:1", "import os\nos.abort()"), Code: "EXIT-SIGNAL", Says: "SIGABRT", Confidence: certain},
+		{Name: "exit-abort", Deployment: corpus.WebImage("python:1", pythonAbort), Code: "EXIT-SIGNAL", Says: "SIGABRT", Confidence: certain},
 		{Name: "exit-killed", Deployment: corpus.Web("sleep 1h"), Code: "EXIT-SIGNAL", Says: "SIGKILL", Act: killAll("sleep 1h"), Confidence: certain},
 	}
 }
+
+// pythonAbort ends as a wrapper does whose child has aborted. (The first process of a container cannot abort itself: the
+// kernel ignores its SIGABRT, and it dies of the memory access that the C library makes then.)
+const pythonAbort = "import os, sys\nif os.fork() == 0:\n  os.abort()\n_, status = os.wait()\nsys.exit(128 + os.WTERMSIG(status))"
 
 // said is a program that writes lines and ends. They are those of languages that this corpus has no image of.
 func said(code int, lines ...string) corpus.Deployment {

@@ -12,7 +12,7 @@ func images() []corpus.Case {
 		{Name: "image-local", Deployment: corpus.WebImage(":image-local.web.7"), Outcome: corpus.Refused, Code: "IMG-LOCAL", Says: "image-local", Quick: true},
 		{Name: "image-login", Deployment: corpus.WebImage("@login/shop/web:1"), Outcome: corpus.Refused, Code: "IMG-AUTH", Says: "login", Quick: true},
 		{Name: "image-forbidden", Deployment: corpus.WebImage("@forbidden/shop/web:1"), Outcome: corpus.Refused, Code: "IMG-REPO"},
-		{Name: "image-rate", Deployment: corpus.WebImage("@limit/shop/web:1"), Code: "IMG-RATE", Fix: "push", Confidence: certain, Quick: true},
+		{Name: "image-rate", Deployment: corpus.WebImage("@limit/shop/web:1"), Code: "IMG-RATE", Fix: "login", Confidence: certain, Quick: true},
 		{Name: "image-dns", Deployment: corpus.WebImage("@unknown/shop/web:1"), Code: "IMG-DNS", Says: "registry.trysail.invalid", Confidence: certain, Quick: true},
 		{Name: "image-refused", Deployment: corpus.WebImage("@closed/shop/web:1"), Code: "IMG-NET", Says: "refused", Confidence: certain, Quick: true},
 		{Name: "image-error", Deployment: corpus.WebImage("@broken/shop/web:1"), Code: "IMG-NET", Says: "500", Confidence: likely},
@@ -22,9 +22,9 @@ func images() []corpus.Case {
 		{Name: "image-arch-index", Deployment: corpus.WebImage("armindex:1"), Outcome: corpus.Refused, Code: "IMG-ARCH", Says: "arm64", Fix: "--platform", Quick: true},
 		{Name: "image-bin-arch", Deployment: corpus.WebImage("armbinary:1"), Code: "IMG-BIN-ARCH", Says: "arm64", Fix: "build", Confidence: certain, Quick: true},
 		{Name: "image-disk", Deployment: corpus.WebImage("fat:1"), Place: corpus.SmallDisk, Code: "IMG-DISK", Says: "disk", Confidence: certain},
-		{Name: "image-corrupt", Deployment: corpus.WebImage("@garbage/misbehave:1"), Code: "IMG-CORRUPT", Fix: "push", Quick: true},
-		{Name: "image-truncated", Deployment: corpus.WebImage("@truncated/misbehave:1"), Code: "IMG-CORRUPT"},
+		{Name: "image-corrupt", Deployment: corpus.WebImage("@garbage/one:1"), Code: "IMG-CORRUPT", Fix: "push", Quick: true},
+		{Name: "image-truncated", Deployment: corpus.WebImage("@truncated/two:1"), Code: "IMG-CORRUPT"},
 		{Name: "image-not-registry", Deployment: corpus.WebImage("@teapot/misbehave:1"), Code: "IMG-CORRUPT"},
-		{Name: "image-slow", Deployment: corpus.WebImage("@slow/misbehave:1"), Code: "IMG-SLOW", Confidence: likely},
+		{Name: "image-slow", Deployment: corpus.WebImage("@slow/three:1"), Code: "IMG-SLOW", Confidence: likely},
 	}
 }

@@ -1,7 +1,12 @@
 package broken
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/trysail/trysail/test/corpus"
 )
@@ -22,24 +27,37 @@ func limits() []corpus.Case {
 		{Name: "mem-oom-node", Deployment: corpus.WebImage("node:1", "--max-old-space-size=24", "-e", "const x = []; for (;;) x.push(new Array(1000).fill({}).map(() => ({a: 1})))"),
 			Code: "MEM-OOM", Fix: "--max-old-space-size", Confidence: likely},
 		{Name: "mem-oom-java", Deployment: said(3, "Exception in thread \"main\" java.lang.OutOfMemoryError: Java heap space", "\tat com.example.Cache.load(Cache.java:17)"), Code: "MEM-OOM", Fix: "MaxRAMPercentage", Confidence: likely},
-		{Name: "mem-sibling", Deployment: corpus.Web("serve").With("model", corpus.Steps("alloc 460", "say loaded")).With("web", webSteps("sleep 8s", "alloc 60", "serve")),
+		{Name: "mem-sibling", Deployment: corpus.Web("alloc 40", "sleep 3s", "serve").With("model", corpus.Steps("crowd 60", "alloc 8")),
 			Container: "model", Code: "MEM-SIBLING", Says: "model", Confidence: certain},
 		{Name: "cpu-throttle", Deployment: corpus.Web("say compiling the templates", "burn 1h", "serve"), Code: "CPU-THROTTLE", Fix: "power", Confidence: likely},
-		{Name: "pids", Deployment: corpus.Web("threads 6000", "serve"), Code: "PIDS", Says: "4096", Fix: "fewer", Confidence: certain},
+		{Name: "pids", Deployment: corpus.WebImage("python:1", pythonThreads), Code: "PIDS", Says: "4096", Fix: "fewer", Confidence: certain},
+		{Name: "pids-go", Deployment: corpus.Web("threads 6000", "serve"), Code: "PIDS", Says: "4096", Fix: "fewer"},
 		{Name: "files", Deployment: corpus.Web("files 256", "serve"), Code: "FILES", Says: "256", Confidence: certain},
 		{Name: "fs-ro", Deployment: corpus.Web("write /proc/sys/kernel/hostname", "serve"), Code: "FS-RO", Says: "/proc/sys/kernel/hostname", Confidence: likely, Quick: true},
 		{Name: "fs-denied", Deployment: corpus.WebImage("readonly:1", "write /data/shop.db", "serve"), Code: "FS-RO", Says: "/data/shop.db", Fix: "chown", Confidence: likely},
-		{Name: "fs-denied-python", Deployment: corpus.WebImage("python:1", "open('/proc/version', 'w')"), Code: "FS-RO", Confidence: likely,
-			Miss: "the process is root there, so writing to it fails with an error of the file's own"},
 		{Name: "fs-full-shm", Deployment: corpus.Web("fill /dev/shm/cache", "serve"), Code: "FS-FULL", Says: "/dev/shm/cache", Confidence: likely},
-		{Name: "fs-full", Deployment: corpus.Web("fill /tmp/cache", "serve"), Place: corpus.SmallDisk, Code: "FS-FULL", Says: "/tmp/cache", Confidence: certain},
+		{Name: "fs-full", Deployment: corpus.Web("reserve /tmp/journal 300", "serve"), Place: corpus.SmallDisk, Code: "FS-FULL", Says: "/tmp/journal"},
+		{Name: "fs-full-to-the-brim", Deployment: corpus.Web("fill /tmp/cache", "serve"), Place: corpus.SmallDisk, Last: true, Code: "FS-FULL", Says: "/tmp/cache", Act: freeDisk,
+			Miss: "on a disk without any room no decision can be recorded, so that the pod which fills it is not removed either"},
 	}
 }
 
-// webSteps is container web with other steps.
-func webSteps(steps ...string) corpus.Container {
-	return corpus.Web(steps...).Containers["web"]
+// freeDisk waits for the verdict, and then for a person who makes room on the disk.
+func freeDisk(ctx context.Context, r *corpus.Run) error {
+	patience, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	err := repeat(patience, r, func() error { return nil })
+	if err == nil {
+		return nil
+	}
+	files, _ := filepath.Glob(filepath.Join(r.On.DataDir, "engine", "data", "io.containerd.snapshotter.v1.overlayfs", "snapshots", "*", "fs", "tmp", "cache"))
+	for _, path := range files {
+		err = errors.Join(err, os.Truncate(path, 0), os.Remove(path))
+	}
+	return fmt.Errorf("there was no verdict while the disk was full: %w", err)
 }
+
+const pythonThreads = "import threading, time\nthreading.stack_size(64 << 10)\nfor _ in range(6000):\n  threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()"
 
 // dependencies are programs that need something that is not there.
 func dependencies() []corpus.Case {

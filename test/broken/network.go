@@ -17,14 +17,15 @@ func network() []corpus.Case {
 		{Name: "net-loopback", Deployment: corpus.Web("serve", "addr=127.0.0.1:8080"), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Fix: "0.0.0.0:8080", Confidence: certain},
 		{Name: "net-loopback-env", Deployment: corpus.WebImage("node:1", "server.js").Env("HOST", "127.0.0.1"), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Fix: `set "HOST"`, Confidence: certain},
 		{Name: "net-loopback-v6", Deployment: corpus.Web("serve", "addr=[::1]:8080"), Code: "NET-LOOPBACK", Says: "[::1]:8080", Confidence: certain},
-		{Name: "net-inuse", Deployment: corpus.Web("serve").With("admin", corpus.Steps("sleep 500ms", "serve")), Container: "admin", Code: "NET-INUSE", Says: "8080", Fix: "another port", Quick: true},
-		{Name: "net-inuse-node", Deployment: corpus.WebImage("node:1", "server.js").With("admin", corpus.Container{
-			Image: "node:1", Command: []string{"-e", "setTimeout(() => require('./server.js'), 2000)"}}), Container: "admin", Code: "NET-INUSE", Says: "8080"},
+		{Name: "net-inuse", Deployment: slowly(corpus.Web("serve")).With("admin", corpus.Steps("sleep 500ms", "serve")), Container: "admin", Code: "NET-INUSE", Says: "8080", Fix: "another port", Quick: true},
+		{Name: "net-inuse-node", Deployment: slowly(corpus.WebImage("node:1", "server.js")).With("admin", corpus.Container{
+			Image: "node:1", Command: []string{"-e", "setTimeout(() => require('./server.js'), 1000)"}}), Container: "admin", Code: "NET-INUSE", Says: "8080"},
 		{Name: "net-proto-tls", Deployment: corpus.Web("serve", "tls"), Code: "NET-PROTO", Says: "TLS", Fix: "HTTPS", Confidence: certain},
 		{Name: "net-proto-plain", Deployment: https("serve"), Code: "NET-PROTO", Says: "TLS", Fix: `"HTTP"`, Confidence: certain},
-		{Name: "net-proto-h2c", Deployment: corpus.Web("serve", "h2c"), Code: "NET-PROTO", Says: "HTTP/2", Fix: "HTTP/1.1", Confidence: certain},
+		{Name: "net-proto-grpc", Deployment: corpus.Web("serve", "grpc"), Code: "NET-PROTO", Says: "HTTP/2", Fix: "HTTP/1.1", Confidence: certain},
+		{Name: "net-proto-h2c", Deployment: corpus.Web("serve", "h2c"), Code: "NET-PROTO", Says: "closes", Confidence: likely},
 		{Name: "net-proto-ssh", Deployment: corpus.Web("serve", "raw=SSH-2.0-OpenSSH_9.2p1"), Code: "NET-PROTO", Says: "SSH", Confidence: certain},
-		{Name: "net-proto-redis", Deployment: redis(), Code: "NET-PROTO", Confidence: certain},
+		{Name: "net-proto-redis", Deployment: redis(), Code: "NET-PROTO", Confidence: likely},
 		{Name: "net-proto-hangup", Deployment: corpus.Web("serve", "hangup"), Code: "NET-PROTO", Says: "closes", Confidence: likely},
 	}
 }
@@ -44,6 +45,9 @@ func redis() corpus.Deployment {
 	}
 }
 
+// slowly makes a deployment need ten good answers, so that what goes wrong a moment after the start is still in time.
+func slowly(d corpus.Deployment) corpus.Deployment { return d.At(corpus.Endpoint{Healthy: 10}) }
+
 // health are programs that answer, but not as they should.
 func health() []corpus.Case {
 	return []corpus.Case{
@@ -60,8 +64,7 @@ func health() []corpus.Case {
 		{Name: "hc-status", Deployment: corpus.Web("serve", "default=418"), Code: "HC-STATUS", Says: "418", Fix: "418", Confidence: certain},
 		{Name: "hc-slow", Deployment: corpus.Web("serve", "wait=4s"), Code: "HC-SLOW", Says: "2 s", Fix: "timeoutSeconds", Confidence: certain},
 		{Name: "hc-mute", Deployment: corpus.Web("listen :8080"), Code: "HC-SLOW", Says: "2 s", Confidence: certain},
-		{Name: "hc-notyet", Deployment: corpus.Web("sleep 23500ms", "serve").At(corpus.Endpoint{Healthy: 10}), Code: "HC-NOTYET", Fix: "--activation-timeout"},
-		{Name: "hc-flap", Deployment: corpus.Web("serve", "good=8s").At(corpus.Endpoint{}), Scale: 2, Code: "HC-FLAP", Says: "healthy for", Act: nil,
-			Miss: "a pod that is healthy waits for the others only when they are slow to start, and then both became healthy here"},
+		{Name: "hc-notyet", Deployment: slowly(corpus.Web("sleep 21500ms", "serve", "wait=400ms")), Code: "HC-NOTYET", Fix: "--activation-timeout", Confidence: certain},
+		{Name: "hc-flap", Deployment: slowly(corpus.Web("serve", "wait=200ms", "good=2s")), Code: "HC-FLAP", Says: "healthy for", Confidence: certain},
 	}
 }

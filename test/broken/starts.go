@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/trysail/trysail/test/corpus"
 )
@@ -36,23 +37,51 @@ func starts() []corpus.Case {
 			Code: "RUN-ENV", Says: "DATABASE_URL", Fix: "version 1", Confidence: likely},
 		{Name: "run-env-python", Deployment: corpus.WebImage("python:1", "import os\nos.environ['DATABASE_URL']"), Code: "RUN-ENV", Says: "DATABASE_URL", Fix: "environment", Confidence: likely},
 		{Name: "run-runtime", Deployment: *good(), Place: corpus.SmallDisk, Code: "RUN-RUNTIME", Container: "-", Fix: "doctor", Says: "not your app", Confidence: certain,
-			Prepare: hideNetwork, Act: func(ctx context.Context, r *corpus.Run) error { return nil }},
+			Prepare: breakNetwork, Act: restoreNetwork},
 	}
 }
 
-// hideNetwork takes the network's configuration away from the engine, as a careless clean-up of the machine does. The case
-// is the last one on its server.
-func hideNetwork(_ context.Context, r *corpus.Run) error {
-	found, err := filepath.Glob(filepath.Join(r.On.DataDir, "*", "*", "*.conflist"))
-	if more, _ := filepath.Glob(filepath.Join(r.On.DataDir, "*", "*.conflist")); len(more) > 0 {
-		found = append(found, more...)
+// networks are the files that tell the engine of the network of pods.
+func networks(r *corpus.Run) ([]string, error) {
+	var found []string
+	for _, pattern := range []string{"*/*.conflist", "*/*/*.conflist"} {
+		paths, err := filepath.Glob(filepath.Join(r.On.DataDir, pattern))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, paths...)
 	}
-	if err != nil || len(found) == 0 {
-		return errors.Join(errors.New("the network's configuration is not where it is looked for"), err)
+	if len(found) == 0 {
+		return nil, errors.New("the network's configuration is not where it is looked for")
 	}
-	for _, path := range found {
-		if err := os.WriteFile(path, []byte(`{"cniVersion": "1.0.0", "name": "trysail", "plugins": [{"type": "gone"}]}`), 0o600); err != nil {
-			return fmt.Errorf("breaking the network: %w", err)
+	return found, nil
+}
+
+// breakNetwork makes the network's configuration name a plugin that is not there, as an upgrade of the machine does.
+func breakNetwork(_ context.Context, r *corpus.Run) error {
+	return rewrite(r, `"type": "bridge"`, `"type": "bridge-gone"`)
+}
+
+func restoreNetwork(ctx context.Context, r *corpus.Run) error {
+	return errors.Join(repeat(ctx, r, func() error { return nil }), rewrite(r, `"type": "bridge-gone"`, `"type": "bridge"`))
+}
+
+func rewrite(r *corpus.Run, from, to string) error {
+	paths, err := networks(r)
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("rewriting the network's configuration: %w", err)
+		}
+		changed := strings.ReplaceAll(string(text), from, to)
+		if changed == string(text) {
+			return fmt.Errorf("rewriting the network's configuration: %s has no %s", path, from)
+		}
+		if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
+			return fmt.Errorf("rewriting the network's configuration: %w", err)
 		}
 	}
 	return nil

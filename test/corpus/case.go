@@ -74,6 +74,8 @@ type Case struct {
 	Confidence trysail.Confidence
 	// Warning is a code that must be among the warnings of the version.
 	Warning trysail.DiagnosisCode
+	// WarnsBefore is true if it is the version before that has the warning.
+	WarnsBefore bool
 
 	// Answer is what the endpoint's Path must answer through the edge: a part of the body, and the status (default 200).
 	Answer string
@@ -83,6 +85,8 @@ type Case struct {
 	Why   string // why it runs nowhere
 	// Quick cases are decided in seconds; the end-to-end tests run them.
 	Quick bool
+	// Last is true for what leaves its server in a state in which nothing else can be run there.
+	Last bool
 	// Miss says why the answer is known to be wrong as yet; empty if it must be right.
 	Miss string
 	// Prepare is done before the case, Act once its deployment is under way, by the time limit of ctx.

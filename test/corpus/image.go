@@ -60,12 +60,16 @@ func images() map[string]func(context.Context) (remote.Taggable, error) {
 			files["/lib/systemd/systemd"] = files["/misbehave"]
 			files["/sbin/init"] = kit.File{Link: "/lib/systemd/systemd"}
 		}),
-		"arm:1":            foreignManifest,
-		"armindex:1":       foreignIndex,
-		"armbinary:1":      misbehave(func(*v1.Config, map[string]kit.File) {}, foreignProgram),
-		"dynamic:1":        dynamic,
-		"segv:1":           machineCode(map[string][]byte{"amd64": {0x31, 0xc0, 0x88, 0x00}, "arm64": {0x00, 0x00, 0x80, 0xd2, 0x00, 0x00, 0x00, 0xb9}}),
-		"sigill:1":         machineCode(map[string][]byte{"amd64": {0x0f, 0x0b}, "arm64": {0, 0, 0, 0}}),
+		"arm:1":       foreignManifest,
+		"armindex:1":  foreignIndex,
+		"armbinary:1": misbehave(func(*v1.Config, map[string]kit.File) {}, foreignProgram),
+		"dynamic:1":   dynamic,
+		"segv:1":      machineCode(map[string][]byte{"amd64": {0x31, 0xc0, 0x88, 0x00}, "arm64": {0x00, 0x00, 0x80, 0xd2, 0x00, 0x00, 0x00, 0xb9}}),
+		"sigill:1":    machineCode(map[string][]byte{"amd64": {0x0f, 0x0b}, "arm64": {0, 0, 0, 0}}),
+		// Their layers are nobody else's, so each of them has to be pulled.
+		"one:1":            misbehave(func(_ *v1.Config, files map[string]kit.File) { files["/one"] = kit.File{Mode: 0o644} }),
+		"two:1":            misbehave(func(_ *v1.Config, files map[string]kit.File) { files["/two"] = kit.File{Mode: 0o644} }),
+		"three:1":          misbehave(func(_ *v1.Config, files map[string]kit.File) { files["/three"] = kit.File{Mode: 0o644} }),
 		"fat:1":            fat,
 		"busybox:1":        busybox(nil, nil),
 		"crlf:1":           script("#!/bin/sh\r\nexec misbehave\r\n", 0o755),

@@ -17,35 +17,48 @@ import (
 // RunAll runs cases, up to parallel of them at the same time, those on the small disk one after the other. Each is told of
 // when it is done. The results are in the order of the cases.
 func (w *World) RunAll(ctx context.Context, cases []Case, parallel int, tell func(Result)) []Result {
+	w.warm(ctx, cases)
 	results := make([]Result, len(cases))
 	seats := make(chan struct{}, parallel)
-	var disk sync.Mutex // held by the one that uses the small disk
 	var told sync.Mutex // held while one is told of
 	var wg sync.WaitGroup
+	run := func(i int) {
+		seats <- struct{}{}
+		defer func() { <-seats }()
+		if ctx.Err() != nil {
+			results[i].fault("%v", context.Cause(ctx))
+			return
+		}
+		results[i] = w.Run(ctx, cases[i])
+		told.Lock()
+		defer told.Unlock()
+		tell(results[i])
+	}
+	var disk []int // the cases on the small disk
 	for i, c := range cases {
 		results[i].Case = c
 		if c.Place == Nowhere {
 			continue
 		}
-		wg.Go(func() {
-			if c.Place == SmallDisk {
-				disk.Lock()
-				defer disk.Unlock()
-			}
-			seats <- struct{}{}
-			defer func() { <-seats }()
-			if ctx.Err() != nil {
-				results[i].fault("%v", context.Cause(ctx))
-				return
-			}
-			results[i] = w.Run(ctx, c)
-			told.Lock()
-			defer told.Unlock()
-			tell(results[i])
-		})
+		if c.Place == SmallDisk {
+			disk = append(disk, i)
+			continue
+		}
+		wg.Go(func() { run(i) })
+	}
+	slices.SortStableFunc(disk, func(a, b int) int { return last(cases[a]) - last(cases[b]) })
+	for _, i := range disk {
+		run(i)
 	}
 	wg.Wait()
 	return results
+}
+
+func last(c Case) int {
+	if c.Last {
+		return 1
+	}
+	return 0
 }
 
 // OK reports whether the outcome is as expected.

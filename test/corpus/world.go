@@ -173,3 +173,12 @@ func (w *World) Close(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// MachineMemory is how much memory this machine has, in bytes.
+func MachineMemory() int64 {
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit) //nolint:gosec // far below 2^63
+}

@@ -28,10 +28,13 @@ const (
 	healthyWindow = 100 * time.Second
 )
 
+// defaultParallel is how many cases run at the same time: most of them wait, and pods have a fourth of a CPU.
+const defaultParallel = 12
+
 func main() {
 	var o options
 	flag.StringVar(&o.run, "run", "", "only the cases whose name matches this regular expression")
-	flag.IntVar(&o.parallel, "parallel", 12, "how many cases of each kind run at the same time")
+	flag.IntVar(&o.parallel, "parallel", defaultParallel, "how many cases of each kind run at the same time")
 	flag.BoolVar(&o.verbose, "v", false, "print every explanation, not only those of wrong verdicts")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

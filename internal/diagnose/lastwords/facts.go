@@ -129,6 +129,8 @@ var factPatterns = []factPattern{
 	{Migrations, "doesn't exist", `Table '(?P<n>[^']+)' doesn't exist`, ""},
 	{Systemd, "systemd", `System has not been booted with systemd|Failed to create .*control group`, ""},
 	{Systemd, "failed to connect to bus", ``, ""},
+	{Systemd, "exiting pid 1", ``, ""},
+	{Systemd, "failed to mount api filesystems", ``, ""},
 	{Systemd, "control group", `Failed to (?:create|allocate|mount) .*(?:control group|cgroup)`, ""},
 	{HostRefused, "http_host", `Invalid HTTP_HOST header: '(?P<n>[^']*)'`, ""},
 	{HostRefused, "blocked", `Blocked (?:hosts?: (?P<n>\S+)|request\. This host)`, ""},

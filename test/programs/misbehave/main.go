@@ -12,9 +12,11 @@
 //	helper STEP…      run itself with the remaining steps again and again; without waiting go on with the steps after a
 //	                  step that is a lone dot
 //	daemon STEP…      run itself with the remaining steps in a session of its own and end with exit code 0
+//	crowd N STEP…     run itself N times with the remaining steps and wait for all
 //	files N           open files until there may be no more; N is the soft limit that is set before
 //	threads N         start threads that wait
 //	write PATH        write a file; fill PATH: write to it until that fails
+//	reserve PATH MB   make room for a file, as databases do
 //	dial ADDRESS      connect over TCP or fail; retry ADDRESS: until it succeeds, telling of each failure
 //	listen ADDRESS    take TCP connections and say nothing; udp ADDRESS: take packets
 //	deaf              ignore SIGTERM
@@ -65,6 +67,7 @@ var steps = map[string]func(string) error{
 	"threads": threads,
 	"write":   func(s string) error { return os.WriteFile(s, []byte("misbehave\n"), 0o600) },
 	"fill":    fill,
+	"reserve": reserve,
 	"dial":    dial,
 	"retry":   retry,
 	"listen":  listen,
@@ -78,6 +81,8 @@ func run(args []string) error {
 		switch verb {
 		case "child":
 			return child(args[i+1:])
+		case "crowd":
+			return crowd(rest, args[i+1:])
 		case "daemon":
 			return daemon(args[i+1:])
 		case "helper", "serve":
@@ -185,6 +190,20 @@ func child(args []string) error {
 	return nil
 }
 
+func crowd(s string, args []string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return err
+	}
+	for range n {
+		if err := myself(args).Start(); err != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	select {}
+}
+
 func helper(args []string) {
 	for {
 		if err := myself(args).Run(); err != nil {
@@ -262,6 +281,23 @@ func fill(path string) error {
 			return err
 		}
 	}
+}
+
+func reserve(s string) error {
+	path, size, _ := strings.Cut(s, " ")
+	mb, err := strconv.ParseInt(size, 10, 64)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := syscall.Fallocate(int(f.Fd()), 0, 0, mb<<20); err != nil {
+		return &os.PathError{Op: "allocate", Path: path, Err: err}
+	}
+	return nil
 }
 
 func dial(addr string) error {

@@ -36,15 +36,16 @@ import (
 //	hangup             close connections without an answer
 //	raw=TEXT           say TEXT to everybody who connects, which is not HTTP
 //	continue           read the body of every request, and so answer Expect: 100-continue
+//	grpc               say what HTTP/2 servers say first, and close
 //	tls                speak TLS with a certificate that nobody has signed
 //	h2c                speak HTTP/2 without TLS, and nothing else
 type server struct {
-	addr, body, location, host, raw                           string
-	status                                                    map[string]int
-	other                                                     int
-	wait, good, close                                         time.Duration
-	login, slow, http10, hangup, secure, h2c, noKeep, reading bool
-	started                                                   time.Time
+	addr, body, location, host, raw                                 string
+	status                                                          map[string]int
+	other                                                           int
+	wait, good, close                                               time.Duration
+	login, slow, http10, hangup, secure, h2c, grpc, noKeep, reading bool
+	started                                                         time.Time
 }
 
 func parseServer(options []string) (*server, error) {
@@ -86,6 +87,8 @@ func parseServer(options []string) (*server, error) {
 			s.secure = true
 		case "h2c":
 			s.h2c = true
+		case "grpc":
+			s.grpc = true
 		case "nokeepalive":
 			s.noKeep = true
 		case "continue":
@@ -113,7 +116,7 @@ func serve(options []string) error {
 	if s.close > 0 {
 		time.AfterFunc(s.close, func() { ln.Close() })
 	}
-	if s.raw != "" || s.hangup || s.http10 {
+	if s.raw != "" || s.hangup || s.http10 || s.grpc {
 		go s.bare(ln)
 		return nil
 	}
@@ -145,10 +148,13 @@ func (s *server) bare(ln net.Listener) {
 		}
 		go func() {
 			defer conn.Close()
+			if s.grpc {
+				_, _ = conn.Write([]byte("\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64")) // SETTINGS
+			}
 			if s.raw != "" {
 				fmt.Fprintf(conn, "%s\r\n", s.raw)
 			}
-			if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil || s.raw != "" || s.hangup {
+			if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil || s.raw != "" || s.hangup || s.grpc {
 				return
 			}
 			fmt.Fprintf(conn, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n%s", s.body)
