@@ -10,6 +10,7 @@ BUILDFLAGS := -trimpath -buildvcs=false
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 FUZZTIME  ?= 30s
 BENCHARGS ?=
+DIAGNOSEARGS ?=
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -23,7 +24,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -91,6 +92,12 @@ bench: ## speed and memory side by side with bare pods and with Docker: one tabl
 	@$(MAKE) --no-print-directory -s build
 	@go build $(BUILDFLAGS) -o bin/bench ./test/bench
 	@exec bin/bench $(BENCHARGS)
+
+diagnose: ## how right the verdicts on broken and healthy deployments are: one table (DIAGNOSEARGS='-run regexp')
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory -s build
+	@go build $(BUILDFLAGS) -o bin/diagnose ./test/diagnose
+	@exec bin/diagnose $(DIAGNOSEARGS)
 
 clean: ## remove what the targets made in this folder
 	rm -rf bin coverage test/js/node_modules

@@ -170,6 +170,8 @@ for_test() {
 	need iproute2 ip /usr/sbin/ip # a network namespace as the outside of the pods' network
 	need awscli /usr/bin/aws
 	need python3-boto3 /usr/lib/python3/dist-packages/boto3
+	need python3 /usr/bin/python3         # it, busybox and node are put into images
+	need busybox-static /bin/busybox
 	if ! have node || ! have npm; then
 		need nodejs node
 		need npm npm

@@ -105,6 +105,10 @@ func cases() []testCase {
 			in.Pods, in.Version.Pull = nil, &trysail.PullFailure{Image: "redis:7", Code: "IMG-TAG", Message: "No tag.", Fix: "Pick one.", Final: true, Text: "404"}
 		}, "IMG-TAG", trysail.Certain, "db", "No tag.", "Pick one.", ""},
 
+		{"connections are neither taken nor refused", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			listens(e, "0.0.0.0:8080")
+			answers(e, trysail.Probe{Error: "timed out after 2s without a connection"})
+		}, "HC-SLOW", trysail.Likely, "web", "neither takes nor refuses", "stuck", ""},
 		{"registry silent until the end", func(in *diagnose.Input, _ *trysail.PodEvidence) {
 			in.Pods, in.Deployment.Digests = nil, map[string]string{"redis:7": "sha256:1"}
 		}, "IMG-NET", trysail.Likely, "web", "had not answered", "firewall", ""},

@@ -99,7 +99,11 @@ func (p podCase) slow(ep *trysail.PublicEndpoint, last trysail.Probe) finding {
 			return f
 		}
 	}
-	if p.e.Listeners == nil && len(p.e.Sockets) == 0 {
+	if strings.Contains(last.Error, "without a connection") {
+		f.confidence = trysail.Likely
+		f.summary = fmt.Sprintf("Port %d neither takes nor refuses connections within %d s: the program does not accept them any more, or they are lost on the way to it.", ep.ContainerPort, ep.HealthCheck.TimeoutSeconds)
+		f.fix = "See whether the program is stuck (its log is below), or drops packets with a firewall of its own."
+	} else if p.e.Listeners == nil && len(p.e.Sockets) == 0 {
 		f.summary = fmt.Sprintf("GET %s on port %d gives no answer within %d s.", p.show(ep.HealthCheck.Path), ep.ContainerPort, ep.HealthCheck.TimeoutSeconds)
 	}
 	f.prove("probe", "%s", last.Error)

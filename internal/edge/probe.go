@@ -199,6 +199,8 @@ func probeError(err error, timeoutSeconds int) string {
 	alert, isAlert := errors.AsType[tls.AlertError](err)
 	op, isOp := errors.AsType[*net.OpError](err)
 	switch {
+	case isOp && op.Op == "dial" && isTimeout(err):
+		return fmt.Sprintf("timed out after %ds without a connection", timeoutSeconds)
 	case isTimeout(err):
 		return fmt.Sprintf("timed out after %ds", timeoutSeconds)
 	case isRecord:

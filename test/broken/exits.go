@@ -25,7 +25,7 @@ func exits() []corpus.Case {
 			Code: "EXIT-CODE", Says: "ParseIntError", Confidence: certain},
 		{Name: "exit-zero", Deployment: corpus.Web("say migrations done", "exit 0"), Code: "EXIT-ZERO", Says: "finished", Fix: "foreground", Confidence: certain, Quick: true},
 		{Name: "exit-zero-shell", Deployment: corpus.WebImage("busybox:1"), Code: "EXIT-ZERO", Says: "finished", Confidence: certain},
-		{Name: "exit-worker", Deployment: corpus.Worker("sleep 200ms", "cry no queue", "exit 2"), Container: "worker", Code: "EXIT-CODE", Says: "no queue", Confidence: certain},
+		{Name: "exit-worker", Deployment: corpus.Worker("cry no queue", "exit 2"), Container: "worker", Code: "EXIT-CODE", Says: "no queue", Confidence: certain},
 		{Name: "exit-forked", Deployment: corpus.Web("daemon", "sleep 1s", "serve"), Code: "EXIT-FORKED", Says: "background", Fix: "foreground", Confidence: certain,
 			Miss: "the children of a container are seen only when its processes are sampled"},
 		{Name: "exit-forked-nginx", Deployment: corpus.WebImage("nginxdaemon:1"), Code: "EXIT-FORKED", Says: "nginx", Fix: "daemon off"},

@@ -1,6 +1,11 @@
 package broken
 
-import "github.com/trysail/trysail/test/corpus"
+import (
+	"fmt"
+	"time"
+
+	"github.com/trysail/trysail/test/corpus"
+)
 
 // network are programs that nobody can talk to.
 func network() []corpus.Case {
@@ -17,8 +22,8 @@ func network() []corpus.Case {
 		{Name: "net-loopback", Deployment: corpus.Web("serve", "addr=127.0.0.1:8080"), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Fix: "0.0.0.0:8080", Confidence: certain},
 		{Name: "net-loopback-env", Deployment: corpus.WebImage("node:1", "server.js").Env("HOST", "127.0.0.1"), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Fix: `set "HOST"`, Confidence: certain},
 		{Name: "net-loopback-v6", Deployment: corpus.Web("serve", "addr=[::1]:8080"), Code: "NET-LOOPBACK", Says: "[::1]:8080", Confidence: certain},
-		{Name: "net-inuse", Deployment: slowly(corpus.Web("serve")).With("admin", corpus.Steps("sleep 500ms", "serve")), Container: "admin", Code: "NET-INUSE", Says: "8080", Fix: "another port", Quick: true},
-		{Name: "net-inuse-node", Deployment: slowly(corpus.WebImage("node:1", "server.js")).With("admin", corpus.Container{
+		{Name: "net-inuse", Deployment: slowly(corpus.Web("serve", "wait=300ms")).With("admin", corpus.Steps("sleep 500ms", "serve")), Container: "admin", Code: "NET-INUSE", Says: "8080", Fix: "another port", Quick: true},
+		{Name: "net-inuse-node", Deployment: slowly(corpus.WebImage("node:1", "server.js").Env("DELAY", "500")).With("admin", corpus.Container{
 			Image: "node:1", Command: []string{"-e", "setTimeout(() => require('./server.js'), 1000)"}}), Container: "admin", Code: "NET-INUSE", Says: "8080"},
 		{Name: "net-proto-tls", Deployment: corpus.Web("serve", "tls"), Code: "NET-PROTO", Says: "TLS", Fix: "HTTPS", Confidence: certain},
 		{Name: "net-proto-plain", Deployment: https("serve"), Code: "NET-PROTO", Says: "TLS", Fix: `"HTTP"`, Confidence: certain},
@@ -64,7 +69,7 @@ func health() []corpus.Case {
 		{Name: "hc-status", Deployment: corpus.Web("serve", "default=418"), Code: "HC-STATUS", Says: "418", Fix: "418", Confidence: certain},
 		{Name: "hc-slow", Deployment: corpus.Web("serve", "wait=4s"), Code: "HC-SLOW", Says: "2 s", Fix: "timeoutSeconds", Confidence: certain},
 		{Name: "hc-mute", Deployment: corpus.Web("listen :8080"), Code: "HC-SLOW", Says: "2 s", Confidence: certain},
-		{Name: "hc-notyet", Deployment: slowly(corpus.Web("sleep 21500ms", "serve", "wait=400ms")), Code: "HC-NOTYET", Fix: "--activation-timeout", Confidence: certain},
+		{Name: "hc-notyet", Deployment: slowly(corpus.Web(fmt.Sprint("sleep ", corpus.Window-3500*time.Millisecond), "serve", "wait=400ms")), Code: "HC-NOTYET", Fix: "--activation-timeout", Confidence: certain},
 		{Name: "hc-flap", Deployment: slowly(corpus.Web("serve", "wait=200ms", "good=2s")), Code: "HC-FLAP", Says: "healthy for", Confidence: certain},
 	}
 }

@@ -23,7 +23,8 @@ func platform() []corpus.Case {
 		surge(),
 		{Name: "drain-kill", Before: deaf(), Deployment: *good(), Outcome: corpus.Works, Warning: "DRAIN-KILL", WarnsBefore: true, Answer: "misbehave is well",
 			Miss: "the warnings of a version that works cannot be read yet"},
-		{Name: "unknown", Deployment: corpus.Web("sleep 1s", "serve"), Code: "UNKNOWN", Confidence: likely, Act: cutOff},
+		{Name: "unknown", Deployment: corpus.Web("sleep 1s", "serve").At(corpus.Endpoint{Timeout: 5, Interval: 6}), Code: "UNKNOWN", Confidence: likely, Act: cutOff},
+		{Name: "hc-cut-off", Deployment: corpus.Web("sleep 1s", "serve"), Code: "HC-SLOW", Says: "neither takes nor refuses", Confidence: likely, Act: cutOff},
 		{Name: "node-lost", Deployment: corpus.Web("sleep 1h"), Code: "NODE-LOST", Container: "-", Act: killSandboxes, Confidence: likely},
 	}
 }
@@ -114,7 +115,7 @@ func combined() []corpus.Case {
 	return []corpus.Case{
 		{Name: "both-fail", Deployment: corpus.Web("sleep 3s", "exit 4").With("worker", corpus.Steps("sleep 500ms", "cry no queue", "exit 7")), Container: "worker", Code: "EXIT-CODE", Says: "code 7", Confidence: certain, Quick: true},
 		{Name: "both-fail-reverse", Deployment: corpus.Web("sleep 500ms", "cry no templates", "exit 4").With("worker", corpus.Steps("sleep 3s", "exit 7")), Code: "EXIT-CODE", Says: "code 4", Confidence: certain},
-		{Name: "oom-beside-fine", Deployment: slowly(corpus.Web("serve")).With("worker", corpus.Steps("sleep 300ms", "alloc 700")), Container: "worker", Code: "MEM-OOM", Says: "worker", Confidence: certain, Quick: true},
+		{Name: "oom-beside-fine", Deployment: slowly(corpus.Web("serve", "wait=300ms")).With("worker", corpus.Steps("sleep 300ms", "alloc 700")), Container: "worker", Code: "MEM-OOM", Says: "worker", Confidence: certain, Quick: true},
 		{Name: "bad-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "misbehave:none"}), Outcome: corpus.Refused, Code: "IMG-TAG", Says: "worker", Quick: true},
 		{Name: "broken-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "armbinary:1"}), Container: "worker", Code: "IMG-BIN-ARCH", Confidence: certain, Quick: true},
 		{Name: "crash-follows", Deployment: corpus.Web("sleep 1s", "dial 127.0.0.1:6379", "serve").With("cache", corpus.Container{
@@ -122,6 +123,8 @@ func combined() []corpus.Case {
 			Container: "cache", Code: "EXIT-CODE", Confidence: certain},
 		{Name: "noisy-sidecar", Deployment: corpus.Web("serve", "addr=127.0.0.1:8080").With("agent", corpus.Steps("retry 127.0.0.1:4317")), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Confidence: certain},
 		{Name: "words-and-port", Deployment: corpus.Web("cry panic: out of memory is what this line talks about", "serve", "addr=:9000"), Code: "NET-WRONGPORT", Says: "9000", Confidence: certain},
+		{Name: "crash-after-switch", Before: good(), Deployment: corpus.Web("serve", ".", "sleep 5s", "cry lost the database", "exit 3"), Outcome: corpus.Crashes, Code: "EXIT-CODE", Says: "lost the database", Confidence: certain},
+		{Name: "oom-after-switch", Deployment: corpus.Web("serve", ".", "sleep 5s", "alloc 700"), Outcome: corpus.Crashes, Code: "MEM-OOM", Fix: "micro", Confidence: certain},
 		{Name: "two-nodes", Deployment: corpus.Web("cry no license", "exit 5"), Scale: 2, Code: "EXIT-CODE", Says: "no license", Confidence: certain},
 		{Name: "over-a-good-one", Deployment: corpus.Web("cry bad migration", "exit 5"), Before: good(), Code: "EXIT-CODE", Says: "bad migration", Confidence: certain},
 	}

@@ -44,6 +44,7 @@ const (
 	Fails   Outcome = iota // the version FAILED, with a verdict
 	Refused                // it is not even begun: InvalidInputException
 	Works                  // the version is ACTIVE and its endpoint answers
+	Crashes                // the version is ACTIVE and gets a verdict when a pod of it crashes
 )
 
 // Place is where a case runs.

@@ -50,7 +50,7 @@ func startFaults(ctx context.Context, good string) (*faults, error) {
 			}
 		}),
 		"garbage":   f.blobs(good, garble),
-		"truncated": f.blobs(good, truncate),
+		"truncated": noRanges(f.blobs(good, truncate)),
 		"slow":      f.blobs(good, f.drip),
 		"teapot":    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>Welcome to our Wi-Fi</html>") }),
 	}
@@ -106,6 +106,14 @@ func (f *faults) blobs(good string, change func(io.ReadCloser, int64) io.ReadClo
 		return nil
 	}
 	return proxy
+}
+
+// noRanges makes everybody who wants to go on where it broke off begin again.
+func noRanges(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Range")
+		next.ServeHTTP(w, r)
+	})
 }
 
 type readCloser struct {

@@ -227,11 +227,11 @@ func busybox(change func(*v1.Config), more map[string]kit.File) func(context.Con
 		if err != nil {
 			return nil, err
 		}
-		data, err := os.ReadFile("/bin/busybox")
+		box, err := kit.MachineFiles("/bin/busybox")
 		if err != nil {
 			return nil, fmt.Errorf("reading busybox (run scripts/setup.sh test): %w", err)
 		}
-		files["/bin/busybox"] = kit.File{Mode: 0o755, Data: data}
+		maps.Copy(files, box)
 		for _, applet := range strings.Fields("sh cat echo env sleep ls mkdir rm kill touch test grep httpd nc sed wget id") {
 			files["/bin/"+applet] = kit.File{Link: "busybox"}
 		}
@@ -323,5 +323,5 @@ func node(context.Context) (remote.Taggable, error) {
 
 const serverJS = `const http = require('http');
 const host = process.env.HOST || '0.0.0.0', port = process.env.PORT || 8080;
-http.createServer((req, res) => res.end('node is well\n')).listen(port, host, () => console.log('listening on http://' + host + ':' + port));
+http.createServer((req, res) => setTimeout(() => res.end('node is well\n'), process.env.DELAY || 0)).listen(port, host, () => console.log('listening on http://' + host + ':' + port));
 `

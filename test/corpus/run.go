@@ -151,6 +151,9 @@ func (r *Run) carryOut(ctx context.Context, res *Result) error {
 	if err := <-acted; err != nil {
 		return fmt.Errorf("acting: %w", err)
 	}
+	if state == types.ContainerServiceDeploymentStateActive && r.Case.Outcome == Crashes {
+		return r.crashed(ctx, res)
+	}
 	if state == types.ContainerServiceDeploymentStateActive {
 		res.Got.Code, res.Total = Active, time.Since(start)
 		return r.active(ctx, res)
@@ -286,7 +289,7 @@ func (r *Run) diagnosis(ctx context.Context, res *Result, version int32) error {
 // check compares a verdict with what is expected.
 func (r *Run) check(res *Result) {
 	c, got := res.Case, res.Got
-	if c.Outcome != Fails {
+	if c.Outcome != Fails && c.Outcome != Crashes {
 		res.fault("it failed")
 		return
 	}
@@ -425,6 +428,29 @@ func (r *Run) active(ctx context.Context, res *Result) error {
 		r.warned(res)
 	}
 	return nil
+}
+
+// crashed waits for the verdict on a version that is ACTIVE, and for its line in the log.
+func (r *Run) crashed(ctx context.Context, res *Result) error {
+	err := kit.Until(ctx, r.window, func() error {
+		if err := r.diagnosis(ctx, res, r.Version); err != nil {
+			return err
+		}
+		if res.Got.Code == trysail.DiagnosisOK {
+			return errors.New("nothing is said to have failed")
+		}
+		return nil
+	})
+	if err != nil {
+		res.Got.Code = Active
+		return fmt.Errorf("waiting for the crash to be explained: %w", err)
+	}
+	r.check(res)
+	verdict, _, err := r.times(ctx, res, time.Now().Add(-r.window))
+	if err == nil && verdict.IsZero() {
+		res.fault("the log does not name the code")
+	}
+	return err
 }
 
 // ask makes a request through the edge.

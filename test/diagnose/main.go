@@ -21,15 +21,11 @@ import (
 	"github.com/trysail/trysail/test/healthy"
 )
 
-// Healthy services may be slow to start, so they get a window of their own. The one of broken services is as short as the
-// slowest of them allows: most wait for its end.
-const (
-	brokenWindow  = 25 * time.Second
-	healthyWindow = 100 * time.Second
-)
+// healthyWindow is longer than that of broken services: healthy ones may be slow to start.
+const healthyWindow = 100 * time.Second
 
 // defaultParallel is how many cases run at the same time: most of them wait, and pods have a fourth of a CPU.
-const defaultParallel = 12
+const defaultParallel = 10
 
 func main() {
 	var o options
@@ -70,7 +66,7 @@ func run(ctx context.Context, o options) error {
 	for i, part := range []struct {
 		cases  []corpus.Case
 		window time.Duration
-	}{{keep(broken.Cases()), brokenWindow}, {keep(healthy.Cases()), healthyWindow}} {
+	}{{keep(broken.Cases()), corpus.Window}, {keep(healthy.Cases()), healthyWindow}} {
 		if len(part.cases) > 0 {
 			wg.Go(func() { results[i], errs[i] = runPart(ctx, part.cases, part.window, o) })
 		}
