@@ -94,6 +94,7 @@ var probeWords = [...]struct {
 	{"TLS handshake", ProbeTLS},
 	{"no route to host", ProbeUnreachable},
 	{"network is unreachable", ProbeUnreachable},
+	{"no connection within", ProbeUnreachable},
 }
 
 // Kind tells what came of the probe.

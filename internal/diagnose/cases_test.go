@@ -107,8 +107,13 @@ func cases() []testCase {
 
 		{"connections are neither taken nor refused", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			listens(e, "0.0.0.0:8080")
-			answers(e, trysail.Probe{Error: "timed out after 2s without a connection"})
-		}, "HC-SLOW", trysail.Likely, "web", "neither takes nor refuses", "stuck", ""},
+			answers(e, trysail.Probe{Error: "no connection within 2s"})
+		}, "UNKNOWN", trysail.Likely, "web", "neither takes nor refuses", "firewall", ""},
+		{"connections pile up", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			listens(e, "0.0.0.0:8080")
+			answers(e, trysail.Probe{Error: "no connection within 2s"})
+			e.Probes = trysail.Transcript{}.Add(trysail.Probe{Error: "timed out after 2s"}).Add(e.Health.Last)
+		}, "HC-SLOW", trysail.Likely, "web", "does not accept", "stuck", ""},
 		{"registry silent until the end", func(in *diagnose.Input, _ *trysail.PodEvidence) {
 			in.Pods, in.Deployment.Digests = nil, map[string]string{"redis:7": "sha256:1"}
 		}, "IMG-NET", trysail.Likely, "web", "had not answered", "firewall", ""},

@@ -64,12 +64,21 @@ func (p podCase) healthCause(ep *trysail.PublicEndpoint) finding {
 		f.summary = fmt.Sprintf("Nothing listens on port %d of container %s.", ep.ContainerPort, ep.ContainerName)
 		f.fix = fmt.Sprintf("Make the program listen on 0.0.0.0:%d, or set containerPort to the port that it uses.", ep.ContainerPort)
 		return f
+	case trysail.ProbeUnreachable:
+		if f, ok := p.full(ep); ok {
+			return f
+		}
 	default:
 	}
 	if f, ok := p.stuck(ep); ok {
 		return f
 	}
 	f := finding{code: "UNKNOWN", rank: rankNone, fix: "The last health check and the container's log are below."}
+	if last.Kind() == trysail.ProbeUnreachable {
+		f.summary = fmt.Sprintf("Port %d of the pod neither takes nor refuses connections (%s): they are lost on the way, or the program drops them.", ep.ContainerPort, p.show(last.Error))
+		f.fix = "Look for a firewall, in the container or on this machine; run `trysail doctor`."
+		return f
+	}
 	f.summary = fmt.Sprintf("Container %s was running, but did not become healthy within %s%s.", ep.ContainerName, p.Window, lastSentence(p.words(ep.ContainerName)))
 	return f
 }
@@ -99,15 +108,24 @@ func (p podCase) slow(ep *trysail.PublicEndpoint, last trysail.Probe) finding {
 			return f
 		}
 	}
-	if strings.Contains(last.Error, "without a connection") {
-		f.confidence = trysail.Likely
-		f.summary = fmt.Sprintf("Port %d neither takes nor refuses connections within %d s: the program does not accept them any more, or they are lost on the way to it.", ep.ContainerPort, ep.HealthCheck.TimeoutSeconds)
-		f.fix = "See whether the program is stuck (its log is below), or drops packets with a firewall of its own."
-	} else if p.e.Listeners == nil && len(p.e.Sockets) == 0 {
+	if p.e.Listeners == nil && len(p.e.Sockets) == 0 {
 		f.summary = fmt.Sprintf("GET %s on port %d gives no answer within %d s.", p.show(ep.HealthCheck.Path), ep.ContainerPort, ep.HealthCheck.TimeoutSeconds)
 	}
 	f.prove("probe", "%s", last.Error)
 	return f
+}
+
+// full is about a port that took connections without answering, until it took no more of them.
+func (p podCase) full(ep *trysail.PublicEndpoint) (finding, bool) {
+	i := slices.IndexFunc(p.e.Probes, func(o trysail.ProbeOutcome) bool { return o.Kind == trysail.ProbeTimeout })
+	if i < 0 {
+		return finding{}, false
+	}
+	f := finding{code: "HC-SLOW", confidence: trysail.Likely, rank: rankHTTP}
+	f.summary = fmt.Sprintf("Port %d took connections without answering within %d s, and now takes no more: the program does not accept them.", ep.ContainerPort, ep.HealthCheck.TimeoutSeconds)
+	f.fix = "See in its log where the program is stuck; raise healthCheck.timeoutSeconds if it is only slow."
+	f.prove("probe", "%s", p.show(p.e.Probes[i].Error))
+	return f, true
 }
 
 // stuck is about a program that runs, listens nowhere it should, and says why.

@@ -200,7 +200,7 @@ func probeError(err error, timeoutSeconds int) string {
 	op, isOp := errors.AsType[*net.OpError](err)
 	switch {
 	case isOp && op.Op == "dial" && isTimeout(err):
-		return fmt.Sprintf("timed out after %ds without a connection", timeoutSeconds)
+		return fmt.Sprintf("no connection within %ds", timeoutSeconds)
 	case isTimeout(err):
 		return fmt.Sprintf("timed out after %ds", timeoutSeconds)
 	case isRecord:

@@ -47,7 +47,6 @@ func notHere() []corpus.Case {
 		{"CERT-DNS", "needs a public domain"},
 		{"CERT-CAA", "needs a public domain"},
 		{"CERT-80", "needs a public address"},
-		{"USER-CANCEL", "nothing cancels a deployment yet but its failure"},
 		{"SUPERSEDED", "a service takes no deployment while another one is under way, as on AWS"},
 		{"NET-LOWPORT", "containers may open every port, whoever their user is (net.ipv4.ip_unprivileged_port_start)"},
 	} {

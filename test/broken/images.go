@@ -23,7 +23,7 @@ func images() []corpus.Case {
 		{Name: "image-bin-arch", Deployment: corpus.WebImage("armbinary:1"), Code: "IMG-BIN-ARCH", Says: "arm64", Fix: "build", Confidence: certain, Quick: true},
 		{Name: "image-disk", Deployment: corpus.WebImage("fat:1"), Place: corpus.SmallDisk, Code: "IMG-DISK", Says: "disk", Confidence: certain},
 		{Name: "image-corrupt", Deployment: corpus.WebImage("@garbage/one:1"), Code: "IMG-CORRUPT", Fix: "push", Quick: true},
-		{Name: "image-truncated", Deployment: corpus.WebImage("@truncated/two:1"), Code: "IMG-CORRUPT"},
+		{Name: "image-truncated", Deployment: corpus.WebImage("@truncated/two:1"), Code: "IMG-NET", Says: "cut"},
 		{Name: "image-not-registry", Deployment: corpus.WebImage("@teapot/misbehave:1"), Code: "IMG-CORRUPT"},
 		{Name: "image-slow", Deployment: corpus.WebImage("@slow/three:1"), Code: "IMG-SLOW", Confidence: likely},
 	}

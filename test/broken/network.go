@@ -68,6 +68,7 @@ func health() []corpus.Case {
 		{Name: "hc-gateway", Deployment: corpus.Web("serve", "default=502", "body=<h1>502 Bad Gateway</h1>"), Code: "HC-5XX", Says: "proxy", Confidence: certain},
 		{Name: "hc-status", Deployment: corpus.Web("serve", "default=418"), Code: "HC-STATUS", Says: "418", Fix: "418", Confidence: certain},
 		{Name: "hc-slow", Deployment: corpus.Web("serve", "wait=4s"), Code: "HC-SLOW", Says: "2 s", Fix: "timeoutSeconds", Confidence: certain},
+		{Name: "hc-stuck", Deployment: corpus.WebImage("python:1", "import socket, time\ns = socket.socket()\ns.bind(('', 8080))\ns.listen(0)\ntime.sleep(3600)"), Code: "HC-SLOW", Says: "2 s"},
 		{Name: "hc-mute", Deployment: corpus.Web("listen :8080"), Code: "HC-SLOW", Says: "2 s", Confidence: certain},
 		{Name: "hc-notyet", Deployment: slowly(corpus.Web(fmt.Sprint("sleep ", corpus.Window-3500*time.Millisecond), "serve", "wait=400ms")), Code: "HC-NOTYET", Fix: "--activation-timeout", Confidence: certain},
 		{Name: "hc-flap", Deployment: slowly(corpus.Web("serve", "wait=200ms", "good=2s")), Code: "HC-FLAP", Says: "healthy for", Confidence: certain},

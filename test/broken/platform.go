@@ -20,13 +20,19 @@ func platform() []corpus.Case {
 		{Name: "cfg-endpoint", Deployment: corpus.Web("serve").At(corpus.Endpoint{Port: 80}), Outcome: corpus.Refused, Code: "CFG-ENDPOINT", Says: "port", Quick: true},
 		{Name: "cfg-container", Deployment: corpus.Web("serve").At(corpus.Endpoint{Container: "api"}), Outcome: corpus.Refused, Code: "CFG-ENDPOINT", Says: "api", Quick: true},
 		{Name: "cap-nofit", Deployment: corpus.Web("serve"), Power: "xlarge", Scale: 20, Outcome: corpus.Refused, Code: "CAP-NOFIT", Says: "memory", Quick: true},
+		{Name: "user-cancel", Before: good(), Deployment: corpus.Web("sleep 1h"), Code: "USER-CANCEL", Container: "-", Confidence: certain, Act: cancel, Quick: true},
 		surge(),
 		{Name: "drain-kill", Before: deaf(), Deployment: *good(), Outcome: corpus.Works, Warning: "DRAIN-KILL", WarnsBefore: true, Answer: "misbehave is well",
-			Miss: "the warnings of a version that works cannot be read yet"},
-		{Name: "unknown", Deployment: corpus.Web("sleep 1s", "serve").At(corpus.Endpoint{Timeout: 5, Interval: 6}), Code: "UNKNOWN", Confidence: likely, Act: cutOff},
-		{Name: "hc-cut-off", Deployment: corpus.Web("sleep 1s", "serve"), Code: "HC-SLOW", Says: "neither takes nor refuses", Confidence: likely, Act: cutOff},
+			Miss: "the warnings of a version that was replaced cannot be read yet"},
+		{Name: "unknown", Deployment: corpus.Web("sleep 1s", "serve"), Code: "UNKNOWN", Says: "neither takes nor refuses", Fix: "firewall", Confidence: likely, Act: cutOff},
 		{Name: "node-lost", Deployment: corpus.Web("sleep 1h"), Code: "NODE-LOST", Container: "-", Act: killSandboxes, Confidence: likely},
 	}
+}
+
+func cancel(ctx context.Context, r *corpus.Run) error {
+	time.Sleep(time.Second)
+	_, err := r.On.Run(ctx, "cancel", r.Service)
+	return err
 }
 
 // surge is a service that fits on the machine once, and not twice.
