@@ -42,19 +42,22 @@ func limits() []corpus.Case {
 	}
 }
 
-// freeDisk waits for the verdict, and then for a person who makes room on the disk.
+// freeDisk waits for the verdict, and if there is none, for a person who makes room on the disk after each start.
 func freeDisk(ctx context.Context, r *corpus.Run) error {
-	patience, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	err := repeat(patience, r, func() error { return nil })
-	if err == nil {
-		return nil
+	var err error
+	for {
+		patience, cancel := context.WithTimeout(ctx, 10*time.Second)
+		again := repeat(patience, r, func() error { return nil })
+		cancel()
+		if again == nil || ctx.Err() != nil {
+			return err
+		}
+		err = fmt.Errorf("there is no verdict while the disk is full: %w", again)
+		files, _ := filepath.Glob(filepath.Join(r.On.DataDir, "engine", "data", "*overlayfs", "snapshots", "*", "fs", "tmp", "cache"))
+		for _, path := range files {
+			err = errors.Join(err, os.Truncate(path, 0), os.Remove(path))
+		}
 	}
-	files, _ := filepath.Glob(filepath.Join(r.On.DataDir, "engine", "data", "io.containerd.snapshotter.v1.overlayfs", "snapshots", "*", "fs", "tmp", "cache"))
-	for _, path := range files {
-		err = errors.Join(err, os.Truncate(path, 0), os.Remove(path))
-	}
-	return fmt.Errorf("there was no verdict while the disk was full: %w", err)
 }
 
 const pythonThreads = "import threading, time\nthreading.stack_size(64 << 10)\nfor _ in range(6000):\n  threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()"
