@@ -35,6 +35,9 @@ const (
 	maxBackoff = 5 * time.Minute
 	// tryTime is how long trying variations of the health check may take; so long before the end of the window it begins.
 	tryTime = 20 * time.Second
+	// soFarAfter is how long a pod may take to come up before it is told what keeps it from being healthy. So often it is
+	// looked at again: no event tells of a probe that failed once more.
+	soFarAfter = 2 * time.Second
 	// crashedDrain is how long requests in flight to a pod that failed may take: parts of it may still answer.
 	crashedDrain = time.Second
 )
@@ -296,7 +299,12 @@ func (p *planner) soFar(d *trysail.Deployment) string {
 			failed = &rec
 		}
 		attempt = max(attempt, rec.Attempt)
-		if h := p.Health[rec.ID]; rec.Live() && !h.Healthy && h.Probes > 0 && !h.Last.OK && len(seen) == 0 {
+		if !rec.Live() || d.PublicEndpoint == nil {
+			continue
+		}
+		p.wakeAt(p.Now.Add(soFarAfter))
+		h := p.Health[rec.ID]
+		if late := p.Now.Sub(rec.CreatedAt) >= soFarAfter; late && !h.Healthy && h.Probes > 0 && !h.Last.OK && len(seen) == 0 {
 			seen = append(seen, outcome(h.Last))
 		}
 	}

@@ -162,6 +162,7 @@ var factPatterns = []factPattern{
 	{Refused, "connection refused", `(?P<h>[A-Za-z][\w.-]*|\d+\.\d+\.\d+\.\d+):(?P<p>\d+):? .*Connection refused`, ""},
 	{Refused, "mysql server", `Can't connect to (?:local )?MySQL server on '(?P<h>[^':]+)(?::(?P<p>\d+))?'.*(?:111|refused)`, ""},
 	{Refused, "refused", `Connection to (?P<h>[^\s:]+):(?P<p>\d+) refused`, ""},
+	{Refused, "refused", `connect(?:ing)? to (?P<h>[A-Za-z][\w.-]*|\d+\.\d+\.\d+\.\d+):(?P<p>\d+)\b.*[Rr]efused`, ""},
 	{Refused, "refused", `connect to (?P<h>\S+) port (?P<p>\d+) .*[Rr]efused`, ""},
 	{Refused, "redis", `Error connecting to Redis on (?P<h>[^\s:]+):(?P<p>\d+)`, ""},
 	{Refused, "is the server running", `running on host "(?P<h>[^"]+)".*port (?P<p>\d+)`, ""},
