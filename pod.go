@@ -190,10 +190,13 @@ const (
 
 // Route is everything the edge has to know of one service. It is declarative: applying it twice changes nothing.
 type Route struct {
-	Service string
-	Host    string
-	Mode    RouteMode
-	Targets []Target // all that shall be probed; those with Serving are in rotation
+	Service   string
+	ServiceID string // names the service's access log
+	Host      string
+	Mode      RouteMode
+	Targets   []Target // all that shall be probed; those with Serving are in rotation
+	// AccessLog makes the edge write a line for each request, AccessLogHealthChecks for its own health checks as well.
+	AccessLog, AccessLogHealthChecks bool
 }
 
 // Target is an address that the edge may send requests to.

@@ -63,6 +63,7 @@ type Service struct {
 	Tags     []Tag       // ordered by key
 	// ECRPuller is the switch privateRegistryAccess.ecrImagePullerRole.isActive.
 	ECRPuller bool
+	Settings  ServiceSettings
 	// Fallback is the capacity to go back to when the pods of an update do not become healthy; nil when none is pending.
 	Fallback *Capacity
 	// Current is the ACTIVE deployment, nil if none.

@@ -9,14 +9,19 @@ import (
 // wants a rate takes the difference of two readings, and begins anew when one is smaller than before.
 type Traffic struct {
 	Service string
+	// Version is that of the pod that answered, or was asked last. It is 0 for requests that no pod was asked for: the
+	// edge redirected them to HTTPS, or the service was disabled or had nothing in rotation.
 	Version int
 	// Requests are those that have ended, by the hundreds of their status: Requests[2] are those with 200 to 299. Those
-	// that ended without a status (the client left) are Requests[0].
-	Requests      [6]int64
-	BytesIn       int64 // bodies of requests
-	BytesOut      int64 // bodies of answers
+	// that ended without a status (the client left) are Requests[0]. A WebSocket or another tunnel is a request with
+	// status 101, and counts when it ends.
+	Requests [6]int64
+	BytesIn  int64 // bodies of requests and what came in through tunnels, as they pass
+	BytesOut int64 // bodies of answers and what went out through tunnels, as they pass
+	// Latency is how long the requests took from their header to the last byte of the answer; tunnels to the answer's
+	// header.
 	Latency       Histogram
-	ProbeFailures int64
+	ProbeFailures int64 // health checks that failed
 }
 
 // The buckets of a Histogram: four to each doubling, from 100 µs to more than three minutes. A quantile read from it is at

@@ -37,6 +37,7 @@ func (d *watchdog) stop() { d.timer.Stop() }
 // clientBody is the body of a request, as it comes in.
 type clientBody struct {
 	io.ReadCloser
+	x       *exchange
 	rc      *http.ResponseController
 	dog     watchdog
 	grace   time.Duration
@@ -46,8 +47,9 @@ type clientBody struct {
 	stalled atomic.Bool // because the client stopped sending
 }
 
-func newClientBody(body io.ReadCloser, rc *http.ResponseController, cfg *Config) *clientBody {
-	b := &clientBody{ReadCloser: body, rc: rc, grace: cfg.grace()}
+func newClientBody(x *exchange, body io.ReadCloser, cfg *Config) *clientBody {
+	rc := x.client.rc
+	b := &clientBody{ReadCloser: body, x: x, rc: rc, grace: cfg.grace()}
 	b.dog = watchdog{limit: cfg.IdleTimeout, expire: func() {
 		b.stalled.Store(true)
 		_ = rc.SetReadDeadline(longAgo) // ends the Read that is waiting
@@ -61,6 +63,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	b.dog.start()
 	n, err := b.ReadCloser.Read(p)
 	b.dog.stop()
+	b.x.received(n)
 	if err != nil {
 		b.failed.Store(!errors.Is(err, io.EOF))
 		b.ended.Store(true)
@@ -79,17 +82,24 @@ func (b *clientBody) abandon() {
 // clientWriter is the way back to the client. It ends the request when the client does not read.
 type clientWriter struct {
 	http.ResponseWriter
+	x        *exchange
 	rc       *http.ResponseController
 	dog      watchdog
 	body     *clientBody              // of an HTTP/1 request that has one
 	answered atomic.Bool              // the final header is out
 	tunnel   atomic.Pointer[net.Conn] // after Hijack
+	stalled  atomic.Bool              // the client did not read
+	failed   atomic.Bool              // something could not be sent
+	status   int                      // of the answer; 0 before its header
 }
 
-func newClientWriter(w http.ResponseWriter, rc *http.ResponseController, limit time.Duration) *clientWriter {
-	return &clientWriter{ResponseWriter: w, rc: rc, dog: watchdog{limit: limit, expire: func() {
-		_ = rc.SetWriteDeadline(longAgo) // ends the write that is waiting
-	}}}
+func newClientWriter(w http.ResponseWriter, x *exchange, limit time.Duration) *clientWriter {
+	cw := &clientWriter{ResponseWriter: w, x: x, rc: http.NewResponseController(w)}
+	cw.dog = watchdog{limit: limit, expire: func() {
+		cw.stalled.Store(true)
+		_ = cw.rc.SetWriteDeadline(longAgo) // ends the write that is waiting
+	}}
+	return cw
 }
 
 // WriteHeader sends a header; those with 1xx go out at once. A pod's 100 goes no further: it lets the request's body be
@@ -100,6 +110,7 @@ func (w *clientWriter) WriteHeader(status int) {
 	}
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.answered.Store(true)
+		w.status = status
 		if w.body != nil && !w.body.ended.Load() && status != http.StatusSwitchingProtocols {
 			// The answer overtakes the request. What is left of the body must never be taken for the next request.
 			w.Header().Set("Connection", "close")
@@ -116,6 +127,10 @@ func (w *clientWriter) Write(p []byte) (int, error) {
 	w.dog.start()
 	n, err := w.ResponseWriter.Write(p)
 	w.dog.stop()
+	w.x.sent(n)
+	if err != nil {
+		w.failed.Store(true)
+	}
 	return n, err
 }
 
@@ -124,6 +139,9 @@ func (w *clientWriter) FlushError() error {
 	w.dog.start()
 	err := w.rc.Flush()
 	w.dog.stop()
+	if err != nil {
+		w.failed.Store(true)
+	}
 	return err
 }
 
@@ -134,7 +152,8 @@ func (w *clientWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	w.tunnel.Store(&conn)
-	tunnel := &tunnelConn{guardedConn: guardedConn{Conn: conn, limit: w.dog.limit}}
+	w.status = http.StatusSwitchingProtocols
+	tunnel := &tunnelConn{guardedConn: guardedConn{Conn: conn, limit: w.dog.limit}, x: w.x}
 	if n := rw.Reader.Buffered(); n > 0 {
 		early, _ := rw.Peek(n) // they are there
 		tunnel.early = bytes.Clone(early)
@@ -146,16 +165,25 @@ func (w *clientWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // from the connection only and would lose them.
 type tunnelConn struct {
 	guardedConn
+	x     *exchange
 	early []byte
 }
 
-func (c *tunnelConn) Read(p []byte) (int, error) {
+func (c *tunnelConn) Read(p []byte) (n int, err error) {
 	if len(c.early) > 0 {
-		n := copy(p, c.early)
+		n = copy(p, c.early)
 		c.early = c.early[n:]
-		return n, nil
+	} else {
+		n, err = c.Conn.Read(p)
 	}
-	return c.Conn.Read(p)
+	c.x.received(n)
+	return n, err
+}
+
+func (c *tunnelConn) Write(p []byte) (int, error) {
+	n, err := c.guardedConn.Write(p)
+	c.x.sent(n)
+	return n, err
 }
 
 // interrupt ends a write that is waiting for the client. A request without an answer still gets one, the error page.

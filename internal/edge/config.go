@@ -21,6 +21,10 @@ type Config struct {
 	// HTTPSAddr is where the services are served. Default ":443".
 	HTTPSAddr string
 
+	// AccessLog takes the line of a request that ended at a time, of a service whose route asks for it: JSON without a
+	// newline. It must not wait, and not keep the line. Nil means that there are no access logs.
+	AccessLog func(serviceID string, at time.Time, line []byte)
+
 	// HeaderTimeout bounds the TLS handshake and, on its own, the header of a request. Default 10 s.
 	HeaderTimeout time.Duration
 	// IdleTimeout is how long a client may keep a connection open without a request, take for the next bytes of a

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -33,6 +34,7 @@ type Edge struct {
 	// mu guards what follows, and the fields of services that say so. Holding it, the set of targets is fixed.
 	mu       sync.Mutex
 	services map[string]*service
+	counters map[countersKey]*counters
 	closed   bool
 }
 
@@ -55,6 +57,7 @@ func New(cfg Config, log *slog.Logger) (*Edge, error) {
 		dial:        dialer.DialContext,
 		stopChanges: make(chan struct{}),
 		services:    map[string]*service{},
+		counters:    map[countersKey]*counters{},
 	}
 	e.proxy = newProxy(e)
 	e.tasks.Go(func() { e.changes.run(e.stopChanges) })
@@ -79,12 +82,12 @@ func (e *Edge) Apply(r trysail.Route) {
 	}
 	s := e.services[r.Service]
 	if s == nil {
-		s = &service{name: r.Service}
+		s = &service{name: r.Service, counters: e.countersOf(r.Service, 0)}
 		s.view.Store(&view{})
 		e.services[r.Service] = s
 	}
 	forgotten := s.apply(r,
-		func(spec trysail.Target) *target { return e.newTarget(s.name, spec) },
+		func(spec trysail.Target) *target { return e.newTarget(s, spec) },
 		e.configure)
 	e.router.move(s, s.host, host)
 	s.host = host
@@ -104,6 +107,7 @@ func (e *Edge) Remove(name string) {
 	}
 	delete(e.services, name)
 	e.router.move(s, s.host, "")
+	maps.DeleteFunc(e.counters, func(key countersKey, _ *counters) bool { return key.service == name })
 	s.view.Store(&view{}) // for requests that found s just now
 	for _, t := range s.all() {
 		t.retire()
@@ -187,11 +191,14 @@ func (e *Edge) Close(ctx context.Context) error {
 }
 
 // newTarget makes the target for spec and starts probing it.
-func (e *Edge) newTarget(service string, spec trysail.Target) *target {
-	log := e.log.With("service", service, "version", spec.Version, "pod", spec.Pod, "addr", spec.Addr)
+func (e *Edge) newTarget(s *service, spec trysail.Target) *target {
+	log := e.log.With("service", s.name, "version", spec.Version, "pod", spec.Pod, "addr", spec.Addr)
 	ctx, stop := context.WithCancel(context.Background())
 	t := &target{
 		spec:      spec,
+		pod:       spec.Pod,
+		version:   spec.Version,
+		counters:  e.countersOf(s.name, spec.Version),
 		scheme:    "http",
 		addr:      spec.Addr.String(),
 		transport: newTransport(&e.cfg, e.dial),
@@ -210,7 +217,13 @@ func (e *Edge) newTarget(service string, spec trysail.Target) *target {
 		health:  &t.health,
 		poke:    make(chan struct{}, 1),
 		log:     log,
-		flipped: func() { e.changes.add(service) },
+		flipped: func() { e.changes.add(s.name) },
+		ended: func(path string, p trysail.Probe) {
+			if !p.OK {
+				t.counters.probeFailures.Add(1)
+			}
+			e.logProbe(s, t, path, p)
+		},
 	}
 	t.prober.settings.Store(newProbeSettings(spec.Check, spec.Activating, log))
 	e.tasks.Go(func() { t.prober.run(ctx) })
@@ -249,41 +262,37 @@ func (e *Edge) serves(name string) bool {
 
 // handler is what every HTTPS request goes through.
 func (e *Edge) handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return e.recorded(func(x *exchange, r *http.Request) {
+		w := x.client
 		if r.ProtoMajor == 1 {
 			// The last bytes of an answer are written after the handler, so only a deadline can bound that. It belongs
 			// to the connection: that of the previous request is still there and must not hit this one.
-			rc := http.NewResponseController(w)
+			rc := w.rc
 			_ = rc.SetWriteDeadline(time.Time{})
 			defer func() { _ = rc.SetWriteDeadline(time.Now().Add(e.cfg.grace() + e.cfg.IdleTimeout)) }()
 		}
-		s := e.router.lookup(r.Host)
 		mode := trysail.RouteNone
-		if s != nil {
-			mode = s.view.Load().mode
+		if x.service != nil {
+			mode = x.service.view.Load().mode
 		}
 		switch {
 		case r.Method == http.MethodConnect, r.Method == http.MethodTrace:
 			// Neither has a meaning behind a load balancer; AWS ones refuse them too.
-			e.refuse(w, r, http.StatusMethodNotAllowed)
+			e.refuse(x, r, http.StatusMethodNotAllowed)
 		case mode == trysail.RouteServe:
-			e.forward(w, r, s)
+			e.forward(x, r)
 		case mode == trysail.RouteDisabled:
-			e.refuse(w, r, http.StatusServiceUnavailable)
+			e.refuse(x, r, http.StatusServiceUnavailable)
 		default:
-			e.refuse(w, r, http.StatusNotFound)
+			e.refuse(x, r, http.StatusNotFound)
 		}
 	})
 }
 
 // refuse answers a request whose body nobody wants, without waiting long for it.
-func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, status int) {
+func (e *Edge) refuse(x *exchange, r *http.Request, status int) {
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(e.cfg.grace()))
+		_ = x.client.rc.SetReadDeadline(time.Now().Add(e.cfg.grace()))
 	}
-	id := ""
-	if status != http.StatusNotFound {
-		id = requestID(r)
-	}
-	writeError(w, r, status, id)
+	writeError(x.client, r, status, x.id)
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // headerRequestID names a request in the pod's log, in ours and on the error page.
@@ -22,12 +24,24 @@ var errNoTarget = errors.New("no target in rotation")
 // exchange is one request on its way. While current is set, it is registered there.
 type exchange struct {
 	id      string
-	service *service
+	began   time.Time
+	service *service // nil if the host is none's
 	cancel  context.CancelCauseFunc
 	client  *clientWriter
 	body    *clientBody // nil if the request has none
 	current *target
 	tried   []*target // could not take it
+
+	// What the log and the counters tell of it in the end.
+	last     *target // asked last; nil before
+	retries  int
+	inPod    time.Duration // from the last attempt's begin to the header of its answer, or to its failure
+	answered time.Time     // when that header came; zero if none did
+	failed   error         // why the edge answered instead of the pod
+	end      string        // why it ended too early; empty if it did not
+	wasCut   atomic.Bool
+	counters atomic.Pointer[counters] // of the version asked last
+	in, out  atomic.Int64             // bytes of bodies, and in tunnels
 	// broken is set once a connection broke under the request. It is not sent a third time then: a request that makes
 	// pods crash must not go through all of them.
 	broken bool
@@ -49,7 +63,8 @@ func (x *exchange) enter() (*target, error) {
 			return nil, errNoTarget
 		}
 		if t.begin(x) {
-			x.current = t
+			x.current, x.last = t, t
+			x.counters.Store(t.counters)
 			return t, nil
 		}
 		if x.service.view.Load() == v { // closed by Drain; otherwise the new view has other targets
@@ -66,8 +81,25 @@ func (x *exchange) leave() {
 	}
 }
 
+// received counts bytes from the client.
+func (x *exchange) received(n int) {
+	x.in.Add(int64(n))
+	if c := x.counters.Load(); c != nil {
+		c.bytesIn.Add(int64(n))
+	}
+}
+
+// sent counts bytes to the client.
+func (x *exchange) sent(n int) {
+	x.out.Add(int64(n))
+	if c := x.counters.Load(); c != nil {
+		c.bytesOut.Add(int64(n))
+	}
+}
+
 // cut ends the request. The caller holds the lock of the target it is registered at, so it has not ended yet.
 func (x *exchange) cut() {
+	x.wasCut.Store(true)
 	x.cancel(errCut)
 	x.client.interrupt()
 }
@@ -88,8 +120,11 @@ func (balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return nil, err
 		}
+		asked := time.Now()
 		res, err := t.transport.RoundTrip(outgoing(req, t))
+		x.inPod = time.Since(asked)
 		if err == nil {
+			x.answered = asked.Add(x.inPod)
 			return res, nil
 		}
 		if _, refused := errors.AsType[*dialError](err); refused {
@@ -101,6 +136,7 @@ func (balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		failed = err
 		x.leave()
 		x.tried = append(x.tried, t)
+		x.retries++
 	}
 }
 

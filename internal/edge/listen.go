@@ -53,7 +53,7 @@ func (e *Edge) Start() error {
 	}
 	_, e.in.port, _ = net.SplitHostPort(secure.Addr().String())
 
-	redirect := e.newServer(http.HandlerFunc(e.redirect))
+	redirect := e.newServer(e.recorded(func(x *exchange, r *http.Request) { e.redirect(x.client, r) }))
 	redirect.ReadTimeout, redirect.WriteTimeout = e.cfg.HeaderTimeout, e.cfg.HeaderTimeout // nothing here is long
 	serve := e.newServer(e.handler())
 	serve.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: e.getCertificate}
@@ -170,7 +170,7 @@ func (e *Edge) newServer(h http.Handler) *http.Server {
 func (e *Edge) redirect(w http.ResponseWriter, r *http.Request) {
 	name, ok := hostname(r.Host)
 	if !ok || !e.serves(name) || r.Method == http.MethodConnect {
-		writeError(w, r, http.StatusNotFound, "")
+		writeError(w, r, http.StatusNotFound, requestID(r))
 		return
 	}
 	uri := r.URL.RequestURI()

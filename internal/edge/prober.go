@@ -60,7 +60,8 @@ type prober struct {
 	settings atomic.Pointer[probeSettings]
 	poke     chan struct{} // settings changed; holds at most one
 	log      *slog.Logger
-	flipped  func() // called, without locks, when the target's health changed
+	flipped  func()                             // called, without locks, when the target's health changed
+	ended    func(path string, p trysail.Probe) // called after each probe; may be nil
 }
 
 // configure makes s the settings from the next probe on.
@@ -95,6 +96,9 @@ func (p *prober) run(ctx context.Context) {
 			return
 		}
 		flipped, news := p.health.record(probe, s.check)
+		if p.ended != nil {
+			p.ended(s.check.Path, probe)
+		}
 		healthy := p.health.healthy.Load()
 		logOutcome(p.log, probe, healthy, flipped, news)
 		if flipped {

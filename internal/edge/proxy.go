@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"strings"
 	"sync"
 )
@@ -17,31 +16,34 @@ const copyBuffer = 32 << 10
 // newProxy makes the reverse proxy that forward uses.
 func newProxy(e *Edge) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Transport:     balancer{},
-		Rewrite:       e.rewrite,
-		ErrorHandler:  e.proxyFailed,
+		Transport:    balancer{},
+		Rewrite:      e.rewrite,
+		ErrorHandler: e.proxyFailed,
+		ModifyResponse: func(res *http.Response) error {
+			// What a pod says about it is not what is in the log.
+			res.Header[headerRequestID] = []string{exchangeOf(res.Request.Context()).id}
+			return nil
+		},
 		FlushInterval: -1, // what the pod sends is on its way at once
 		BufferPool:    &bufferPool{},
 		ErrorLog:      slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 	}
 }
 
-// forward sends the request to a target of s and the answer back.
-func (e *Edge) forward(w http.ResponseWriter, r *http.Request, s *service) {
+// forward sends the request to a target of its service and the answer back.
+func (e *Edge) forward(x *exchange, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	rc := http.NewResponseController(w)
-	cw := newClientWriter(w, rc, e.cfg.IdleTimeout)
-	x := &exchange{id: requestID(r), service: s, cancel: cancel, client: cw}
+	x.cancel = cancel
 	defer x.leave()
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
-		x.body = newClientBody(r.Body, rc, &e.cfg)
+		x.body = newClientBody(x, r.Body, &e.cfg)
 		r.Body = x.body
 		if r.ProtoMajor == 1 {
 			// A pod may answer before it has read everything. Without this the server would first wait for the rest.
-			_ = rc.EnableFullDuplex()
-			cw.body = x.body
+			_ = x.client.rc.EnableFullDuplex()
+			x.client.body = x.body
 			defer x.body.abandon()
 		}
 	}
@@ -49,7 +51,7 @@ func (e *Edge) forward(w http.ResponseWriter, r *http.Request, s *service) {
 		// Ignoring an upgrade is always allowed. This one would open a tunnel for requests nobody looks at.
 		r.Header.Del("Upgrade")
 	}
-	e.proxy.ServeHTTP(cw, r)
+	e.proxy.ServeHTTP(x.client, r)
 }
 
 // rewrite makes the pod's request from the client's. ReverseProxy has taken out the headers that are for one hop only
@@ -61,10 +63,7 @@ func (e *Edge) rewrite(pr *httputil.ProxyRequest) {
 	out.Host = in.Host
 	out.Trailer = in.Trailer // the same map: it is filled when the body ends
 
-	client := in.RemoteAddr
-	if ap, err := netip.ParseAddrPort(in.RemoteAddr); err == nil {
-		client = ap.Addr().Unmap().WithZone("").String()
-	}
+	client := clientAddr(in)
 	if prior := in.Header["X-Forwarded-For"]; len(prior) > 0 {
 		client = strings.Join(prior, ", ") + ", " + client
 	}
@@ -97,6 +96,7 @@ func (e *Edge) proxyFailed(w http.ResponseWriter, r *http.Request, err error) {
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
+	x.failed = err
 	if t := x.current; t != nil && status >= 500 {
 		t.logFailure(x.id, status, err)
 	}

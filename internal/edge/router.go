@@ -41,10 +41,11 @@ func (r *router) move(s *service, from, to string) {
 
 // service is what the edge knows of one service. Requests read the view only; Edge.mu guards the rest.
 type service struct {
-	name    string
-	view    atomic.Pointer[view]
-	host    string
-	targets map[trysail.PodID]*target
+	name     string
+	counters *counters // of requests that no pod was asked for
+	view     atomic.Pointer[view]
+	host     string
+	targets  map[trysail.PodID]*target
 	// leaving are targets that a Route does not list any more but that still have requests in flight.
 	leaving []*target
 }
@@ -52,7 +53,8 @@ type service struct {
 // view is what requests see of a service: one consistent answer to "what shall be done". It does not change once made.
 type view struct {
 	mode    trysail.RouteMode
-	targets []*target // those in rotation
+	targets []*target  // those in rotation
+	access  *accessLog // nil if there shall be none
 }
 
 // choose returns the target with the fewest requests in flight among those of the best rank, a random one of them if
@@ -87,6 +89,9 @@ func (v *view) choose(tried []*target) *target {
 func (s *service) apply(r trysail.Route, newTarget func(trysail.Target) *target, configure func(*target, trysail.Target)) (forgotten []*target) {
 	next := make(map[trysail.PodID]*target, len(r.Targets))
 	v := &view{mode: r.Mode}
+	if r.AccessLog {
+		v.access = &accessLog{serviceID: r.ServiceID, healthChecks: r.AccessLogHealthChecks}
+	}
 	for _, spec := range r.Targets {
 		if next[spec.Pod] != nil {
 			continue // listed twice

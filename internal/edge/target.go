@@ -31,8 +31,11 @@ var errCut = errors.New("the pod is being stopped")
 // target is one address that requests may be sent to.
 type target struct {
 	spec      trysail.Target // as applied last; Edge.mu guards it
-	scheme    string         // how to speak to it: http or https
-	addr      string         // host:port
+	pod       trysail.PodID
+	version   int
+	counters  *counters
+	scheme    string // how to speak to it: http or https
+	addr      string // host:port
 	transport *http.Transport
 	health    health
 	prober    *prober

@@ -1,0 +1,277 @@
+package edge
+
+import (
+	"crypto/tls"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/trysail/trysail"
+)
+
+// The longest texts of a client that get into a line of the access log, in bytes. What is longer is cut.
+const (
+	maxLoggedPath  = 2048
+	maxLoggedQuery = 512
+	maxLoggedText  = 256 // method, host, user agent, referer, error
+)
+
+// accessLog is where lines about a service go.
+type accessLog struct {
+	serviceID    string
+	healthChecks bool
+}
+
+// recorded makes a handler that counts each request of a service and writes its line into the access log.
+func (e *Edge) recorded(serve func(x *exchange, r *http.Request)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		x := &exchange{id: requestID(r), began: time.Now(), service: e.router.lookup(r.Host)}
+		x.client = newClientWriter(w, x, e.cfg.IdleTimeout)
+		if x.service == nil {
+			serve(x, r)
+			return
+		}
+		x.counters.Store(x.service.counters)
+		broken := true // until serve has returned; it panics when it cannot answer in good order
+		defer func() { e.finish(x, r, broken) }()
+		serve(x, r)
+		broken = false
+	}
+}
+
+// finish counts a request that has ended, and hands its line over.
+func (e *Edge) finish(x *exchange, r *http.Request, broken bool) {
+	now := time.Now()
+	took := now.Sub(x.began)
+	switch {
+	case x.wasCut.Load():
+		x.end = "stopped" // the pod was, at the end of its drain time
+	case broken:
+		x.end = x.whyBroken(r)
+	}
+	latency := took
+	if x.client.tunnel.Load() != nil && !x.answered.IsZero() {
+		latency = x.answered.Sub(x.began)
+	}
+	x.counters.Load().request(x.client.status, latency)
+	log := x.service.view.Load().access
+	if log == nil || e.cfg.AccessLog == nil {
+		return
+	}
+	buf := lineBuffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // holds nothing else
+	*buf = x.appendLine((*buf)[:0], r, took)
+	e.cfg.AccessLog(log.serviceID, now, *buf)
+	lineBuffers.Put(buf)
+}
+
+// whyBroken says why the client did not get the whole answer.
+func (x *exchange) whyBroken(r *http.Request) string {
+	switch {
+	case x.client.stalled.Load() || x.body != nil && x.body.stalled.Load():
+		return "client-stalled"
+	case r.Context().Err() != nil || x.client.failed.Load():
+		return "client-left"
+	default:
+		return "pod-failed"
+	}
+}
+
+var lineBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// appendLine appends the line of a request, JSON without a newline.
+func (x *exchange) appendLine(b []byte, r *http.Request, took time.Duration) []byte {
+	b = appendTime(append(b, `{"time":`...), x.began)
+	b = append(b, `,"service":"`...)
+	b = append(b, x.service.name...)
+	b = append(b, '"')
+	if t := x.last; t != nil {
+		b = append(b, `,"version":`...)
+		b = strconv.AppendInt(b, int64(t.version), 10)
+		b = appendText(b, `,"pod":`, string(t.pod), maxLoggedText)
+	}
+	b = appendText(b, `,"client":`, clientAddr(r), maxLoggedText)
+	b = appendText(b, `,"method":`, r.Method, maxLoggedText)
+	b = appendText(b, `,"host":`, r.Host, maxLoggedText)
+	b = appendText(b, `,"path":`, r.URL.EscapedPath(), maxLoggedPath)
+	if r.URL.RawQuery != "" {
+		b = appendText(b, `,"query":`, queryNames(r.URL.RawQuery), maxLoggedQuery)
+	}
+	b = appendText(b, `,"protocol":`, r.Proto, maxLoggedText)
+	if r.TLS != nil {
+		b = append(append(append(b, `,"tls":"`...), tlsVersion(r.TLS.Version)...), '"')
+	}
+	b = append(b, `,"status":`...)
+	b = strconv.AppendInt(b, int64(x.client.status), 10)
+	b = append(b, `,"bytesIn":`...)
+	b = strconv.AppendInt(b, x.in.Load(), 10)
+	b = append(b, `,"bytesOut":`...)
+	b = strconv.AppendInt(b, x.out.Load(), 10)
+	b = appendMillis(append(b, `,"duration":`...), took)
+	if x.last != nil {
+		b = appendMillis(append(b, `,"podDuration":`...), x.inPod)
+	}
+	b = append(append(append(b, `,"requestId":"`...), x.id...), '"') // valid: see requestID
+	if agent := r.Header["User-Agent"]; len(agent) > 0 {
+		b = appendText(b, `,"userAgent":`, agent[0], maxLoggedText)
+	}
+	if from := r.Header["Referer"]; len(from) > 0 {
+		b = appendText(b, `,"referer":`, withoutQuery(from[0]), maxLoggedText)
+	}
+	if x.retries > 0 {
+		b = append(b, `,"retries":`...)
+		b = strconv.AppendInt(b, int64(x.retries), 10)
+	}
+	if x.end != "" {
+		b = append(append(append(b, `,"end":"`...), x.end...), '"')
+	}
+	if x.failed != nil {
+		b = appendText(b, `,"error":`, x.failed.Error(), maxLoggedText)
+	}
+	return append(b, '}')
+}
+
+// logProbe writes the line of a health check, if the service asks for that.
+func (e *Edge) logProbe(s *service, t *target, path string, p trysail.Probe) {
+	log := s.view.Load().access
+	if log == nil || !log.healthChecks || e.cfg.AccessLog == nil {
+		return
+	}
+	b := appendTime([]byte(`{"time":`), p.At)
+	b = append(append(append(b, `,"service":"`...), s.name...), `","version":`...)
+	b = strconv.AppendInt(b, int64(t.version), 10)
+	b = appendText(b, `,"pod":`, string(t.pod), maxLoggedText)
+	b = appendText(b, `,"method":"GET","host":`, t.addr, maxLoggedText)
+	b = appendText(b, `,"path":`, withoutQuery(path), maxLoggedPath)
+	b = append(b, `,"protocol":"HTTP/1.1","status":`...)
+	b = strconv.AppendInt(b, int64(p.Status), 10)
+	b = appendMillis(append(b, `,"duration":`...), p.Took)
+	b = appendMillis(append(b, `,"podDuration":`...), p.Took)
+	b = append(b, `,"userAgent":"`+probeAgent+`","healthCheck":true,"healthy":`...)
+	b = strconv.AppendBool(b, p.OK)
+	if p.Error != "" {
+		b = appendText(b, `,"error":`, p.Error, maxLoggedText)
+	}
+	e.cfg.AccessLog(log.serviceID, p.At.Add(p.Took), append(b, '}'))
+}
+
+// clientAddr is the address of the client's end of the connection, without port and zone.
+func clientAddr(r *http.Request) string {
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		return ap.Addr().Unmap().WithZone("").String()
+	}
+	return r.RemoteAddr
+}
+
+func tlsVersion(v uint16) string {
+	switch v {
+	case tls.VersionTLS12:
+		return "1.2"
+	case tls.VersionTLS13:
+		return "1.3"
+	}
+	return tls.VersionName(v)
+}
+
+// queryNames is a query without its values, which often are secrets: "page=&token=". A parameter without a "=" may be
+// one as a whole and becomes "*".
+func queryNames(query string) string {
+	var b strings.Builder
+	for part := range strings.SplitSeq(query[:min(len(query), 4*maxLoggedQuery)], "&") {
+		if b.Len() > 0 {
+			b.WriteByte('&')
+		}
+		name, _, found := strings.Cut(part, "=")
+		switch {
+		case found:
+			b.WriteString(name)
+			b.WriteByte('=')
+		case part != "":
+			b.WriteByte('*')
+		}
+		if b.Len() > maxLoggedQuery {
+			break
+		}
+	}
+	return b.String()
+}
+
+// withoutQuery is a URL up to its query or fragment, and without user and password.
+func withoutQuery(url string) string {
+	if i := strings.IndexAny(url, "?#"); i >= 0 {
+		url = url[:i]
+	}
+	scheme, rest, ok := strings.Cut(url, "://")
+	if !ok {
+		return url
+	}
+	authority, path, _ := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		return scheme + "://" + authority[i+1:] + "/" + path
+	}
+	return url
+}
+
+// appendMillis appends milliseconds with three decimal places.
+func appendMillis(b []byte, d time.Duration) []byte {
+	us := max(d.Microseconds(), 0)
+	b = strconv.AppendInt(b, us/1000, 10)
+	rest := us % 1000
+	return append(b, '.', byte('0'+rest/100), byte('0'+rest/10%10), byte('0'+rest%10))
+}
+
+// appendTime appends a time in UTC with microseconds, in quotes.
+func appendTime(b []byte, at time.Time) []byte {
+	return at.UTC().AppendFormat(b, `"2006-01-02T15:04:05.000000Z"`)
+}
+
+// appendText appends key and the text as a JSON string of at most limit bytes, plus what escaping adds.
+func appendText(b []byte, key, s string, limit int) []byte {
+	b = append(append(b, key...), '"')
+	if len(s) > limit {
+		s = s[:limit]
+		for len(s) > 0 && !utf8.RuneStart(s[len(s)-1]) { // not in the middle of a character
+			s = s[:len(s)-1]
+		}
+		if n := len(s); n > 0 && s[n-1] >= utf8.RuneSelf {
+			s = s[:n-1]
+		}
+	}
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {
+				i++
+				continue
+			}
+			b = append(b, s[start:i]...)
+			if c == '"' || c == '\\' {
+				b = append(b, '\\', c)
+			} else {
+				b = append(b, `\u00`...)
+				b = append(b, hexDigits[c>>4], hexDigits[c&15])
+			}
+			i++
+			start = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			b = append(append(b, s[start:i]...), `\ufffd`...)
+			start = i + size
+		case r < 0xa0: // control characters that terminals obey
+			b = append(append(b, s[start:i]...), `\u00`...)
+			b = append(b, hexDigits[r>>4], hexDigits[r&15])
+			start = i + size
+		}
+		i += size
+	}
+	return append(append(b, s[start:]...), '"')
+}
+
+const hexDigits = "0123456789abcdef"
