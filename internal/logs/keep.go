@@ -54,7 +54,7 @@ func (s *Store) keepOnce(ctx context.Context, maxBytes int64) error {
 // stored is a segment with what it takes on the disk.
 type stored struct {
 	segment
-	system bool
+	system bool // of no pod: it goes on as long as the service
 	size   int64
 	at     time.Time // of its last line
 }
@@ -77,7 +77,7 @@ func (s *Store) all() ([]stored, error) {
 				return nil, err
 			}
 			for _, seg := range segs {
-				st := stored{segment: seg, system: pod.Name() == systemDir}
+				st := stored{segment: seg, system: pod.Name() == systemDir || pod.Name() == accessDir}
 				for _, path := range []string{seg.path(), seg.archivePath()} {
 					if info, err := os.Stat(path); err == nil {
 						st.size += info.Size()
@@ -251,7 +251,7 @@ func (s *Store) sweepDirs(before time.Time, emptied map[string]bool, live func(s
 				}
 			}
 			info, err := pod.Info()
-			if left == 0 && pod.Name() != systemDir && !live(service.Name(), pod.Name()) && err == nil && (emptied[dir] || info.ModTime().Before(before)) {
+			if left == 0 && pod.Name() != systemDir && pod.Name() != accessDir && !live(service.Name(), pod.Name()) && err == nil && (emptied[dir] || info.ModTime().Before(before)) {
 				errs = append(errs, os.Remove(dir))
 			}
 		}

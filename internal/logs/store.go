@@ -6,6 +6,7 @@
 //	<dir>/<service id>/<pod id>/<container>.1.log      the same, later; and so on: these are the segments of a log
 //	<dir>/<service id>/<pod id>/<container>.log.zst    a segment that was closed and is archived: compressed, with an index
 //	<dir>/<service id>/system/<container>.log          the system lines of that container, written by Append
+//	<dir>/<service id>/access/ACCESS.log               the requests of the service, written by AccessWriter
 //
 // The files are the only state: nothing else has to be rebuilt, nothing else can be lost. A segment is archived without
 // changing a byte of what it says, so a position in it stays what it is: its number and an offset.
@@ -25,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -49,6 +51,7 @@ type Store struct {
 	// appending is held while system lines are written, although that is I/O: a half line that a crash left behind is
 	// cut off first, and nobody else must write meanwhile.
 	appending sync.Mutex
+	access    atomic.Pointer[AccessWriter] // nil if there is none
 
 	decoder func() *zstd.Decoder
 
@@ -224,6 +227,9 @@ func (s *Store) Containers(serviceID string) ([]string, error) {
 	}
 	var names []string
 	for _, pod := range pods {
+		if pod.Name() == accessDir {
+			continue
+		}
 		segs, err := segments(filepath.Join(s.dir, serviceID, pod.Name()), "")
 		if err != nil {
 			return nil, err
@@ -241,7 +247,11 @@ func (s *Store) Delete(serviceID string) error {
 	if serviceID == "." || !filepath.IsLocal(serviceID) || serviceID != filepath.Base(serviceID) {
 		return fmt.Errorf("deleting logs: %q is not a service id", serviceID)
 	}
+	var err error
+	if w := s.access.Load(); w != nil {
+		err = w.forget(serviceID)
+	}
 	s.appending.Lock()
 	defer s.appending.Unlock()
-	return os.RemoveAll(filepath.Join(s.dir, serviceID))
+	return errors.Join(err, os.RemoveAll(filepath.Join(s.dir, serviceID)))
 }
