@@ -202,7 +202,14 @@ func (s *server) openEngine(ctx context.Context) error {
 
 // openEdge starts the reconciler and the load balancer.
 func (s *server) openEdge(ctx context.Context) (err error) {
-	cfg := edge.Config{Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https}
+	access := s.logs.NewAccessWriter()
+	s.work(ctx, "writing access logs", func(ctx context.Context) error {
+		access.Run(ctx)
+		return nil
+	})
+	cfg := edge.Config{
+		Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https, AccessLog: access.Write,
+	}
 	if name := hostname(); name != "" {
 		cfg.Names = []string{name}
 	}

@@ -50,6 +50,10 @@ type Control interface {
 	GetContainerLog(context.Context, trysail.Caller, control.GetContainerLogInput) (*control.LogPage, error)
 	// GetPodLog is GetContainerLog for some pods, and says which one wrote a line.
 	GetPodLog(context.Context, trysail.Caller, control.GetPodLogInput) (*control.LogPage, error)
+	// GetAccessLog takes no container.
+	GetAccessLog(context.Context, trysail.Caller, control.GetContainerLogInput) (*control.LogPage, error)
+	GetServiceSettings(ctx context.Context, caller trysail.Caller, serviceName string) (trysail.ServiceSettings, error)
+	PutServiceSettings(context.Context, trysail.Caller, control.PutServiceSettingsInput) (trysail.ServiceSettings, error)
 	TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error)
 	UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error)
 

@@ -144,6 +144,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 	var gotHold control.HoldDeploymentInput
 	var canceled string
 	var gotLog control.GetPodLogInput
+	var gotAccess control.GetContainerLogInput
+	var gotSettings control.PutServiceSettingsInput
 	server := newServer(t, &fake{
 		keys: func() ([]control.AccessKey, error) {
 			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
@@ -164,6 +166,15 @@ func TestHandler_OwnOperations(t *testing.T) {
 			return &control.LogPage{NextPageToken: "t", Events: []control.LogEvent{
 				{CreatedAt: at, Message: "a", Pod: "p", Version: 3, Stderr: true}, {CreatedAt: at, Message: "b", Pod: "q"}, {CreatedAt: at, Message: "[trysail] c"},
 			}}, nil
+		},
+		accessLog: func(in control.GetContainerLogInput) (*control.LogPage, error) {
+			gotAccess = in
+			return &control.LogPage{Events: []control.LogEvent{{CreatedAt: at, Message: "{}", Pod: "access"}}}, nil
+		},
+		settings: func(string) (trysail.ServiceSettings, error) { return trysail.ServiceSettings{}, nil },
+		putSettings: func(in control.PutServiceSettingsInput) (trysail.ServiceSettings, error) {
+			gotSettings = in
+			return trysail.ServiceSettings{AccessLog: true}, nil
 		},
 		nodeImages: func() (*control.NodeImages, error) {
 			return &control.NodeImages{RegistryBytes: 3, UnusedBytes: 2, Images: []control.NodeImage{
@@ -213,6 +224,9 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"CancelDeployment", `{"serviceName":"web"}`, `{}`},
 		{"GetPodLog", `{"serviceName":"web","containerName":"app","version":3,"previous":true,"filterPattern":"x"}`, `{"logEvents":[{"createdAt":1800000000,"message":"a","podId":"p","version":3,"stream":"stderr"},` +
 			`{"createdAt":1800000000,"message":"b","podId":"q","stream":"stdout"},{"createdAt":1800000000,"message":"[trysail] c"}],"nextPageToken":"t"}`},
+		{"GetAccessLog", `{"serviceName":"web","filterPattern":"x","pageToken":"t"}`, `{"logEvents":[{"createdAt":1800000000,"message":"{}"}]}`},
+		{"GetServiceSettings", `{"serviceName":"web"}`, `{"settings":{"accessLog":false,"accessLogHealthChecks":false}}`},
+		{"PutServiceSettings", `{"serviceName":"web","settings":{"accessLog":true}}`, `{"settings":{"accessLog":true,"accessLogHealthChecks":false}}`},
 		{"ListNodeImages", `{}`, `{"images":[{"name":"nginx:1","digest":"sha256:aa","size":1,"stored":false,"kept":["current version of web"]},{"name":":web.www.1","digest":"sha256:bb","size":2,"stored":true,"kept":[]}],"registryBytes":3,"unusedBytes":2}`},
 		{"PutRegistry", `{"host":"ghcr.io","username":"me","secret":"s","mirrors":[]}`, `{"registry":{"host":"ghcr.io","username":"me","hasSecret":true,"mirrors":[],"ca":"","plainHttp":false,"updatedAt":1800000000}}`},
 		{"ListRegistries", `{}`, `{"registries":[{"host":"ghcr.io","username":"","hasSecret":false,"mirrors":["https://m"],"ca":"PEM","plainHttp":true,"updatedAt":1800000000}]}`},
@@ -238,6 +252,12 @@ func TestHandler_OwnOperations(t *testing.T) {
 	wantLog := control.GetPodLogInput{GetContainerLogInput: control.GetContainerLogInput{ServiceName: "web", ContainerName: "app", FilterPattern: "x"}, Version: 3, Previous: true}
 	if d := cmp.Diff(wantLog, gotLog); d != "" {
 		t.Errorf("GetPodLog (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(control.GetContainerLogInput{ServiceName: "web", FilterPattern: "x", PageToken: "t"}, gotAccess); d != "" {
+		t.Errorf("GetAccessLog (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(control.PutServiceSettingsInput{ServiceName: "web", AccessLog: new(true)}, gotSettings); d != "" {
+		t.Errorf("PutServiceSettings (-want +got):\n%s", d)
 	}
 	wantPut := control.PutRegistryInput{Host: "ghcr.io", Username: new("me"), Secret: new("s"), Mirrors: &[]string{}}
 	if d := cmp.Diff(wantPut, gotPut, cmpopts.EquateEmpty()); d != "" {

@@ -39,6 +39,9 @@ type fake struct {
 	deployments   func(string) ([]trysail.Deployment, error)
 	log           func(control.GetContainerLogInput) (*control.LogPage, error)
 	podLog        func(control.GetPodLogInput) (*control.LogPage, error)
+	accessLog     func(control.GetContainerLogInput) (*control.LogPage, error)
+	settings      func(string) (trysail.ServiceSettings, error)
+	putSettings   func(control.PutServiceSettingsInput) (trysail.ServiceSettings, error)
 	tag           func(string, *string, []trysail.Tag) ([]trysail.Operation, error)
 	untag         func(string, *string, []string) ([]trysail.Operation, error)
 	diagnosis     func(string, int) (*trysail.Diagnosis, error)
@@ -161,6 +164,18 @@ func (f *fake) CheckDeployment(_ context.Context, _ trysail.Caller, in control.C
 
 func (f *fake) GetPodLog(_ context.Context, _ trysail.Caller, in control.GetPodLogInput) (*control.LogPage, error) {
 	return f.podLog(in)
+}
+
+func (f *fake) GetAccessLog(_ context.Context, _ trysail.Caller, in control.GetContainerLogInput) (*control.LogPage, error) {
+	return f.accessLog(in)
+}
+
+func (f *fake) GetServiceSettings(_ context.Context, _ trysail.Caller, name string) (trysail.ServiceSettings, error) {
+	return f.settings(name)
+}
+
+func (f *fake) PutServiceSettings(_ context.Context, _ trysail.Caller, in control.PutServiceSettingsInput) (trysail.ServiceSettings, error) {
+	return f.putSettings(in)
 }
 
 func (f *fake) ListPods(_ context.Context, _ trysail.Caller, in control.ListPodsInput) ([]trysail.PodRecord, error) {

@@ -132,6 +132,9 @@ func ownOperations(c Control, v view) []operation {
 		own(reading("CheckDeployment", "0.2", readCheckDeployment, c.CheckDeployment, v.checkResult)),
 		own(reading("ListPods", "0.2", readListPods, c.ListPods, v.podsResult)),
 		own(reading("GetPodLog", "0.3", readGetPodLog, c.GetPodLog, v.podLogResult)),
+		own(reading("GetAccessLog", "0.3", readGetAccessLog, c.GetAccessLog, v.logResult)),
+		own(reading("GetServiceSettings", "0.3", readServiceName, c.GetServiceSettings, v.settingsResult)),
+		own(changing("PutServiceSettings", "0.3", readPutSettings, c.PutServiceSettings, v.settingsResult)),
 		own(reading("ListNodeImages", "0.2", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) (*control.NodeImages, error) {
 			return c.ListNodeImages(ctx, caller)
 		}, v.nodeImagesResult)),

@@ -64,10 +64,15 @@ func readCreateDeployment(m members) createDeploymentRequest {
 }
 
 func readGetLog(m members) control.GetContainerLogInput {
-	m.require("serviceName", "containerName")
+	in := readGetAccessLog(m.require("serviceName", "containerName"))
+	in.ContainerName = zeroIfNil(m.string("containerName"))
+	return in
+}
+
+func readGetAccessLog(m members) control.GetContainerLogInput {
+	m.require("serviceName")
 	return control.GetContainerLogInput{
 		ServiceName:   zeroIfNil(m.string("serviceName")),
-		ContainerName: zeroIfNil(m.string("containerName")),
 		StartTime:     m.time("startTime"),
 		EndTime:       m.time("endTime"),
 		FilterPattern: zeroIfNil(m.string("filterPattern")),
@@ -79,6 +84,15 @@ func readGetPodLog(m members) control.GetPodLogInput {
 	return control.GetPodLogInput{
 		GetContainerLogInput: readGetLog(m), Version: zeroIfNil(m.int("version")), Previous: zeroIfNil(m.bool("previous")),
 	}
+}
+
+func readPutSettings(m members) control.PutServiceSettingsInput {
+	m.require("serviceName", "settings")
+	in := control.PutServiceSettingsInput{ServiceName: zeroIfNil(m.string("serviceName"))}
+	if s, ok := m.object("settings"); ok {
+		in.AccessLog, in.AccessLogHealthChecks = s.bool("accessLog"), s.bool("accessLogHealthChecks")
+	}
+	return in
 }
 
 type tagRequest struct {

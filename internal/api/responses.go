@@ -144,6 +144,10 @@ type nodeImage struct {
 	Kept   []string `json:"kept"`
 }
 
+type settingsResult struct {
+	Settings trysail.ServiceSettings `json:"settings"`
+}
+
 type registryResult struct {
 	Registry registry `json:"registry"`
 }
@@ -594,6 +598,8 @@ func newRegistry(r control.Registry) registry {
 		UpdatedAt: seconds(r.UpdatedAt),
 	}
 }
+
+func (v view) settingsResult(s trysail.ServiceSettings) settingsResult { return settingsResult{s} }
 
 func (v view) registryResult(r control.Registry) registryResult {
 	return registryResult{newRegistry(r)}

@@ -39,6 +39,7 @@ type fakeService struct {
 	stages        []func(*fakeService) // what happens at the next looks
 	detail        map[string]any
 	diagnosis     map[string]any
+	settings      map[string]any
 }
 
 type fakeLine struct {
@@ -155,6 +156,17 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		return map[string]any{"serviceName": name, "diagnosis": s.diagnosis, "pods": []any{}}, nil
 	case "Trysail_20261120.GetPodLog":
 		return f.readPodLog(name, in)
+	case "Trysail_20261120.GetAccessLog":
+		in["containerName"] = "ACCESS"
+		return f.readLog(name, in)
+	case "Trysail_20261120.PutServiceSettings":
+		if s.settings == nil {
+			s.settings = map[string]any{}
+		}
+		maps.Copy(s.settings, in["settings"].(map[string]any))
+		return map[string]any{"settings": s.settings}, nil
+	case "Trysail_20261120.GetServiceSettings":
+		return map[string]any{"settings": s.settings}, nil
 	case "Trysail_20261120.GetDeploymentDiagnosis":
 		if s.diagnosis == nil {
 			return nil, &fakeError{400, "NotFoundException", "No deployment of service \"" + name + "\" has failed."}

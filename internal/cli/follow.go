@@ -111,12 +111,17 @@ type logQuery struct {
 	previous                   bool // only those of the pods that ended last
 	// pods asks for the pod of each line, which takes an operation that AWS does not have.
 	pods bool
+	// access asks for the service's access log instead.
+	access bool
 }
 
 // logPages reads a log page by page; zero times stand for no limit.
 func (c *client) logPages(ctx context.Context, q logQuery, from, until time.Time) iter.Seq2[[]event, error] {
 	read := c.containerLog
-	if q.pods || q.version != 0 || q.previous {
+	switch {
+	case q.access:
+		read = c.accessLog
+	case q.pods || q.version != 0 || q.previous:
 		read = c.podLog
 	}
 	return func(yield func([]event, error) bool) {
@@ -161,7 +166,15 @@ func (c *client) containerLog(ctx context.Context, q logQuery, from, until time.
 
 // podLog reads a page with what Trysail knows of each line.
 func (c *client) podLog(ctx context.Context, q logQuery, from, until time.Time, token string) ([]event, string, error) {
-	in := map[string]any{"serviceName": q.service, "containerName": q.container}
+	return c.ownLog(ctx, "GetPodLog", map[string]any{"serviceName": q.service, "containerName": q.container}, q, from, until, token)
+}
+
+// accessLog reads a page of the requests that the edge served.
+func (c *client) accessLog(ctx context.Context, q logQuery, from, until time.Time, token string) ([]event, string, error) {
+	return c.ownLog(ctx, "GetAccessLog", map[string]any{"serviceName": q.service}, q, from, until, token)
+}
+
+func (c *client) ownLog(ctx context.Context, operation string, in map[string]any, q logQuery, from, until time.Time, token string) ([]event, string, error) {
 	if q.filter != "" {
 		in["filterPattern"] = q.filter
 	}
@@ -189,7 +202,7 @@ func (c *client) podLog(ctx context.Context, q logQuery, from, until time.Time, 
 		}
 		NextPageToken string
 	}
-	if err := c.call(ctx, "GetPodLog", in, &out); err != nil {
+	if err := c.call(ctx, operation, in, &out); err != nil {
 		return nil, "", err
 	}
 	page := make([]event, len(out.LogEvents))

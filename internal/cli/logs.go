@@ -20,6 +20,7 @@ import (
 
 // logOptions are the flags of logs.
 type logOptions struct {
+	access       bool
 	follow       bool
 	filter       string
 	since, until string
@@ -46,7 +47,8 @@ Without CONTAINER the logs of all containers are merged, and each line names its
   trysail logs web app --since 10m --filter 'ERROR -timeout'
   trysail logs web --version 7 --container app
   trysail logs web --previous -n 50
-  trysail logs web --since 2026-11-20T10:00:00Z --until 2026-11-20T11:00:00Z`,
+  trysail logs web --since 2026-11-20T10:00:00Z --until 2026-11-20T11:00:00Z
+  trysail logs web --access -o json --since 1h | jq 'select(.status >= 500)'`,
 		Args:              rangeArgs(1, "SERVICE", "CONTAINER"),
 		ValidArgsFunction: a.completeContainer,
 	}
@@ -55,6 +57,7 @@ Without CONTAINER the logs of all containers are merged, and each line names its
 	cmd.Flags().StringVar(&o.filter, "filter", "", `only lines that match: ERROR, "ERROR timeout" (both), "?ERROR ?WARN" (either), -DEBUG (not)`)
 	cmd.Flags().StringVar(&o.since, "since", "", "only lines from then on: 10m, 36h, 2026-11-20, 2026-11-20T10:00:00Z, or Unix seconds")
 	cmd.Flags().StringVar(&o.until, "until", "", "only lines up to then")
+	cmd.Flags().BoolVar(&o.access, "access", false, "the requests that the edge served, instead of what containers wrote; see trysail settings")
 	cmd.Flags().StringSliceVar(&o.container, "container", nil, "only the log of this container; may be repeated; the same as CONTAINER")
 	cmd.Flags().IntVar(&o.version, "version", 0, "only lines of this version of the service")
 	cmd.Flags().BoolVar(&o.previous, "previous", false, "only lines of the pods that ended last: what a container said before it was restarted or replaced")
@@ -67,6 +70,9 @@ Without CONTAINER the logs of all containers are merged, and each line names its
 		}
 		if err := o.parse(time.Now()); err != nil {
 			return err
+		}
+		if o.access && (len(args) > 1 || len(o.container) > 0 || o.version != 0 || o.previous) {
+			return Usagef("--access is for the whole service: it excludes CONTAINER, --version and --previous")
 		}
 		c, err := a.connect(f.dataDir)
 		if err != nil {
@@ -129,7 +135,13 @@ func (a *App) logs(ctx context.Context, c *client, o logOptions, args []string) 
 		return Usagef("--version and --previous are for Trysail only: AWS does not say which version wrote a line")
 	}
 	service, containers := args[0], append(args[1:], o.container...)
-	all := len(containers) == 0
+	all := len(containers) == 0 && !o.access
+	if o.access {
+		containers = []string{"access"}
+		if err := a.noteAccessLog(ctx, c, service); err != nil {
+			return err
+		}
+	}
 	if all {
 		var err error
 		if containers, err = c.containers(ctx, service, o); err != nil {
@@ -206,7 +218,7 @@ func (c *client) containersOf(ctx context.Context, service string, version int) 
 // query is what is asked of the log of a container.
 func (o *logOptions) query(c *client, service, container string) logQuery {
 	return logQuery{
-		service: service, container: container, filter: o.filter, version: o.version, previous: o.previous, pods: o.json && !c.onAWS(),
+		service: service, container: container, filter: o.filter, version: o.version, previous: o.previous, pods: o.json && !c.onAWS(), access: o.access,
 	}
 }
 
@@ -424,7 +436,7 @@ func (p *logPrinter) printAll(lines []line) error {
 }
 
 func (p *logPrinter) print(l line) error {
-	if p.options.json {
+	if p.options.json && !p.options.access { // lines of the access log are JSON themselves
 		fields := map[string]any{"createdAt": l.time(), "containerName": l.container, "message": l.message}
 		if l.pod != "" {
 			fields["podId"], fields["stream"] = l.pod, l.stream
@@ -434,7 +446,7 @@ func (p *logPrinter) print(l line) error {
 		}
 		return printLine(p.w, fields)
 	}
-	if !p.options.noTime {
+	if !p.options.noTime && !p.options.json {
 		fmt.Fprintf(p.w, "%s  ", l.time().Format("2006-01-02T15:04:05.000Z07:00"))
 	}
 	if p.column > 0 {

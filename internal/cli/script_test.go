@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 			f.services["web"] = web
 			f.services["idle"] = &fakeService{name: "idle", state: "READY", power: "small", scale: 2}
 			f.logs["web/app"] = []fakeLine{{1.7e9, "first"}, {1.7e9, "ERROR second"}, {1.7e9 + 60, "third"}}
+			f.logs["web/ACCESS"] = []fakeLine{{1.7e9, `{"status":200}`}, {1.7e9 + 1, `{"status":500}`}}
 			env.Values["server"] = f
 			env.Setenv("SERVER", f.URL)
 			env.Setenv("AWS_ENDPOINT_URL_LIGHTSAIL", f.URL)

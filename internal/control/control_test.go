@@ -260,6 +260,15 @@ func TestOperations_UnknownService(t *testing.T) {
 		"UntagResource":          func() error { _, err := b.UntagResource(t.Context(), caller, "nope", nil, []string{"a"}); return err },
 		"GetDeploymentRecord":    func() error { _, err := b.GetDeploymentRecord(t.Context(), caller, "nope", 0); return err },
 		"GetDeploymentDiagnosis": func() error { _, err := b.GetDeploymentDiagnosis(t.Context(), caller, "nope", 0); return err },
+		"GetServiceSettings":     func() error { _, err := b.GetServiceSettings(t.Context(), caller, "nope"); return err },
+		"PutServiceSettings": func() error {
+			_, err := b.PutServiceSettings(t.Context(), caller, control.PutServiceSettingsInput{ServiceName: "nope"})
+			return err
+		},
+		"GetAccessLog": func() error {
+			_, err := b.GetAccessLog(t.Context(), caller, control.GetContainerLogInput{ServiceName: "nope"})
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			(&bed{T: t, Control: b.Control, store: b.store}).refused(trysail.CodeNotFound, `Service "nope" not found.`, do)

@@ -24,34 +24,71 @@ func (c *Control) GetPodLog(ctx context.Context, _ trysail.Caller, in GetPodLogI
 	if err := firstError(trysail.ValidateServiceName(in.ServiceName), trysail.ValidateContainerName(in.ContainerName)); err != nil {
 		return nil, err
 	}
-	q := logs.Query{Container: in.ContainerName, Token: in.PageToken}
-	set(&q.Start, in.StartTime)
-	set(&q.End, in.EndTime)
-	if in.StartTime != nil && in.EndTime != nil && in.EndTime.Before(*in.StartTime) {
-		return nil, trysail.Errorf(trysail.CodeInvalid, "The start time must not be after the end time.")
+	q, err := logQuery(in.GetContainerLogInput)
+	if err != nil {
+		return nil, err
 	}
 	if in.Version < 0 {
 		return nil, trysail.Errorf(trysail.CodeInvalid, "The version must be 1 or more.")
-	}
-	var err error
-	if q.Filter, err = logs.ParseFilter(in.FilterPattern); err != nil {
-		return nil, trysail.Errorf(trysail.CodeInvalid, "Invalid filter pattern: %v.", err)
 	}
 	var pods []trysail.PodRecord
 	if q.ServiceID, pods, err = c.containerOf(ctx, in.ServiceName, in.ContainerName); err != nil {
 		return nil, err
 	}
 	q.Accept = acceptPods(pods, in.Version, in.Previous)
+	versions := map[string]int{}
+	for _, p := range pods {
+		versions[string(p.ID)] = p.Version
+	}
+	return c.logPage(ctx, q, versions)
+}
+
+// GetAccessLog returns a page of the requests that the edge logged for a service; in.ContainerName has no meaning.
+// Errors: Invalid (range, pattern, token), NotFound.
+func (c *Control) GetAccessLog(ctx context.Context, _ trysail.Caller, in GetContainerLogInput) (*LogPage, error) {
+	if err := trysail.ValidateServiceName(in.ServiceName); err != nil {
+		return nil, err
+	}
+	in.ContainerName = logs.AccessLog
+	q, err := logQuery(in)
+	if err != nil {
+		return nil, err
+	}
+	err = c.Store.View(ctx, func(tx *store.Tx) error {
+		s, err := service(tx, in.ServiceName)
+		if err == nil {
+			q.ServiceID = s.ID
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c.logPage(ctx, q, nil)
+}
+
+// logQuery reads what all requests for log lines have in common. Errors: Invalid.
+func logQuery(in GetContainerLogInput) (q logs.Query, err error) {
+	q = logs.Query{Container: in.ContainerName, Token: in.PageToken}
+	set(&q.Start, in.StartTime)
+	set(&q.End, in.EndTime)
+	if in.StartTime != nil && in.EndTime != nil && in.EndTime.Before(*in.StartTime) {
+		return q, trysail.Errorf(trysail.CodeInvalid, "The start time must not be after the end time.")
+	}
+	if q.Filter, err = logs.ParseFilter(in.FilterPattern); err != nil {
+		return q, trysail.Errorf(trysail.CodeInvalid, "Invalid filter pattern: %v.", err)
+	}
+	return q, nil
+}
+
+// logPage runs the query. versions are those of the pods. Errors: Invalid (token).
+func (c *Control) logPage(ctx context.Context, q logs.Query, versions map[string]int) (*LogPage, error) {
 	events, next, err := c.Logs.Query(ctx, q)
 	if errors.Is(err, logs.ErrBadToken) {
 		return nil, trysail.Errorf(trysail.CodeInvalid, "Invalid page token. Use the token of the page before, with the other arguments unchanged.")
 	}
 	if err != nil {
 		return nil, err
-	}
-	versions := map[string]int{}
-	for _, p := range pods {
-		versions[string(p.ID)] = p.Version
 	}
 	page := &LogPage{NextPageToken: next, Events: make([]LogEvent, len(events))}
 	for i, e := range events {

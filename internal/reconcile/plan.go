@@ -497,7 +497,10 @@ func (p *planner) setRoute(serve *trysail.Deployment, mode trysail.RouteMode) {
 	if mode == trysail.RouteServe && (serve == nil || serve.PublicEndpoint == nil) {
 		mode = trysail.RouteNone
 	}
-	r := trysail.Route{Service: s.Name, Host: s.Host(p.rules.Region, p.rules.Domain), Mode: mode}
+	r := trysail.Route{
+		Service: s.Name, ServiceID: s.ID, Host: s.Host(p.rules.Region, p.rules.Domain), Mode: mode,
+		AccessLog: s.Settings.AccessLog, AccessLogHealthChecks: s.Settings.AccessLogHealthChecks,
+	}
 	for _, d := range []*trysail.Deployment{s.Current, s.Next} {
 		if d == nil || d.PublicEndpoint == nil || s.Disabled || s.State == trysail.ServiceDeleting {
 			continue

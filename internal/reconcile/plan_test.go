@@ -464,6 +464,20 @@ func TestPlan_CancelsAfterThreeStartsPerNode(t *testing.T) {
 	}
 }
 
+func TestPlan_SettingsReachTheRoute(t *testing.T) {
+	m := activeModel(t, 1)
+	if m.route.AccessLog || m.route.ServiceID != m.Service.ID {
+		t.Errorf("route %+v", m.route)
+	}
+	for _, want := range []trysail.ServiceSettings{{AccessLog: true}, {AccessLogHealthChecks: true}, {}} {
+		m.Service.Settings = want
+		m.round()
+		if got := (trysail.ServiceSettings{AccessLog: m.route.AccessLog, AccessLogHealthChecks: m.route.AccessLogHealthChecks}); got != want {
+			t.Errorf("route %+v, want %+v", m.route, want)
+		}
+	}
+}
+
 func TestPlan_StartingSlowlyIsNotFailing(t *testing.T) {
 	m := activeModel(t, 1)
 	m.sick[2] = true

@@ -3,12 +3,14 @@ package store_test
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -295,5 +297,53 @@ func TestStore_SurvivesKill(t *testing.T) {
 		if err != nil || acknowledged < 10 || len(list) < acknowledged || len(list) > acknowledged+1 {
 			t.Errorf("round %d: %d were acknowledged, %d are there, %v", round, acknowledged, len(list), err)
 		}
+	}
+}
+
+func TestStore_SettingsOfServicesFromBefore(t *testing.T) {
+	dir := t.TempDir()
+	files, err := filepath.Glob("migration/*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := slices.IndexFunc(files, func(f string) bool { return strings.HasSuffix(f, "_settings.sql") })
+	db, err := sql.Open("sqlite", filepath.Join(dir, "trysail.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	exec := func(query string) {
+		t.Helper()
+		if _, err := db.ExecContext(t.Context(), query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range files[:before] {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exec(string(text))
+	}
+	exec("INSERT INTO services (id, name, created_at, host_label, power, scale, state) VALUES ('id', 'web', 1, 'label', 'nano', 1, 'READY')")
+	exec(fmt.Sprintf("PRAGMA user_version = %d; PRAGMA application_id = %d", before, 0x54534c31))
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	update(t, s, func(tx *store.Tx) error {
+		web, err := tx.Service("web")
+		if err != nil {
+			return err
+		}
+		if web.Settings != (trysail.ServiceSettings{}) {
+			t.Errorf("settings %+v", web.Settings)
+		}
+		web.Settings.AccessLog = true
+		return tx.UpdateService(web)
+	})
+	list, err := s.Services(t.Context())
+	if err != nil || len(list) != 1 || !list[0].Settings.AccessLog {
+		t.Errorf("services %+v, %v", list, err)
 	}
 }

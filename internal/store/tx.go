@@ -84,7 +84,7 @@ func fromUnix(n int64) time.Time {
 }
 
 const serviceColumns = `s.id, s.name, s.created_at, s.host_label, s.power, s.scale, s.state, s.detail_code, s.detail_message,
-	s.disabled, s.ecr_puller, s.fallback_power, s.fallback_scale`
+	s.disabled, s.ecr_puller, s.fallback_power, s.fallback_scale, s.settings`
 
 // Services lists all services by creation time, with tags, current and next deployment.
 func (t *Tx) Services() ([]trysail.Service, error) { return t.selectServices("1 = 1") }
@@ -155,8 +155,12 @@ func scanService(r *sql.Rows) (trysail.Service, error) {
 	var s trysail.Service
 	var created int64
 	var fallback trysail.Capacity
+	var settings string
 	err := r.Scan(&s.ID, &s.Name, &created, &s.HostLabel, &s.Power, &s.Scale, &s.State, &s.Detail.Code, &s.Detail.Message,
-		&s.Disabled, &s.ECRPuller, &fallback.Power, &fallback.Scale)
+		&s.Disabled, &s.ECRPuller, &fallback.Power, &fallback.Scale, &settings)
+	if err == nil {
+		err = json.Unmarshal([]byte(settings), &s.Settings)
+	}
 	s.CreatedAt = fromUnix(created)
 	if fallback.Scale > 0 {
 		s.Fallback = &fallback
@@ -183,10 +187,14 @@ func (t *Tx) UpdateService(s *trysail.Service) error {
 	if s.Fallback != nil {
 		fallback = *s.Fallback
 	}
+	settings, err := json.Marshal(s.Settings)
+	if err != nil {
+		return err
+	}
 	t.touch(s.ID)
 	return t.execOne(`UPDATE services SET power = ?, scale = ?, state = ?, detail_code = ?, detail_message = ?, disabled = ?,
-		ecr_puller = ?, fallback_power = ?, fallback_scale = ? WHERE id = ?`,
-		s.Power, s.Scale, s.State, s.Detail.Code, s.Detail.Message, s.Disabled, s.ECRPuller, fallback.Power, fallback.Scale, s.ID)
+		ecr_puller = ?, fallback_power = ?, fallback_scale = ?, settings = ? WHERE id = ?`,
+		s.Power, s.Scale, s.State, s.Detail.Code, s.Detail.Message, s.Disabled, s.ECRPuller, fallback.Power, fallback.Scale, string(settings), s.ID)
 }
 
 // DeleteService removes the service and everything that hangs on it.

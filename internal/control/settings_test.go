@@ -1,0 +1,98 @@
+package control_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/control"
+	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/store"
+)
+
+func TestServiceSettings_ChangeOnlyWhatIsGiven(t *testing.T) {
+	b := newBed(t, nil)
+	b.create("web", trysail.ServiceRunning, trysail.DeploymentActive)
+	before := b.service()
+	put := func(in control.PutServiceSettingsInput) trysail.ServiceSettings {
+		t.Helper()
+		in.ServiceName = "web"
+		got, err := b.PutServiceSettings(t.Context(), caller, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := b.GetServiceSettings(t.Context(), caller, "web"); err != nil || again != got {
+			t.Errorf("GetServiceSettings: %+v, %v, want %+v", again, err, got)
+		}
+		return got
+	}
+	if got := put(control.PutServiceSettingsInput{AccessLog: new(true)}); got != (trysail.ServiceSettings{AccessLog: true}) {
+		t.Errorf("settings %+v", got)
+	}
+	if got := put(control.PutServiceSettingsInput{AccessLogHealthChecks: new(true)}); got != (trysail.ServiceSettings{AccessLog: true, AccessLogHealthChecks: true}) {
+		t.Errorf("settings %+v", got)
+	}
+	// What others write of the service leaves them alone, and the other way round.
+	b.update(func(tx *store.Tx) error {
+		s, err := tx.Service("web")
+		if err != nil {
+			return err
+		}
+		s.Scale = 3
+		return tx.UpdateService(s)
+	})
+	if got := put(control.PutServiceSettingsInput{AccessLog: new(false)}); got != (trysail.ServiceSettings{AccessLogHealthChecks: true}) {
+		t.Errorf("settings %+v", got)
+	}
+	if after := b.service(); after.State != before.State || after.Scale != 3 || after.Settings != (trysail.ServiceSettings{AccessLogHealthChecks: true}) {
+		t.Errorf("service %+v", after)
+	}
+}
+
+func TestGetAccessLog(t *testing.T) {
+	b := newBed(t, nil)
+	b.create("web", trysail.ServiceRunning, trysail.DeploymentActive)
+	get := func(in control.GetContainerLogInput) *control.LogPage {
+		t.Helper()
+		in.ServiceName = "web"
+		p, err := b.GetAccessLog(t.Context(), caller, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if p := get(control.GetContainerLogInput{}); len(p.Events) != 0 || p.NextPageToken != "" {
+		t.Errorf("without lines: %+v", p)
+	}
+	w := b.logs.NewAccessWriter()
+	done := make(chan bool)
+	go func() { w.Run(t.Context()); close(done) }()
+	t.Cleanup(func() { <-done })
+	at := time.Now().Add(-time.Minute)
+	w.Write(b.service().ID, at, []byte(`{"status":200}`))
+	w.Write(b.service().ID, at.Add(time.Second), []byte(`{"status":500}`))
+	for len(get(control.GetContainerLogInput{}).Events) < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	end := at.Add(time.Millisecond)
+	for want, in := range map[string]control.GetContainerLogInput{
+		`{"status":500}`: {FilterPattern: `"\"status\":5"`},
+		`{"status":200}`: {EndTime: &end},
+	} {
+		if p := get(in); len(p.Events) != 1 || p.Events[0].Message != want {
+			t.Errorf("%+v: %+v", in, p)
+		}
+	}
+	// It is no container, and a container is not it.
+	if _, err := b.GetContainerLog(t.Context(), caller, control.GetContainerLogInput{ServiceName: "web", ContainerName: logs.AccessLog}); trysail.ErrorCode(err) != trysail.CodeInvalid {
+		t.Errorf("GetContainerLog: %v", err)
+	}
+	b.refused(trysail.CodeInvalid, "Invalid page token. Use the token of the page before, with the other arguments unchanged.", func() error {
+		_, err := b.GetAccessLog(t.Context(), caller, control.GetContainerLogInput{ServiceName: "web", PageToken: "x"})
+		return err
+	})
+	b.refused(trysail.CodeInvalid, "The start time must not be after the end time.", func() error {
+		_, err := b.GetAccessLog(t.Context(), caller, control.GetContainerLogInput{ServiceName: "web", StartTime: &end, EndTime: &at})
+		return err
+	})
+}
