@@ -165,7 +165,8 @@ func download(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// logLine writes ?line= to standard output, or to standard error with ?stream=stderr; ?n= times.
+// logLine writes ?line= to standard output, or to standard error with ?stream=stderr; ?n= times. With ?id=1 the request's
+// id stands before it.
 func logLine(w http.ResponseWriter, r *http.Request) {
 	out := os.Stdout
 	if r.FormValue("stream") == "stderr" {
@@ -175,8 +176,12 @@ func logLine(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		n = 1
 	}
+	line := r.FormValue("line")
+	if r.FormValue("id") != "" {
+		line = r.Header.Get("X-Request-Id") + " " + line
+	}
 	for range n {
-		fmt.Fprintln(out, r.FormValue("line"))
+		fmt.Fprintln(out, line)
 	}
 	fmt.Fprintln(w, "written")
 }
