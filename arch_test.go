@@ -29,14 +29,15 @@ var mayImport = map[string][]string{
 	"internal/autopsy":            {},
 	"internal/engine/cri":         {"internal/autopsy", "internal/engine"},
 	"internal/engine/enginetest":  {"internal/engine"},
-	"internal/control":            {"internal/store", "internal/logs"},
+	"internal/metrics":            {"internal/store"},
+	"internal/control":            {"internal/store", "internal/logs", "internal/metrics"},
 	"internal/api":                {"internal/control", "internal/sigv4"},
 	"internal/reconcile":          {"internal/store", "internal/logs", "internal/engine", "internal/diagnose"},
 	"internal/push":               {},
 	"internal/cli":                {"internal/push"},
 	"cmd/trysail": {
 		"internal/api", "internal/cli", "internal/control", "internal/edge", "internal/engine/containerd",
-		"internal/engine/cri", "internal/engine", "internal/image", "internal/logs", "internal/reconcile", "internal/registry", "internal/store",
+		"internal/engine/cri", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/store",
 	},
 }
 

@@ -176,6 +176,12 @@ type Usage struct {
 	CPU    time.Duration // CPU time since the pod started
 	Memory int64         // bytes in use now
 	Limits Limits
+
+	// Throttled is how long threads of the pod had to wait because it had used up its share of the CPU. Periods are those
+	// of the scheduler in which it ran, ThrottledPeriods those in which it was held back. All 0 where it is not known.
+	Throttled        time.Duration
+	Periods          int64
+	ThrottledPeriods int64
 }
 
 // RouteMode is what the edge does with requests for a host.

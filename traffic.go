@@ -24,7 +24,7 @@ type Traffic struct {
 	ProbeFailures int64 // health checks that failed
 }
 
-// The buckets of a Histogram: four to each doubling, from 100 µs to more than three minutes. A quantile read from it is at
+// The buckets of a Histogram: four to each doubling, from 100 µs to nearly three minutes. A quantile read from it is at
 // most 19 % too high.
 const (
 	histogramBuckets = 84

@@ -47,6 +47,8 @@ type Control interface {
 	CreateContainerServiceDeployment(ctx context.Context, caller trysail.Caller, serviceName string, in control.DeploymentInput) (*trysail.Service, error)
 	// GetContainerServiceDeployments returns the newest version first.
 	GetContainerServiceDeployments(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Deployment, error)
+	GetContainerServiceMetricData(context.Context, trysail.Caller, control.GetContainerServiceMetricDataInput) (*control.MetricData, error)
+	GetServiceMetricData(context.Context, trysail.Caller, control.GetServiceMetricDataInput) (*control.ServiceMetrics, error)
 	GetContainerLog(context.Context, trysail.Caller, control.GetContainerLogInput) (*control.LogPage, error)
 	// GetPodLog is GetContainerLog for some pods, and says which one wrote a line.
 	GetPodLog(context.Context, trysail.Caller, control.GetPodLogInput) (*control.LogPage, error)

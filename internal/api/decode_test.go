@@ -134,6 +134,9 @@ func FuzzDecode(f *testing.F) {
 	c.record = func(string, int) (*control.DeploymentRecord, error) { return &control.DeploymentRecord{}, nil }
 	c.hold = func(control.HoldDeploymentInput) error { return nil }
 	c.cancel = func(string) error { return nil }
+	c.metrics = func(control.GetServiceMetricDataInput) (*control.ServiceMetrics, error) {
+		return &control.ServiceMetrics{}, nil
+	}
 	c.keys = func() ([]control.AccessKey, error) { return nil, nil }
 	c.createKey = func(string) (*control.AccessKey, error) { return &control.AccessKey{}, nil }
 	c.deleteKey = func(string) error { return nil }

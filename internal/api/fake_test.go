@@ -37,6 +37,8 @@ type fake struct {
 	deleteService func(string) error
 	deploy        func(string, control.DeploymentInput) (*trysail.Service, error)
 	deployments   func(string) ([]trysail.Deployment, error)
+	metricData    func(control.GetContainerServiceMetricDataInput) (*control.MetricData, error)
+	metrics       func(control.GetServiceMetricDataInput) (*control.ServiceMetrics, error)
 	log           func(control.GetContainerLogInput) (*control.LogPage, error)
 	podLog        func(control.GetPodLogInput) (*control.LogPage, error)
 	accessLog     func(control.GetContainerLogInput) (*control.LogPage, error)
@@ -88,6 +90,14 @@ func (f *fake) CreateContainerServiceDeployment(_ context.Context, _ trysail.Cal
 
 func (f *fake) GetContainerServiceDeployments(_ context.Context, _ trysail.Caller, name string) ([]trysail.Deployment, error) {
 	return f.deployments(name)
+}
+
+func (f *fake) GetContainerServiceMetricData(_ context.Context, _ trysail.Caller, in control.GetContainerServiceMetricDataInput) (*control.MetricData, error) {
+	return f.metricData(in)
+}
+
+func (f *fake) GetServiceMetricData(_ context.Context, _ trysail.Caller, in control.GetServiceMetricDataInput) (*control.ServiceMetrics, error) {
+	return f.metrics(in)
 }
 
 func (f *fake) GetContainerLog(_ context.Context, _ trysail.Caller, in control.GetContainerLogInput) (*control.LogPage, error) {

@@ -90,7 +90,7 @@ func lightsailOperations(c Control, v view) []operation {
 		changing("RegisterContainerImage", "0.2", readRegisterImage, c.RegisterContainerImage, v.imageResult),
 		reading("GetContainerImages", "0.2", readServiceName, c.GetContainerImages, v.imagesResult),
 		changing("DeleteContainerImage", "0.2", readDeleteImage, noOutput(c.DeleteContainerImage), empty),
-		refused("GetContainerServiceMetricData", later),
+		reading("GetContainerServiceMetricData", "0.3", readMetricData, c.GetContainerServiceMetricData, v.metricDataResult),
 		refused("CreateCertificate", later),
 		refused("GetCertificates", later),
 		refused("DeleteCertificate", later),
@@ -124,6 +124,7 @@ func ownOperations(c Control, v view) []operation {
 		}, func(masked json.RawMessage) json.RawMessage { return masked })),
 		own(changing("HoldDeployment", "0.2", readHold, noOutput(c.HoldDeployment), empty)),
 		own(changing("CancelDeployment", "0.2", readServiceName, noOutput(c.CancelDeployment), empty)),
+		own(reading("GetServiceMetricData", "0.3", readServiceMetrics, c.GetServiceMetricData, v.serviceMetricsResult)),
 		own(reading("ListAccessKeys", "0.1", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) ([]control.AccessKey, error) {
 			return c.ListAccessKeys(ctx, caller)
 		}, v.accessKeysResult)),

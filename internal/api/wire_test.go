@@ -93,6 +93,11 @@ func recorder(got *any) *fake {
 			*got = in
 			return &control.LogPage{Events: []control.LogEvent{{CreatedAt: at, Message: "hello"}}, NextPageToken: "more"}, nil
 		},
+		metricData: func(in control.GetContainerServiceMetricDataInput) (*control.MetricData, error) {
+			*got = in
+			all := map[string]float64{"Average": 1.5, "Minimum": 0.5, "Maximum": 2.5, "Sum": 3, "SampleCount": 2}
+			return &control.MetricData{Name: in.MetricName, Unit: "Percent", Points: []control.MetricPoint{{At: at, Statistics: all}}}, nil
+		},
 		operation: func(id string) (trysail.Operation, error) { *got = id; return operation, nil },
 		operations: func(resource, token string) (*control.OperationPage, error) {
 			*got = []string{resource, token}
@@ -150,6 +155,9 @@ func sampleInputs() map[string]any {
 		"GetContainerLog": control.GetContainerLogInput{
 			ServiceName: "__ServiceName__", ContainerName: "__ContainerName__", StartTime: &year2000, EndTime: &year2000,
 			FilterPattern: "__FilterPattern__", PageToken: "__PageToken__",
+		},
+		"GetContainerServiceMetricData": control.GetContainerServiceMetricDataInput{
+			ServiceName: "__ServiceName__", MetricName: "CPUUtilization", StartTime: year2000, EndTime: year2000, Period: 1, Statistics: []string{"Minimum", "Minimum"},
 		},
 		"GetContainerServicePowers": nil,
 		"GetContainerAPIMetadata":   nil,

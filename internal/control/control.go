@@ -8,6 +8,7 @@ import (
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/metrics"
 	"github.com/trysail/trysail/internal/store"
 )
 
@@ -34,6 +35,8 @@ type Config struct {
 	Logs   *logs.Store
 	Images ImageResolver
 	Log    *slog.Logger
+	// Metrics has what services used and how they answered.
+	Metrics *metrics.Store
 
 	// NodeImages lists what is unpacked on this machine.
 	NodeImages func(ctx context.Context) ([]trysail.NodeImage, error)

@@ -320,6 +320,7 @@ func (e *Engine) Usage(ctx context.Context) ([]trysail.Usage, error) {
 		if u.CPU, u.Memory, err = e.cgroups.usage(u.Pod); err != nil {
 			continue // stopped since it was listed
 		}
+		e.cgroups.throttling(&u)
 		all = append(all, u)
 	}
 	slices.SortFunc(all, func(a, b trysail.Usage) int { return cmp.Compare(a.Pod, b.Pod) })

@@ -1,0 +1,221 @@
+package metrics
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"time"
+
+	"github.com/trysail/trysail"
+)
+
+// A file of points is the magic text and then frames, in the order in which they were written:
+//
+//	length of the payload   uvarint
+//	payload                 minute since 1970, version, flags, then the groups that the flags name, all uvarint
+//	CRC-32C of the payload  4 bytes, little endian
+//
+// A damaged frame costs that frame alone: a reader goes on byte by byte until it finds the next one whose sum is right.
+// What an older program does not know follows what it knows, and is ignored.
+const (
+	magic = "TSMETR1\n"
+	// maxPayload is more than any payload has: 84 buckets, and 40 other numbers, of at most 11 bytes.
+	maxPayload = 2048
+)
+
+// The flags of a payload say which groups it has. Groups of zeros are left out.
+const (
+	hasCPU = 1 << iota
+	hasMemory
+	hasThrottling
+	hasTraffic
+	hasLatency
+	hasEvents
+)
+
+var errDamaged = errors.New("damaged")
+
+// castagnoli is the table of CRC-32C; the processor computes it.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+
+// appendFrame appends the frame of a point.
+func appendFrame(b []byte, p *Point) []byte {
+	var payload [maxPayload]byte
+	text := appendPayload(payload[:0], p)
+	b = binary.AppendUvarint(b, uint64(len(text)))
+	b = append(b, text...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(text, castagnoli()))
+}
+
+func appendPayload(b []byte, p *Point) []byte {
+	b = binary.AppendUvarint(b, uint64(p.At.Unix()/60)) //nolint:gosec // never before 1970, see Store.Add
+	b = binary.AppendUvarint(b, uint64(p.Version))      //nolint:gosec // versions begin with 1
+	var flags uint64
+	set := func(flag uint64, on bool) {
+		if on {
+			flags |= flag
+		}
+	}
+	latency := measured(&p.Latency) > 0
+	set(hasCPU, p.CPU.Count > 0)
+	set(hasMemory, p.Memory.Count > 0)
+	set(hasThrottling, p.Throttling.Count > 0)
+	set(hasTraffic, p.ended() > 0 || p.BytesIn > 0 || p.BytesOut > 0)
+	set(hasLatency, latency)
+	set(hasEvents, p.Restarts > 0 || p.ProbeFailures > 0)
+	b = binary.AppendUvarint(b, flags)
+	for _, s := range [...]Summary{p.CPU, p.Memory, p.Throttling} {
+		if s.Count > 0 {
+			// Differences are small numbers, and small numbers are short.
+			b = appendNumbers(b, s.Count, s.Min, s.Max-s.Min, s.Sum-s.Count*s.Min)
+		}
+	}
+	if flags&hasTraffic != 0 {
+		b = appendNumbers(b, p.Requests[:]...)
+		b = appendNumbers(b, p.BytesIn, p.BytesOut)
+	}
+	if latency {
+		b = appendHistogram(b, &p.Latency)
+	}
+	if flags&hasEvents != 0 {
+		b = appendNumbers(b, p.Restarts, p.ProbeFailures)
+	}
+	return b
+}
+
+func appendNumbers(b []byte, numbers ...int64) []byte {
+	for _, n := range numbers {
+		b = binary.AppendUvarint(b, uint64(max(n, 0)))
+	}
+	return b
+}
+
+// appendHistogram writes how many buckets are in use, and for each how many before it are not, and its count.
+func appendHistogram(b []byte, h *trysail.Histogram) []byte {
+	used := 0
+	for _, n := range h {
+		if n > 0 {
+			used++
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(used)) //nolint:gosec // at most 84
+	gap := int64(0)
+	for _, n := range h {
+		if n == 0 {
+			gap++
+			continue
+		}
+		b = appendNumbers(b, gap, n)
+		gap = 0
+	}
+	return b
+}
+
+// reader reads numbers from a payload; after the first that is not there all are 0, and bad is set.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) number() int64 {
+	n, size := binary.Uvarint(r.b)
+	if size <= 0 || n > 1<<62 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[size:]
+	return int64(n) //nolint:gosec // checked
+}
+
+func (r *reader) summary() (s Summary) {
+	s.Count, s.Min, s.Max, s.Sum = r.number(), r.number(), r.number(), r.number()
+	s.Max += s.Min
+	s.Sum += s.Count * s.Min
+	return s
+}
+
+func (r *reader) histogram(h *trysail.Histogram) {
+	i := int64(-1)
+	for range r.number() {
+		i += 1 + r.number()
+		n := r.number()
+		if r.bad || i < 0 || i >= int64(len(h)) {
+			r.bad = true
+			return
+		}
+		h[i] = n
+	}
+}
+
+// decodePayload fills p, which is overwritten.
+func decodePayload(payload []byte, p *Point) error {
+	*p = Point{}
+	r := reader{b: payload}
+	minute := r.number()
+	version := r.number()
+	flags := r.number()
+	if r.bad || minute > 1<<36 || version > 1<<31 {
+		return errDamaged
+	}
+	p.At, p.Version = time.Unix(minute*60, 0).UTC(), int(version)
+	for _, group := range [...]struct {
+		flag int64
+		into *Summary
+	}{{hasCPU, &p.CPU}, {hasMemory, &p.Memory}, {hasThrottling, &p.Throttling}} {
+		if flags&group.flag != 0 {
+			*group.into = r.summary()
+		}
+	}
+	if flags&hasTraffic != 0 {
+		for i := range p.Requests {
+			p.Requests[i] = r.number()
+		}
+		p.BytesIn, p.BytesOut = r.number(), r.number()
+	}
+	if flags&hasLatency != 0 {
+		r.histogram(&p.Latency)
+	}
+	if flags&hasEvents != 0 {
+		p.Restarts, p.ProbeFailures = r.number(), r.number()
+	}
+	if r.bad {
+		return errDamaged
+	}
+	return nil
+}
+
+// frame splits the first frame off. Errors: errDamaged.
+func frame(b []byte) (payload, rest []byte, err error) {
+	n, size := binary.Uvarint(b)
+	if size <= 0 || n == 0 || n > maxPayload || len(b) < size+int(n)+4 { //nolint:gosec // n is small
+		return nil, nil, errDamaged
+	}
+	payload, rest = b[size:size+int(n)], b[size+int(n):] //nolint:gosec // n is small
+	if binary.LittleEndian.Uint32(rest) != crc32.Checksum(payload, castagnoli()) {
+		return nil, nil, errDamaged
+	}
+	return payload, rest[4:], nil
+}
+
+// decode calls each with every point of a file's content whose time is in [from, to); each must not keep the point. It
+// returns how many bytes were passed over because they are damaged.
+func decode(b []byte, from, to time.Time, each func(*Point)) (damaged int) {
+	if len(b) >= len(magic) && string(b[:len(magic)]) == magic {
+		b = b[len(magic):]
+	}
+	var p Point
+	for len(b) > 0 {
+		payload, rest, err := frame(b)
+		if err == nil {
+			err = decodePayload(payload, &p)
+		}
+		if err != nil || p.At.Before(from) || !p.At.Before(to) {
+			b = b[1:]
+			damaged++
+			continue
+		}
+		each(&p)
+		b = rest
+	}
+	return damaged
+}

@@ -1,0 +1,126 @@
+package metrics
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Compact turns the minutes of days that are older than KeepMinutes into hours, and removes hours older than KeepHours,
+// and points from the future that a clock which had gone wrong has left behind.
+//
+// A day's points are in one place at any time, whenever it is interrupted: as long as there is a file of its minutes,
+// hours of that day do not count.
+func (s *Store) Compact(ctx context.Context, now time.Time) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("compacting metrics: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.compactService(ctx, e.Name(), now); err != nil {
+			errs = append(errs, fmt.Errorf("compacting metrics: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) compactService(ctx context.Context, serviceID string, now time.Time) error {
+	names, err := s.files(serviceID)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		from, to, _ := span(name)
+		minutes := strings.HasSuffix(name, minutesExt)
+		switch {
+		case from.After(now.Add(day)):
+			s.log.LogAttrs(ctx, slog.LevelWarn, "metrics from the future are removed; the clock must have been wrong",
+				slog.String("service_id", serviceID), slog.String("file", name))
+			err = s.remove(serviceID, name)
+		case to.Before(now.Add(-KeepHours)):
+			err = s.remove(serviceID, name)
+		case minutes && to.Before(now.Add(-KeepMinutes)):
+			err = s.rollUp(serviceID, name, from)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) remove(serviceID, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return os.Remove(filepath.Join(s.dir, serviceID, name))
+}
+
+// rollUp makes hours of a day's minutes: they replace those of that day in the file of its month, if there are any.
+func (s *Store) rollUp(serviceID, name string, begin time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := filepath.Join(s.dir, serviceID)
+	hours := filepath.Join(dir, begin.Format(monthForm)+hoursExt)
+	var points []Point
+	if err := s.readFile(hours, func(p *Point) {
+		if !p.At.Truncate(day).Equal(begin) {
+			points = append(points, *p)
+		}
+	}); err != nil {
+		return err
+	}
+	merged := map[headKey]*Values{}
+	if err := s.readFile(filepath.Join(dir, name), func(p *Point) {
+		key := headKey{minute: p.At.Truncate(time.Hour).Unix() / 60, version: p.Version}
+		if merged[key] == nil {
+			merged[key] = &Values{}
+		}
+		merged[key].Merge(&p.Values)
+	}); err != nil {
+		return err
+	}
+	for key, v := range merged {
+		points = append(points, Point{At: time.Unix(key.minute*60, 0).UTC(), Version: key.version, Values: *v})
+	}
+	slices.SortFunc(points, func(a, b Point) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Version, b.Version)) })
+	text := []byte(magic)
+	for i := range points {
+		text = appendFrame(text, &points[i])
+	}
+	if err := replace(hours, text); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(dir, name))
+}
+
+// replace writes a file as a whole: after a crash it has either the old content or the new.
+func replace(path string, content []byte) error {
+	temp := path + ".new"
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // made of our directory, an id and a date
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
