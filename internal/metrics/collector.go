@@ -33,6 +33,8 @@ type Config struct {
 	Usage func(context.Context) ([]trysail.Usage, error)
 	// Traffic is what the edge has counted since it began, which is not before the Collector was made. Nil: nothing is.
 	Traffic func() []trysail.Traffic
+	// Parts are directories, or patterns of files, whose sizes /metrics shows, by the name of the part.
+	Parts map[string]string
 	// Build is the version of Trysail that /metrics shows.
 	Build string
 	// Extra adds what other parts know of Trysail itself. Nil: nothing.
@@ -48,6 +50,7 @@ type Collector struct {
 	cfg     Config
 	started time.Time
 	changes *store.Subscription
+	sizes   sizes
 
 	mu     sync.Mutex // guards all below
 	view   view
@@ -60,8 +63,6 @@ type Collector struct {
 	clock    clock
 	failing  string // the last failure to look at the engine, so that it is logged once
 	compacts time.Time
-	sized    int64 // size of the store
-	sizedAt  time.Time
 }
 
 // versionName is a version as the edge names it.

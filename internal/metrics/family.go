@@ -3,11 +3,14 @@ package metrics
 import (
 	"cmp"
 	"context"
+	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -207,19 +210,49 @@ func (c *Collector) ownFamilies() []Family {
 	families := []Family{
 		One("trysail_build_info", "The version of Trysail that runs; always 1.", Gauge, 1, Label{"version", c.cfg.Build}, Label{"goversion", runtime.Version()}),
 		One("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", Gauge, unixSeconds(c.started)),
-		One("trysail_metrics_bytes", "Size of the points that are kept.", Gauge, float64(c.size())),
+		{"trysail_disk_bytes", "What Trysail keeps on the disk, by part.", Gauge, c.sizes.read(c.cfg.Parts)},
 	}
 	return append(append(families, goFamilies()...), processFamilies()...)
 }
 
-// size is that of the store, counted once a minute at most: it looks at every file.
-func (c *Collector) size() int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.sizedAt.IsZero() || time.Since(c.sizedAt) >= time.Minute {
-		c.sized, c.sizedAt = c.Size(), time.Now()
+// sizes remembers how large the parts of the data directory are. It looks at every file, so it does once a minute at most.
+type sizes struct {
+	mu      sync.Mutex // guards all below
+	at      time.Time
+	samples []Sample
+}
+
+func (s *sizes) read(parts map[string]string) []Sample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.at.IsZero() && time.Since(s.at) < time.Minute {
+		return s.samples
 	}
-	return c.sized
+	s.at, s.samples = time.Now(), nil
+	for _, part := range slices.Sorted(maps.Keys(parts)) {
+		s.samples = append(s.samples, Sample{Labels: []Label{{"part", part}}, Value: float64(size(parts[part]))})
+	}
+	return s.samples
+}
+
+// size adds up the files below a directory, or those that match a pattern.
+func size(pattern string) (n int64) {
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		return 0
+	}
+	for _, path := range paths {
+		_ = filepath.WalkDir(path, func(_ string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return nil //nolint:nilerr // what goes away while it is counted does not count
+			}
+			if info, err := e.Info(); err == nil {
+				n += info.Size()
+			}
+			return nil
+		})
+	}
+	return n
 }
 
 func unixSeconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

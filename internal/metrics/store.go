@@ -271,17 +271,3 @@ func (s *Store) Retain(ids []string) error {
 	}
 	return errors.Join(errs...)
 }
-
-// Size is how many bytes all files have.
-func (s *Store) Size() (n int64) {
-	_ = filepath.WalkDir(s.dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return nil //nolint:nilerr // what goes away while it is counted does not count
-		}
-		if info, err := e.Info(); err == nil {
-			n += info.Size()
-		}
-		return nil
-	})
-	return n
-}
