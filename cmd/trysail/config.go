@@ -35,6 +35,8 @@ type config struct {
 	maxServices       int
 	logMaxBytes       int64
 	logRetention      time.Duration
+	otlpEndpoint      string
+	otlpHeaders       string
 	subnet            string
 	logLevel          string
 	logFormat         string
@@ -68,6 +70,10 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"how long lines of container logs are kept")
 	f.Int64Var(&c.logMaxBytes, "log-max-bytes", logs.MaxBytes,
 		"how much disk all container logs may take, in bytes; beyond that the oldest lines are removed, however young; 0: no limit")
+	f.StringVar(&c.otlpEndpoint, "otlp-endpoint", "",
+		"address of an OpenTelemetry collector, such as http://127.0.0.1:4318; what /metrics shows is sent to its /v1/metrics once a minute (OTLP over HTTP)")
+	f.StringVar(&c.otlpHeaders, "otlp-headers-file", "",
+		"file with headers to send to --otlp-endpoint, one per line, such as Api-Key: secret")
 	f.StringVar(&c.subnet, "subnet", "",
 		"IPv4 network of the containers' addresses, /8 to /24; by default one that is free on this machine, 10.92.0.0/16 if possible; it is chosen at the first start")
 	f.StringVar(&c.logLevel, "log-level", "info",
@@ -143,6 +149,9 @@ func (c *config) validate() error {
 		return cli.Usagef("--log-retention %v is too short; it must be 1m or more, such as 96h", c.logRetention)
 	case c.logFormat != "text" && c.logFormat != "json":
 		return cli.Usagef("--log-format must be text or json, not %q", c.logFormat)
+	}
+	if err := checkEndpoint(c.otlpEndpoint); err != nil {
+		return err
 	}
 	if _, err := c.level(); err != nil {
 		return err

@@ -72,6 +72,8 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--engine=docker", `--engine "docker" is unknown`},
 		{"--activation-timeout=0s", "--activation-timeout 0s is too short"},
 		{"--drain-timeout=-1s", "--drain-timeout -1s is negative"},
+		{"--otlp-endpoint=collector:4318", "--otlp-endpoint is not an address"},
+		{"--otlp-endpoint=http://user:secret@collector", "--otlp-endpoint is not an address"},
 		{"--max-services=0", "--max-services 0 is too small"},
 		{"--log-max-bytes=5", "--log-max-bytes 5 is too little"},
 		{"--log-retention=1s", "--log-retention 1s is too short"},

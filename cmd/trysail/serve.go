@@ -24,6 +24,7 @@ import (
 	"github.com/trysail/trysail/internal/engine/cri"
 	"github.com/trysail/trysail/internal/image"
 	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/metrics"
 	"github.com/trysail/trysail/internal/reconcile"
 	"github.com/trysail/trysail/internal/registry"
 	"github.com/trysail/trysail/internal/store"
@@ -47,6 +48,7 @@ type server struct {
 	images   *image.Resolver
 	engine   *cri.Engine
 	edge     *edge.Edge
+	metrics  *metrics.Collector
 	control  *control.Control
 
 	// failed gets why a part ended that should run as long as the server.
@@ -225,6 +227,9 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		s.log.WarnContext(ctx, "requests in flight were cut", "after", s.cfg.drainTimeout)
 		return nil
 	})
+	if err := s.openMetrics(ctx); err != nil {
+		return err
+	}
 	services, err := s.store.Services(ctx)
 	if err != nil {
 		return err
@@ -263,7 +268,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	}
 	s.control = control.New(control.Config{
 		Region: s.cfg.region, Account: account, Registry: cmp.Or(s.cfg.registry, registryHost), Memory: node.Memory, MaxServices: s.cfg.maxServices,
-		Store: s.store, Logs: s.logs, Images: s.images, Log: s.log,
+		Store: s.store, Logs: s.logs, Images: s.images, Log: s.log, Metrics: s.metrics.Store,
 		NodeImages: s.engine.Images, StoredSizes: s.registry.StoredSizes,
 	})
 	key, err := s.control.EnsureAdminKey(ctx)
@@ -281,6 +286,11 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		{"edge", func(context.Context) error { return s.edge.Check() }},
 	}})
 	mux.Handle("/v2/", s.registry.Handler())
+	scrape, err := s.scrape()
+	if err != nil {
+		return "", err
+	}
+	mux.Handle("/metrics", scrape)
 	mux.Handle("/", api.New(api.Config{Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort}, s.control, s.log.With("part", "api")))
 
 	var secure *tls.Config

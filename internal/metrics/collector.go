@@ -120,6 +120,9 @@ func New(ctx context.Context, cfg Config) (*Collector, error) {
 	return c, c.look(ctx)
 }
 
+// Started is since when the totals count.
+func (c *Collector) Started() time.Time { return c.started }
+
 // Run samples until ctx ends, and writes what is not written then. Errors are logged: metrics are never a reason to stop.
 func (c *Collector) Run(ctx context.Context) error {
 	for {
@@ -128,7 +131,10 @@ func (c *Collector) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			wait.Stop()
-			return c.Flush(c.cfg.Now())
+			if err := c.Flush(c.cfg.Now()); err != nil {
+				c.complain(context.WithoutCancel(ctx), "the last minute of metrics could not be written", err)
+			}
+			return nil
 		case <-wait.C:
 		}
 		c.Sample(ctx)
