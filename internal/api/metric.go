@@ -53,19 +53,30 @@ type metricDatapoint struct {
 	Unit        string   `json:"unit"`
 }
 
+// member is the one of a statistic that Lightsail knows.
+func (p *metricDatapoint) member(statistic string) **float64 {
+	switch statistic {
+	case trysail.StatisticAverage:
+		return &p.Average
+	case trysail.StatisticMaximum:
+		return &p.Maximum
+	case trysail.StatisticMinimum:
+		return &p.Minimum
+	case trysail.StatisticSampleCount:
+		return &p.SampleCount
+	default: // Sum: control refuses others
+		return &p.Sum
+	}
+}
+
 func (v view) metricDataResult(d *control.MetricData) metricDataResult {
 	answer := metricDataResult{d.Name, make([]metricDatapoint, len(d.Points))}
 	for i, p := range d.Points {
-		value := func(statistic string) *float64 {
-			if f, ok := p.Statistics[statistic]; ok {
-				return &f
-			}
-			return nil
+		point := metricDatapoint{Timestamp: seconds(p.At), Unit: d.Unit}
+		for j, statistic := range d.Statistics {
+			*point.member(statistic) = &p.Values[j]
 		}
-		answer.MetricData[i] = metricDatapoint{
-			Average: value(trysail.StatisticAverage), Maximum: value(trysail.StatisticMaximum), Minimum: value(trysail.StatisticMinimum),
-			SampleCount: value(trysail.StatisticSampleCount), Sum: value(trysail.StatisticSum), Timestamp: seconds(p.At), Unit: d.Unit,
-		}
+		answer.MetricData[i] = point
 	}
 	return answer
 }
@@ -104,7 +115,11 @@ func (v view) serviceMetricsResult(m *control.ServiceMetrics) serviceMetricsResu
 	for i, d := range m.Metrics {
 		one := serviceMetric{d.Name, d.Unit, make([]servicePoint, len(d.Points))}
 		for j, p := range d.Points {
-			one.MetricData[j] = servicePoint{seconds(p.At), p.Statistics}
+			statistics := make(map[string]float64, len(d.Statistics))
+			for k, name := range d.Statistics {
+				statistics[name] = p.Values[k]
+			}
+			one.MetricData[j] = servicePoint{seconds(p.At), statistics}
 		}
 		answer.Metrics[i] = one
 	}

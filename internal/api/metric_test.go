@@ -30,7 +30,7 @@ func TestMetricData_BySDK(t *testing.T) {
 	var got control.GetContainerServiceMetricDataInput
 	client := newSDKClient(t, &fake{metricData: func(in control.GetContainerServiceMetricDataInput) (*control.MetricData, error) {
 		got = in
-		return &control.MetricData{Name: in.MetricName, Unit: "Percent", Points: []control.MetricPoint{{At: at, Statistics: map[string]float64{"Average": 12.5, "Maximum": 0}}}}, nil
+		return &control.MetricData{Name: in.MetricName, Unit: "Percent", Statistics: in.Statistics, Points: []control.MetricPoint{{At: at, Values: []float64{12.5, 0}}}}, nil
 	}}, testSecret)
 	out, err := client.GetContainerServiceMetricData(t.Context(), &lightsail.GetContainerServiceMetricDataInput{
 		ServiceName: aws.String("web"), MetricName: types.ContainerServiceMetricNameCPUUtilization, StartTime: aws.Time(at), EndTime: aws.Time(at.Add(time.Hour)),
@@ -74,7 +74,7 @@ func TestServiceMetricData_Wire(t *testing.T) {
 		got = in
 		return &control.ServiceMetrics{
 			StartTime: at, EndTime: at.Add(time.Hour), Period: 60,
-			Metrics:     []control.MetricData{{Name: "Latency", Unit: "Milliseconds", Points: []control.MetricPoint{{At: at, Statistics: map[string]float64{"p99": 1.5}}}}, {Name: "Requests", Unit: "Count"}},
+			Metrics:     []control.MetricData{{Name: "Latency", Unit: "Milliseconds", Statistics: []string{"p99"}, Points: []control.MetricPoint{{At: at, Values: []float64{1.5}}}}, {Name: "Requests", Unit: "Count"}},
 			Deployments: []control.MetricMarker{{Version: 3, At: at, State: trysail.DeploymentActive}},
 		}, nil
 	}}

@@ -95,8 +95,10 @@ func recorder(got *any) *fake {
 		},
 		metricData: func(in control.GetContainerServiceMetricDataInput) (*control.MetricData, error) {
 			*got = in
-			all := map[string]float64{"Average": 1.5, "Minimum": 0.5, "Maximum": 2.5, "Sum": 3, "SampleCount": 2}
-			return &control.MetricData{Name: in.MetricName, Unit: "Percent", Points: []control.MetricPoint{{At: at, Statistics: all}}}, nil
+			return &control.MetricData{
+				Name: in.MetricName, Unit: "Percent", Statistics: trysail.Statistics("Percent"),
+				Points: []control.MetricPoint{{At: at, Values: []float64{1, 2, 3, 4, 5}}},
+			}, nil
 		},
 		operation: func(id string) (trysail.Operation, error) { *got = id; return operation, nil },
 		operations: func(resource, token string) (*control.OperationPage, error) {

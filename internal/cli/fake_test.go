@@ -172,6 +172,18 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 			return nil, &fakeError{400, "NotFoundException", "No deployment of service \"" + name + "\" has failed."}
 		}
 		return map[string]any{"diagnosis": s.diagnosis}, nil
+	case "Trysail_20261120.GetServiceMetricData":
+		point := func(name, unit, statistic string, value float64) map[string]any {
+			return map[string]any{"metricName": name, "unit": unit, "metricData": []any{map[string]any{"timestamp": 1.7e9, "statistics": map[string]any{statistic: value}}}}
+		}
+		all := []any{point("CPUUtilization", "Percent", "Average", 12.5), point("Requests", "Count", "Sum", 7), point("Restarts", "Count", "Sum", 0)}
+		if in["metricNames"] != nil {
+			all = all[1:]
+		}
+		return map[string]any{
+			"startTime": 1.7e9, "endTime": 1.7e9 + 60, "period": in["period"], "metrics": all,
+			"deployments": []any{map[string]any{"version": 1, "state": "ACTIVE", "createdAt": 1.7e9 + 30}},
+		}, nil
 	case "Trysail_20261120.ListAccessKeys":
 		return map[string]any{"accessKeys": f.keys}, nil
 	case "Trysail_20261120.CreateAccessKey":

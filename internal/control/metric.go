@@ -23,15 +23,16 @@ type GetContainerServiceMetricDataInput struct {
 
 // MetricData is the points of one metric.
 type MetricData struct {
-	Name   string
-	Unit   string
-	Points []MetricPoint // ascending by time
+	Name       string
+	Unit       string
+	Statistics []string      // Average, p99, …
+	Points     []MetricPoint // ascending by time
 }
 
-// MetricPoint is the statistics that were asked for, of the period that begins at At.
+// MetricPoint is the values of the statistics, in their order, of the period that begins at At.
 type MetricPoint struct {
-	At         time.Time
-	Statistics map[string]float64 // by name: Average, p99, …
+	At     time.Time
+	Values []float64
 }
 
 // GetServiceMetricDataInput is the request of GetServiceMetricData. Every member but the service's name has a default.
@@ -86,25 +87,25 @@ func (c *Control) GetContainerServiceMetricData(ctx context.Context, caller trys
 	if err != nil {
 		return nil, err
 	}
-	data := MetricData{Name: in.MetricName, Unit: trysail.MetricUnit(in.MetricName)}
+	data := MetricData{Name: in.MetricName, Unit: trysail.MetricUnit(in.MetricName), Statistics: in.Statistics}
 	_, err = c.Metrics.Query(ctx, metrics.Query{
 		ServiceID: services[0].ID, From: in.StartTime, To: in.EndTime,
-		Period: time.Duration(max(in.Period, trysail.LightsailResolution)) * time.Second,
-	}, func(b *metrics.Bucket) { data.add(b, in.Statistics) })
+		Period: time.Duration(max(in.Period, trysail.LightsailResolution)) * time.Second, Metrics: []string{in.MetricName},
+	}, data.add)
 	return &data, err
 }
 
-// add appends the bucket's statistics, if it has any.
-func (d *MetricData) add(b *metrics.Bucket, statistics []string) {
-	values := make(map[string]float64, len(statistics))
-	for _, s := range statistics {
-		if v, ok := b.Statistic(d.Name, s); ok {
-			values[s] = v
+// add appends the bucket's statistics, if it has any: a metric has all of them or none.
+func (d *MetricData) add(b *metrics.Bucket) {
+	values := make([]float64, len(d.Statistics))
+	for i, s := range d.Statistics {
+		v, ok := b.Statistic(d.Name, s)
+		if !ok {
+			return
 		}
+		values[i] = v
 	}
-	if len(values) > 0 {
-		d.Points = append(d.Points, MetricPoint{b.At, values})
-	}
+	d.Points = append(d.Points, MetricPoint{b.At, values})
 }
 
 // GetServiceMetricData returns points of any metrics, with the deployments of the time. Errors: Invalid, NotFound.
@@ -120,19 +121,13 @@ func (c *Control) GetServiceMetricData(ctx context.Context, caller trysail.Calle
 	if err != nil {
 		return nil, err
 	}
-	perMetric := make([][]string, len(out.Metrics))
-	for i, m := range out.Metrics {
-		if perMetric[i] = in.Statistics; len(in.Statistics) == 0 {
-			perMetric[i] = usual(m.Unit)
-		}
-	}
 	points := 0
 	seen, err := c.Metrics.Query(ctx, metrics.Query{
-		ServiceID: services[0].ID, From: out.StartTime, To: out.EndTime, Period: time.Duration(out.Period) * time.Second, Version: in.Version,
+		ServiceID: services[0].ID, From: out.StartTime, To: out.EndTime, Period: time.Duration(out.Period) * time.Second, Version: in.Version, Metrics: in.MetricNames,
 	}, func(b *metrics.Bucket) {
 		for i := range out.Metrics {
-			if points += len(perMetric[i]); points <= maxMetricPoints {
-				out.Metrics[i].add(b, perMetric[i])
+			if points += len(out.Metrics[i].Statistics); points <= maxMetricPoints {
+				out.Metrics[i].add(b)
 			}
 		}
 	})
@@ -186,7 +181,11 @@ func (in *GetServiceMetricDataInput) complete(now time.Time) (*ServiceMetrics, e
 				return nil, err
 			}
 		}
-		out.Metrics = append(out.Metrics, MetricData{Name: name, Unit: trysail.MetricUnit(name)})
+		data := MetricData{Name: name, Unit: trysail.MetricUnit(name), Statistics: in.Statistics}
+		if len(data.Statistics) == 0 {
+			data.Statistics = usual(data.Unit)
+		}
+		out.Metrics = append(out.Metrics, data)
 	}
 	return out, nil
 }

@@ -59,11 +59,12 @@ func newMetricBed(t *testing.T) *bed {
 
 func TestMetricData_PointsOfFiveMinutesOverBothVersions(t *testing.T) {
 	b := newMetricBed(t)
+	all := []string{"Minimum", "Maximum", "Average", "Sum", "SampleCount"}
 	ask := func(period int, from, to time.Duration) []control.MetricPoint {
 		t.Helper()
 		d, err := b.GetContainerServiceMetricData(t.Context(), caller, control.GetContainerServiceMetricDataInput{
 			ServiceName: "web", MetricName: "CPUUtilization", StartTime: noon.Add(from), EndTime: noon.Add(to), Period: period,
-			Statistics: []string{"Minimum", "Maximum", "Average", "Sum", "SampleCount"},
+			Statistics: all,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -75,21 +76,21 @@ func TestMetricData_PointsOfFiveMinutesOverBothVersions(t *testing.T) {
 	}
 	five := func(minute int) control.MetricPoint {
 		return control.MetricPoint{
-			At:         noon.Add(time.Duration(minute) * time.Minute),
-			Statistics: map[string]float64{"Minimum": 10, "Maximum": 30, "Average": 20, "Sum": 200, "SampleCount": 10},
+			At:     noon.Add(time.Duration(minute) * time.Minute),
+			Values: []float64{10, 30, 20, 200, 10},
 		}
 	}
-	all := []control.MetricPoint{five(0), five(5), five(10), five(15)}
-	if diff := cmp.Diff(all, ask(300, 0, time.Hour)); diff != "" {
+	want := []control.MetricPoint{five(0), five(5), five(10), five(15)}
+	if diff := cmp.Diff(want, ask(300, 0, time.Hour)); diff != "" {
 		t.Errorf("300 s (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(all, ask(60, 0, time.Hour)); diff != "" {
+	if diff := cmp.Diff(want, ask(60, 0, time.Hour)); diff != "" {
 		t.Errorf("a period below 300 s gets the same points (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(all[1:3], ask(300, 7*time.Minute, 15*time.Minute)); diff != "" {
+	if diff := cmp.Diff(want[1:3], ask(300, 7*time.Minute, 15*time.Minute)); diff != "" {
 		t.Errorf("the start is rounded down, the end is excluded (-want +got):\n%s", diff)
 	}
-	if got := ask(3600, 0, time.Hour); len(got) != 1 || got[0].Statistics["SampleCount"] != 40 {
+	if got := ask(3600, 0, time.Hour); len(got) != 1 || got[0].Values[4] != 40 {
 		t.Errorf("an hour: %v", got)
 	}
 	if got := ask(300, time.Hour, 2*time.Hour); len(got) != 0 {
@@ -140,10 +141,10 @@ func TestServiceMetricData_VersionsPercentilesAndMarkers(t *testing.T) {
 		t.Errorf("markers (-want +got):\n%s", diff)
 	}
 	requests, latency := out.Metrics[0], out.Metrics[1]
-	if len(requests.Points) != 10 || !requests.Points[0].At.Equal(noon.Add(10*time.Minute)) || requests.Points[0].Statistics["Sum"] != 6 || requests.Unit != "Count" {
+	if len(requests.Points) != 10 || !requests.Points[0].At.Equal(noon.Add(10*time.Minute)) || requests.Points[0].Values[0] != 6 || requests.Unit != "Count" {
 		t.Errorf("requests of version 2: %+v", requests)
 	}
-	if p := latency.Points[0].Statistics; p["p50"] < 10 || p["p50"] > 11.9 || p["p99"] != p["p50"] || p["SampleCount"] != 6 {
+	if p := latency.Points[0].Values; p[0] < 10 || p[0] > 11.9 || p[2] != p[0] || p[3] != 6 || latency.Statistics[2] != "p99" {
 		t.Errorf("latency: %v", p)
 	}
 	// Without anything else it is the hour until now, and all metrics.

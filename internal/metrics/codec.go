@@ -31,7 +31,33 @@ const (
 	hasTraffic
 	hasLatency
 	hasEvents
+
+	hasAll = hasCPU | hasMemory | hasThrottling | hasTraffic | hasLatency | hasEvents
 )
+
+// groupsOf is what has to be read for some metrics; all for none.
+func groupsOf(metrics []string) (groups int64) {
+	for _, name := range metrics {
+		switch name {
+		case trysail.MetricCPU:
+			groups |= hasCPU
+		case trysail.MetricMemory:
+			groups |= hasMemory
+		case trysail.MetricThrottling:
+			groups |= hasThrottling
+		case trysail.MetricLatency:
+			groups |= hasLatency
+		case trysail.MetricRestarts, trysail.MetricProbeFailures:
+			groups |= hasEvents
+		default:
+			groups |= hasTraffic
+		}
+	}
+	if groups == 0 {
+		return hasAll
+	}
+	return groups
+}
 
 var errDamaged = errors.New("damaged")
 
@@ -127,6 +153,13 @@ func (r *reader) number() int64 {
 	return int64(n) //nolint:gosec // checked
 }
 
+func (r *reader) err() error {
+	if r.bad {
+		return errDamaged
+	}
+	return nil
+}
+
 func (r *reader) summary() (s Summary) {
 	s.Count, s.Min, s.Max, s.Sum = r.number(), r.number(), r.number(), r.number()
 	s.Max += s.Min
@@ -147,9 +180,9 @@ func (r *reader) histogram(h *trysail.Histogram) {
 	}
 }
 
-// decodePayload fills p, which is overwritten.
-func decodePayload(payload []byte, p *Point) error {
-	*p = Point{}
+// decodePayload fills p, which is overwritten. It stops when it has the groups that are wanted; others may be there too.
+func decodePayload(payload []byte, p *Point, wanted int64) error {
+	p.reset(wanted)
 	r := reader{b: payload}
 	minute := r.number()
 	version := r.number()
@@ -165,6 +198,9 @@ func decodePayload(payload []byte, p *Point) error {
 		if flags&group.flag != 0 {
 			*group.into = r.summary()
 		}
+		if wanted < group.flag<<1 {
+			return r.err()
+		}
 	}
 	if flags&hasTraffic != 0 {
 		for i := range p.Requests {
@@ -172,16 +208,30 @@ func decodePayload(payload []byte, p *Point) error {
 		}
 		p.BytesIn, p.BytesOut = r.number(), r.number()
 	}
+	if wanted < hasLatency {
+		return r.err()
+	}
 	if flags&hasLatency != 0 {
-		r.histogram(&p.Latency)
+		histogram := &p.Latency
+		if wanted&hasLatency == 0 {
+			histogram = &trysail.Histogram{} // what comes after it is wanted
+		}
+		r.histogram(histogram)
 	}
 	if flags&hasEvents != 0 {
 		p.Restarts, p.ProbeFailures = r.number(), r.number()
 	}
-	if r.bad {
-		return errDamaged
+	return r.err()
+}
+
+// reset makes everything zero that is read for those groups.
+func (p *Point) reset(wanted int64) {
+	if wanted&hasLatency != 0 {
+		p.Latency = trysail.Histogram{}
 	}
-	return nil
+	p.CPU, p.Memory, p.Throttling = Summary{}, Summary{}, Summary{}
+	p.Requests = [6]int64{}
+	p.BytesIn, p.BytesOut, p.Restarts, p.ProbeFailures = 0, 0, 0, 0
 }
 
 // frame splits the first frame off. Errors: errDamaged.
@@ -197,19 +247,20 @@ func frame(b []byte) (payload, rest []byte, err error) {
 	return payload, rest[4:], nil
 }
 
-// decode calls each with every point of a file's content whose time is in [from, to); each must not keep the point. It
+// decode calls each with every point of a file's content whose time is in [from, to), with the groups that are wanted; each must not keep the point. It
 // returns how many bytes were passed over because they are damaged.
-func decode(b []byte, from, to time.Time, each func(*Point)) (damaged int) {
+func decode(b []byte, from, to time.Time, wanted int64, each func(*Point)) (damaged int) {
 	if len(b) >= len(magic) && string(b[:len(magic)]) == magic {
 		b = b[len(magic):]
 	}
+	first, end := from.Unix(), to.Unix()
 	var p Point
 	for len(b) > 0 {
 		payload, rest, err := frame(b)
 		if err == nil {
-			err = decodePayload(payload, &p)
+			err = decodePayload(payload, &p, wanted)
 		}
-		if err != nil || p.At.Before(from) || !p.At.Before(to) {
+		if err != nil || p.At.Unix() < first || p.At.Unix() >= end {
 			b = b[1:]
 			damaged++
 			continue

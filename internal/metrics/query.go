@@ -15,6 +15,8 @@ type Query struct {
 	From, To time.Time
 	// Period is the span of an answer's point, a multiple of a minute; those older than KeepMinutes are an hour at least.
 	Period time.Duration
+	// Metrics are those that will be looked at; the buckets need not have others. None: all.
+	Metrics []string
 	// Version is the only one that counts; 0: all.
 	Version int
 }
@@ -28,7 +30,7 @@ type Bucket struct {
 // Query calls each with every bucket that has values, by time. each must not keep the bucket. It returns when each
 // version of the service has its first point in the range. Errors: those of the file system and of ctx.
 func (s *Store) Query(ctx context.Context, q Query, each func(*Bucket)) (firstSeen map[int]time.Time, err error) {
-	c := collect{period: int64(q.Period / time.Second), version: q.Version, to: q.To.Unix(), each: each, firstSeen: map[int]time.Time{}}
+	c := collect{period: int64(q.Period / time.Second), version: q.Version, to: q.To.Unix(), groups: groupsOf(q.Metrics), each: each, firstSeen: map[int]time.Time{}}
 	c.from = floor(q.From.Unix(), c.period)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -41,6 +43,7 @@ func (s *Store) Query(ctx context.Context, q Query, each func(*Bucket)) (firstSe
 			c.add(&Point{At: time.Unix(key.minute*60, 0).UTC(), Version: key.version, Values: *v})
 		}
 	}
+	var buffer []byte
 	for i, file := range files {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -48,7 +51,7 @@ func (s *Store) Query(ctx context.Context, q Query, each func(*Bucket)) (firstSe
 		if i > 0 {
 			c.emit(file.from.Unix())
 		}
-		if err := s.readFile(file.path, func(p *Point) {
+		if buffer, err = s.readGroups(file.path, c.groups, buffer, func(p *Point) {
 			if file.covers(p.At) {
 				c.add(p)
 			}
@@ -117,6 +120,7 @@ func (s *Store) inOrder(serviceID string, from, to int64) ([]file, error) {
 type collect struct {
 	period, from, to int64
 	version          int
+	groups           int64
 	each             func(*Bucket)
 	firstSeen        map[int]time.Time
 	open             []*Bucket // by time
@@ -134,7 +138,7 @@ func (c *collect) add(p *Point) {
 	if c.version != 0 && p.Version != c.version {
 		return
 	}
-	c.bucket(floor(at, c.period)).Merge(&p.Values)
+	c.bucket(floor(at, c.period)).merge(&p.Values, c.groups)
 }
 
 // bucket finds or makes a bucket; nearly always it is the last one.
@@ -147,9 +151,11 @@ func (c *collect) bucket(at int64) *Bucket {
 	if found {
 		return c.open[i]
 	}
-	b := &Bucket{}
+	var b *Bucket
 	if last := len(c.free) - 1; last >= 0 {
 		b, c.free = c.free[last], c.free[:last]
+	} else {
+		b = new(Bucket)
 	}
 	*b = Bucket{At: time.Unix(at, 0).UTC()}
 	c.open = slices.Insert(c.open, i, b)

@@ -212,19 +212,41 @@ func span(name string) (from, to time.Time, ok bool) {
 
 // readFile calls each with every point of a file. An absent file is empty. Damage is logged, once.
 func (s *Store) readFile(path string, each func(*Point)) error {
+	_, err := s.readGroups(path, hasAll, nil, each)
+	return err
+}
+
+// readGroups is readFile for some groups. It reads into buffer if that is large enough, and returns what it read into.
+func (s *Store) readGroups(path string, wanted int64, buffer []byte, each func(*Point)) ([]byte, error) {
 	from, to, _ := span(filepath.Base(path))
-	content, err := os.ReadFile(path) //nolint:gosec // made of our directory, an id and a date
+	content, err := readInto(path, buffer)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return buffer, nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading metrics: %w", err)
+		return buffer, fmt.Errorf("reading metrics: %w", err)
 	}
-	if damaged := decode(content, from, to, each); damaged > 0 && s.firstReport(path) {
+	if damaged := decode(content, from, to, wanted, each); damaged > 0 && s.firstReport(path) {
 		s.log.LogAttrs(context.Background(), slog.LevelWarn, "a file of metrics is damaged; what is readable is used",
 			slog.String("file", path), slog.Int("damaged_bytes", damaged), slog.Int("bytes", len(content)))
 	}
-	return nil
+	return content, nil
+}
+
+// readInto reads a file, which does not grow meanwhile.
+func readInto(path string, buffer []byte) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // made of our directory, an id and a date
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	content := slices.Grow(buffer[:0], int(info.Size()))[:info.Size()]
+	_, err = io.ReadFull(f, content)
+	return content, err
 }
 
 func (s *Store) firstReport(path string) bool {

@@ -2,7 +2,7 @@ package metrics
 
 import (
 	"bytes"
-	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
-	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/trysail/trysail"
 )
 
 var noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
@@ -88,11 +90,11 @@ func TestFrame_RoundTripOfAnyPoint(t *testing.T) {
 		p := Point{At: noon.Add(time.Duration(rapid.IntRange(0, 700).Draw(t, "minute")) * time.Minute), Version: rapid.IntRange(0, 1000).Draw(t, "version"), Values: drawValues(t)}
 		content := appendFrame([]byte(magic), &p)
 		var got []Point
-		damaged := decode(content, noon.Truncate(day), noon.Add(day), func(p *Point) { got = append(got, *p) })
+		damaged := decode(content, noon.Truncate(day), noon.Add(day), hasAll, func(p *Point) { got = append(got, *p) })
 		if damaged != 0 || len(got) != 1 {
 			t.Fatalf("%d points, %d damaged bytes", len(got), damaged)
 		}
-		if diff := gocmp.Diff(p, got[0]); diff != "" {
+		if diff := cmp.Diff(p, got[0]); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
@@ -162,7 +164,7 @@ func TestStore_AgreesWithANaiveReference(t *testing.T) {
 				if _, err := s.Query(t.Context(), q, func(b *Bucket) { got = append(got, *b) }); err != nil {
 					t.Fatal(err)
 				}
-				if diff := gocmp.Diff(naive(all, q), got); diff != "" {
+				if diff := cmp.Diff(naive(all, q), got); diff != "" {
 					t.Fatalf("%+v, compacted %v (-want +got):\n%s", q, compacted, diff)
 				}
 			},
@@ -206,13 +208,13 @@ func TestStore_PointsSurviveARestart(t *testing.T) {
 	s.Add("svc", 2, noon.Add(50*time.Second), requests(5))
 	q := Query{ServiceID: "svc", From: noon, To: noon.Add(time.Hour), Period: time.Minute}
 	for range 2 { // first from memory, then from the disk
-		if diff := gocmp.Diff(map[string]int64{"2026-11-20 12:00": 12}, counts(query(t, s, q))); diff != "" {
+		if diff := cmp.Diff(map[string]int64{"2026-11-20 12:00": 12}, counts(query(t, s, q))); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		flush(t, s, noon)
 	}
 	q.Version = 1
-	if diff := gocmp.Diff(map[string]int64{"2026-11-20 12:00": 3}, counts(query(t, s, q))); diff != "" {
+	if diff := cmp.Diff(map[string]int64{"2026-11-20 12:00": 3}, counts(query(t, s, q))); diff != "" {
 		t.Errorf("version 1 (-want +got):\n%s", diff)
 	}
 }
@@ -227,7 +229,7 @@ func TestStore_TellsWhenEachVersionWasFirstSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := gocmp.Diff(map[int]time.Time{1: noon, 2: noon.Add(5 * time.Minute)}, seen); diff != "" {
+	if diff := cmp.Diff(map[int]time.Time{1: noon, 2: noon.Add(5 * time.Minute)}, seen); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -249,20 +251,22 @@ func TestStore_DamageCostsNothingButWhatIsDamaged(t *testing.T) {
 		}
 		return dir, file, content
 	}
-	for name, spoil := range map[string]func([]byte) []byte{
-		"truncated": func(b []byte) []byte { return b[:len(b)-3] },
-		"torn, then": func(b []byte) []byte {
-			return append(b[:len(b)-3:len(b)-3], appendFrame(nil, &Point{At: noon.Add(20 * time.Minute), Version: 1, Values: *requests(1)})...)
-		},
-		"flipped":  func(b []byte) []byte { b[len(b)/2] ^= 0x55; return b },
-		"no magic": func(b []byte) []byte { b[0] = 'X'; return b },
-		"garbage":  func(b []byte) []byte { return append(bytes.Repeat([]byte{0xff, 0x80, 0x01}, 4000), b...) },
-		"zeros":    func(b []byte) []byte { return append(b, make([]byte, 4096)...) },
-		"empty":    func([]byte) []byte { return nil },
+	next := &Point{At: noon.Add(20 * time.Minute), Version: 1, Values: *requests(1)}
+	for name, c := range map[string]struct {
+		spoil func([]byte) []byte
+		left  int
+	}{
+		"truncated":  {func(b []byte) []byte { return b[:len(b)-3] }, 9},
+		"torn, then": {func(b []byte) []byte { return appendFrame(slices.Clone(b[:len(b)-3]), next) }, 10},
+		"flipped":    {func(b []byte) []byte { b[len(b)/2] ^= 0x55; return b }, 9},
+		"no magic":   {func(b []byte) []byte { b[0] = 'X'; return b }, 10},
+		"garbage":    {func(b []byte) []byte { return append(bytes.Repeat([]byte{0xff, 0x80, 0x01}, 4000), b...) }, 10},
+		"zeros":      {func(b []byte) []byte { return append(b, make([]byte, 4096)...) }, 10},
+		"empty":      {func([]byte) []byte { return nil }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, file, content := write(t)
-			if err := os.WriteFile(file, spoil(content), 0o600); err != nil {
+			if err := os.WriteFile(file, c.spoil(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			var log bytes.Buffer
@@ -273,8 +277,8 @@ func TestStore_DamageCostsNothingButWhatIsDamaged(t *testing.T) {
 			q := Query{ServiceID: "svc", From: noon, To: noon.Add(time.Hour), Period: time.Minute}
 			got := query(t, s, q)
 			query(t, s, q)
-			if want := map[string]int{"empty": 0, "truncated": 9, "torn, then": 10, "flipped": 9}; len(got) != cmp.Or(want[name], 10) && name != "empty" || name == "empty" && len(got) != 0 {
-				t.Errorf("%d points are left", len(got))
+			if len(got) != c.left {
+				t.Errorf("%d points are left, want %d", len(got), c.left)
 			}
 			lines := strings.Count(log.String(), "a file of metrics is damaged")
 			if name == "empty" && lines != 0 || name != "empty" && (lines != 1 || !strings.Contains(log.String(), file)) {
@@ -301,7 +305,7 @@ func TestStore_ClockSetBackMergesAndLosesNothing(t *testing.T) {
 		flush(t, s, now)
 	}
 	want := map[string]int64{"2026-11-20 12:00": 1, "2026-11-20 12:01": 2, "2026-11-20 12:02": 2, "2026-11-20 12:03": 1}
-	if diff := gocmp.Diff(want, counts(query(t, s, Query{ServiceID: "svc", From: noon, To: noon.Add(day), Period: time.Minute}))); diff != "" {
+	if diff := cmp.Diff(want, counts(query(t, s, Query{ServiceID: "svc", From: noon, To: noon.Add(day), Period: time.Minute}))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -316,18 +320,18 @@ func TestStore_ClockSetBackToADayThatIsHours(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := Query{ServiceID: "svc", From: noon.Add(-day), To: later, Period: time.Minute}
-	if diff := gocmp.Diff(map[string]int64{"2026-11-20 12:00": 2}, counts(query(t, s, q))); diff != "" {
+	if diff := cmp.Diff(map[string]int64{"2026-11-20 12:00": 2}, counts(query(t, s, q))); diff != "" {
 		t.Errorf("as an hour (-want +got):\n%s", diff)
 	}
 	s.Add("svc", 1, noon.Add(2*time.Minute), requests(1)) // the clock is twenty days back
 	flush(t, s, noon)
-	if diff := gocmp.Diff(map[string]int64{"2026-11-20 12:00": 2, "2026-11-20 12:02": 1}, counts(query(t, s, q))); diff != "" {
+	if diff := cmp.Diff(map[string]int64{"2026-11-20 12:00": 2, "2026-11-20 12:02": 1}, counts(query(t, s, q))); diff != "" {
 		t.Errorf("after the clock was set back (-want +got):\n%s", diff)
 	}
 	if err := s.Compact(t.Context(), later); err != nil {
 		t.Fatal(err)
 	}
-	if diff := gocmp.Diff(map[string]int64{"2026-11-20 12:00": 3}, counts(query(t, s, q))); diff != "" {
+	if diff := cmp.Diff(map[string]int64{"2026-11-20 12:00": 3}, counts(query(t, s, q))); diff != "" {
 		t.Errorf("compacted again (-want +got):\n%s", diff)
 	}
 }
@@ -356,7 +360,7 @@ func TestStore_InterruptedCompactionDoublesNothing(t *testing.T) {
 	}
 	q := Query{ServiceID: "svc", From: noon.Add(-day), To: later, Period: day}
 	for range 2 {
-		if diff := gocmp.Diff(map[string]int64{"2026-11-20 00:00": 5}, counts(query(t, s, q))); diff != "" {
+		if diff := cmp.Diff(map[string]int64{"2026-11-20 00:00": 5}, counts(query(t, s, q))); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		if err := s.Compact(t.Context(), later); err != nil {
@@ -378,7 +382,7 @@ func TestStore_RetentionAndTheFuture(t *testing.T) {
 	}
 	got := query(t, s, Query{ServiceID: "svc", From: time.Unix(0, 0), To: noon.Add(365 * day), Period: time.Minute})
 	want := map[string]int64{noon.Add(-KeepHours + 40*day).Format("2006-01-02 15:04"): 1, "2026-11-04 12:00": 1, "2026-11-20 12:00": 1}
-	if diff := gocmp.Diff(want, counts(got)); diff != "" {
+	if diff := cmp.Diff(want, counts(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	names, err := s.files("svc")
@@ -455,17 +459,51 @@ func FuzzDecode(f *testing.F) {
 		var again []byte
 		var first, second []Point
 		from, to := noon.Truncate(day), noon.Truncate(day).Add(day)
-		if damaged := decode(content, from, to, func(p *Point) {
+		if damaged := decode(content, from, to, hasAll, func(p *Point) {
 			first = append(first, *p)
 			again = appendFrame(again, p)
 		}); damaged > len(content) {
 			t.Errorf("%d of %d bytes are damaged", damaged, len(content))
 		}
-		if damaged := decode(again, from, to, func(p *Point) { second = append(second, *p) }); damaged != 0 {
+		if damaged := decode(again, from, to, hasAll, func(p *Point) { second = append(second, *p) }); damaged != 0 {
 			t.Errorf("%d bytes of what was written are damaged", damaged)
 		}
 		if len(first) != len(second) {
 			t.Errorf("%d points were read and %d read again", len(first), len(second))
+		}
+	})
+}
+
+// TestStore_ReadsWhatIsWantedOfEachPoint asks for each metric alone and compares with an answer that has them all.
+func TestStore_ReadsWhatIsWantedOfEachPoint(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	rapid.Check(t, func(t *rapid.T) {
+		for i := range 5 {
+			v := drawValues(t)
+			s.Add("svc", 1, noon.Add(time.Duration(i)*time.Minute), &v)
+		}
+		if err := s.Flush(noon); err != nil {
+			t.Fatal(err)
+		}
+		q := Query{ServiceID: "svc", From: noon, To: noon.Add(time.Hour), Period: time.Minute}
+		ask := func(metrics ...string) (all []Bucket) {
+			q.Metrics = metrics
+			if _, err := s.Query(context.Background(), q, func(b *Bucket) { all = append(all, *b) }); err != nil {
+				t.Fatal(err)
+			}
+			return all
+		}
+		whole := ask()
+		for _, metric := range trysail.Metrics() {
+			for i, b := range ask(metric) {
+				for _, statistic := range append(trysail.Statistics(trysail.MetricUnit(metric)), "p90") {
+					got, ok := b.Statistic(metric, statistic)
+					want, wantOK := whole[i].Statistic(metric, statistic)
+					if got != want || ok != wantOK {
+						t.Fatalf("%s of %s is %v, %v alone and %v, %v with the others", statistic, metric, got, ok, want, wantOK)
+					}
+				}
+			}
 		}
 	})
 }

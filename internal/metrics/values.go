@@ -51,7 +51,10 @@ type Values struct {
 }
 
 // Merge adds what another span, or another version, has.
-func (v *Values) Merge(o *Values) {
+func (v *Values) Merge(o *Values) { v.merge(o, hasAll) }
+
+// merge adds those groups.
+func (v *Values) merge(o *Values, groups int64) {
 	v.CPU.merge(o.CPU)
 	v.Memory.merge(o.Memory)
 	v.Throttling.merge(o.Throttling)
@@ -62,6 +65,9 @@ func (v *Values) Merge(o *Values) {
 	v.BytesOut += o.BytesOut
 	v.Restarts += o.Restarts
 	v.ProbeFailures += o.ProbeFailures
+	if groups&hasLatency == 0 {
+		return // it is as large as everything else ten times over
+	}
 	for i := range v.Latency {
 		v.Latency[i] += o.Latency[i]
 	}

@@ -23,6 +23,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images or logs")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images or metrics")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
 	flag.DurationVar(&o.window, "window", 5*time.Second, "how long each rate is measured")
 	flag.BoolVar(&o.docker, "docker", true, "compare with Docker, whose packages are downloaded and run privately")
@@ -69,6 +70,7 @@ func run(ctx context.Context, o options) error {
 		{"starts", func() error { return starts(ctx, t, o, images, dir) }},
 		{"evidence", func() error { return evidence(ctx, t, o, images, dir) }},
 		{"rates", func() error { return rates(ctx, t, o) }},
+		{"metrics", func() error { return measureMetrics(ctx, t, dir) }},
 		{"images", func() error { return transfers(ctx, t, o, registry, dir) }},
 		{"logs", func() error { return logStore(ctx, t, o, images, dir) }},
 	} {
