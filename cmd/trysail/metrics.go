@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/api"
 	"github.com/trysail/trysail/internal/cli"
 	"github.com/trysail/trysail/internal/metrics"
@@ -32,13 +31,10 @@ const tokenFile = "metrics.token"
 func (s *server) openMetrics(ctx context.Context) (err error) {
 	dir := func(name string) string { return filepath.Join(s.cfg.dataDir, name) }
 	cfg := metrics.Config{
-		Dir: dir("metrics"), Store: s.store, Usage: s.engine.Usage, Build: version, Log: s.log.With("part", "metrics"), Extra: s.certificates,
+		Dir: dir("metrics"), Store: s.store, Usage: s.engine.Usage, Traffic: s.edge.Traffic, Build: version, Log: s.log.With("part", "metrics"), Extra: s.certificates,
 		Parts: map[string]string{
 			"state": dir("trysail.db*"), "logs": dir("logs"), "registry": dir("registry"), "images": dir("images"), "metrics": dir("metrics"),
 		},
-	}
-	if counts, ok := any(s.edge).(interface{ Traffic() []trysail.Traffic }); ok {
-		cfg.Traffic = counts.Traffic
 	}
 	if s.metrics, err = metrics.New(ctx, cfg); err != nil {
 		return err
