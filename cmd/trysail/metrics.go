@@ -94,7 +94,9 @@ func (s *server) scrape() (*api.Scrape, error) {
 	}
 	return &api.Scrape{
 		Token: func() (string, error) { return readToken(file) }, Control: s.control, ContentType: metrics.PrometheusType, Log: s.log.With("part", "api"),
-		Write: func(ctx context.Context, w io.Writer) error { return metrics.WritePrometheus(w, s.metrics.Families(ctx)) },
+		Write: func(ctx context.Context, w io.Writer) error {
+			return metrics.WritePrometheus(w, s.metrics.Families(ctx))
+		},
 	}, nil
 }
 
