@@ -35,7 +35,7 @@ func (s *Scrape) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.authorize(r); err != nil {
-		s.Log.LogAttrs(r.Context(), slog.LevelInfo, "scrape refused", slog.String("remote", r.RemoteAddr), slog.Any("error", err))
+		s.Log.InfoContext(r.Context(), "scrape refused", "remote", r.RemoteAddr, "error", err)
 		w.Header().Set("WWW-Authenticate", `Bearer realm="trysail metrics"`)
 		http.Error(w, "the scrape token or a signature is needed", http.StatusUnauthorized)
 		return
@@ -46,7 +46,7 @@ func (s *Scrape) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.Write(r.Context(), w); err != nil {
-		s.Log.LogAttrs(r.Context(), slog.LevelDebug, "scrape ended early", slog.Any("error", err))
+		s.Log.DebugContext(r.Context(), "scrape ended early", "error", err)
 	}
 }
 

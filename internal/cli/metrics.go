@@ -143,9 +143,9 @@ func (o *metricOptions) request(args []string, now time.Time, width int) (map[st
 
 // fitting is the shortest of some round periods with which the span has no more points than columns.
 func fitting(span time.Duration, columns int) time.Duration {
-	for _, p := range [...]time.Duration{1, 2, 5, 10, 15, 30, 60, 120, 240, 360, 720} {
-		if span <= p*time.Minute*time.Duration(columns-1) {
-			return p * time.Minute
+	for _, minutes := range [...]int{1, 2, 5, 10, 15, 30, 60, 120, 240, 360, 720} {
+		if span <= time.Duration(minutes*(columns-1))*time.Minute {
+			return time.Duration(minutes) * time.Minute
 		}
 	}
 	return 24 * time.Hour
@@ -227,7 +227,7 @@ func (m *metricsAnswer) table(s screen, series []metricSeries) error {
 		for _, p := range one.MetricData {
 			if rows[p.Timestamp] == nil {
 				rows[p.Timestamp] = make([]string, len(series)+2)
-				rows[p.Timestamp][0] = wire(unixTime(p.Timestamp)).(string)[:len("2006-01-02T15:04:05")] + "Z"
+				rows[p.Timestamp][0] = unixTime(p.Timestamp).UTC().Format("2006-01-02T15:04:05Z")
 				times = append(times, p.Timestamp)
 			}
 			if v, ok := p.Statistics[one.drawn()]; ok {

@@ -115,8 +115,11 @@ func TestMetrics_Request(t *testing.T) {
 	}{
 		{metricOptions{since: "1h"}, []string{"web"}, `{"endTime":1700000001,"period":60,"serviceName":"web","startTime":1699996400}`},
 		{metricOptions{since: "14d"}, []string{"web"}, `{"endTime":1700000001,"period":14400,"serviceName":"web","startTime":1698790400}`},
-		{metricOptions{since: "1699990000", until: "1699999000", period: 5 * time.Minute, version: 3}, []string{"web", "Latency"},
-			`{"endTime":1699999001,"metricNames":["Latency"],"period":300,"serviceName":"web","startTime":1699990000,"version":3}`},
+		{
+			metricOptions{since: "1699990000", until: "1699999000", period: 5 * time.Minute, version: 3},
+			[]string{"web", "Latency"},
+			`{"endTime":1699999001,"metricNames":["Latency"],"period":300,"serviceName":"web","startTime":1699990000,"version":3}`,
+		},
 	} {
 		in, err := c.o.request(c.args, now, 120)
 		if err != nil {

@@ -124,7 +124,7 @@ func appendHistogram(b []byte, h *trysail.Histogram) []byte {
 			used++
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(used)) //nolint:gosec // at most 84
+	b = binary.AppendUvarint(b, uint64(used))
 	gap := int64(0)
 	for _, n := range h {
 		if n == 0 {
@@ -150,7 +150,7 @@ func (r *reader) number() int64 {
 		return 0
 	}
 	r.b = r.b[size:]
-	return int64(n) //nolint:gosec // checked
+	return int64(n)
 }
 
 func (r *reader) err() error {
@@ -237,10 +237,10 @@ func (p *Point) reset(wanted int64) {
 // frame splits the first frame off. Errors: errDamaged.
 func frame(b []byte) (payload, rest []byte, err error) {
 	n, size := binary.Uvarint(b)
-	if size <= 0 || n == 0 || n > maxPayload || len(b) < size+int(n)+4 { //nolint:gosec // n is small
+	if size <= 0 || n == 0 || n > maxPayload || len(b) < size+int(n)+4 {
 		return nil, nil, errDamaged
 	}
-	payload, rest = b[size:size+int(n)], b[size+int(n):] //nolint:gosec // n is small
+	payload, rest = b[size:size+int(n)], b[size+int(n):]
 	if binary.LittleEndian.Uint32(rest) != crc32.Checksum(payload, castagnoli()) {
 		return nil, nil, errDamaged
 	}

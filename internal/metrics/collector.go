@@ -132,7 +132,7 @@ func (c *Collector) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			wait.Stop()
 			if err := c.Flush(c.cfg.Now()); err != nil {
-				c.complain(context.WithoutCancel(ctx), "the last minute of metrics could not be written", err)
+				c.complain(context.WithoutCancel(ctx), "the last minute could not be written", err)
 			}
 			return nil
 		case <-wait.C:
@@ -154,7 +154,7 @@ func (c *Collector) Sample(ctx context.Context) {
 	select {
 	case <-c.changes.Wake():
 		if err := c.look(ctx); err != nil {
-			c.complain(ctx, "metrics could not read the state", err)
+			c.complain(ctx, "the state could not be read", err)
 		}
 	default:
 	}
@@ -172,19 +172,19 @@ func (c *Collector) Sample(ctx context.Context) {
 
 	if now.Add(sampleEvery/2).Truncate(time.Minute) != at.Truncate(time.Minute) {
 		if err := c.Flush(now); err != nil {
-			c.complain(ctx, "metrics could not be written", err)
+			c.complain(ctx, "points could not be written", err)
 		}
 	}
 	if compact {
 		if err := c.Compact(ctx, now); err != nil && ctx.Err() == nil {
-			c.complain(ctx, "old metrics could not be removed", err)
+			c.complain(ctx, "old points could not be removed", err)
 		}
 	}
 }
 
-func (c *Collector) complain(ctx context.Context, message string, err error) {
+func (c *Collector) complain(ctx context.Context, reason string, err error) {
 	if ctx.Err() == nil {
-		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, message, slog.Any("error", err))
+		c.cfg.Log.WarnContext(ctx, "metrics are not complete", "reason", reason, "error", err)
 	}
 }
 

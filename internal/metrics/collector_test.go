@@ -27,7 +27,6 @@ type bed struct {
 	usage   map[trysail.PodID]trysail.Usage
 	traffic []trysail.Traffic
 	fails   error
-	ids     map[string]string
 	log     bytes.Buffer
 }
 
@@ -38,7 +37,7 @@ func newBed(t *testing.T) *bed {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	b := &bed{T: t, store: st, dir: t.TempDir(), now: noon, counted: noon, usage: map[trysail.PodID]trysail.Usage{}, ids: map[string]string{}}
+	b := &bed{T: t, store: st, dir: t.TempDir(), now: noon, counted: noon, usage: map[trysail.PodID]trysail.Usage{}}
 	b.restart()
 	return b
 }
@@ -63,7 +62,7 @@ func (b *bed) restart() {
 	b.Collector = c
 }
 
-func (b *bed) advance(d time.Duration) { b.now, b.counted = b.now.Add(d), b.counted.Add(d) }
+func (b *bed) advance() { b.now, b.counted = b.now.Add(sampleEvery), b.counted.Add(sampleEvery) }
 
 func (b *bed) update(fn func(*store.Tx) error) {
 	b.Helper()
@@ -72,13 +71,14 @@ func (b *bed) update(fn func(*store.Tx) error) {
 	}
 }
 
-// service makes a service whose active version is the given one.
-func (b *bed) service(name string, version int) {
+// webID is the id of the service that the tests have.
+const webID = "id-of-web"
+
+// service makes the service web whose active version is the given one.
+func (b *bed) service(version int) {
 	b.Helper()
-	id := "id-of-" + name
-	b.ids[name] = id
 	b.update(func(tx *store.Tx) error {
-		s := &trysail.Service{ID: id, Name: name, HostLabel: name, Capacity: trysail.Capacity{Power: trysail.PowerNano, Scale: 1}, State: trysail.ServiceRunning, CreatedAt: noon}
+		s := &trysail.Service{ID: webID, Name: "web", HostLabel: "web", Capacity: trysail.Capacity{Power: trysail.PowerNano, Scale: 1}, State: trysail.ServiceRunning, CreatedAt: noon}
 		if err := tx.InsertService(s); err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func (b *bed) service(name string, version int) {
 			if v == version {
 				state = trysail.DeploymentActive
 			}
-			if err := tx.InsertDeployment(id, &trysail.Deployment{State: state, CreatedAt: noon}); err != nil {
+			if err := tx.InsertDeployment(webID, &trysail.Deployment{State: state, CreatedAt: noon}); err != nil {
 				return err
 			}
 		}
@@ -95,10 +95,10 @@ func (b *bed) service(name string, version int) {
 	})
 }
 
-func (b *bed) pod(id trysail.PodID, service string, version int) {
+func (b *bed) pod(id trysail.PodID, version int) {
 	b.Helper()
 	b.update(func(tx *store.Tx) error {
-		return tx.InsertPod(&trysail.PodRecord{ID: id, ServiceID: b.ids[service], Version: version, Power: trysail.PowerNano, CreatedAt: noon})
+		return tx.InsertPod(&trysail.PodRecord{ID: id, ServiceID: webID, Version: version, Power: trysail.PowerNano, CreatedAt: noon})
 	})
 }
 
@@ -115,15 +115,15 @@ func (b *bed) fail(id trysail.PodID) {
 	})
 }
 
-// all is everything that is kept of a service, by minute.
-func (b *bed) all(service string) []Bucket {
+// all is everything that is kept of the service, by minute.
+func (b *bed) all() []Bucket {
 	b.Helper()
-	return query(b, b.Store, Query{ServiceID: b.ids[service], From: noon.Add(-day), To: noon.Add(day), Period: time.Minute})
+	return query(b, b.Store, Query{ServiceID: webID, From: noon.Add(-day), To: noon.Add(day), Period: time.Minute})
 }
 
-func (b *bed) values(service string) (v Values) {
+func (b *bed) values() (v Values) {
 	b.Helper()
-	for _, bucket := range b.all(service) {
+	for _, bucket := range b.all() {
 		v.Merge(&bucket.Values)
 	}
 	return v
@@ -131,16 +131,16 @@ func (b *bed) values(service string) (v Values) {
 
 func TestCollector_SamplesArePercentOfTheLimit(t *testing.T) {
 	b := newBed(t)
-	b.service("web", 1)
-	b.pod("p", "web", 1)
+	b.service(1)
+	b.pod("p", 1)
 	limits := trysail.Limits{MilliCPU: 250, Memory: 512 << 20}
 	for i := range 4 {
 		// In ten seconds a quarter of a CPU is 2.5 s; half of it is used, and 30 of 100 periods were held back.
 		b.usage["p"] = trysail.Usage{CPU: time.Duration(i) * 1250 * time.Millisecond, Memory: 128 << 20, Limits: limits, Periods: int64(1 + i*100), ThrottledPeriods: int64(i * 30)}
 		b.Sample(t.Context())
-		b.advance(sampleEvery)
+		b.advance()
 	}
-	got := b.values("web")
+	got := b.values()
 	want := Values{
 		CPU:        Summary{Whole / 2, Whole / 2, 3 * Whole / 2, 3}, // the first sample has nothing to compare with
 		Memory:     Summary{Whole / 4, Whole / 4, Whole, 4},
@@ -153,18 +153,18 @@ func TestCollector_SamplesArePercentOfTheLimit(t *testing.T) {
 
 func TestCollector_TrafficIsTheDifferenceAndBeginsAnewAfterAReset(t *testing.T) {
 	b := newBed(t)
-	b.service("web", 1)
+	b.service(1)
 	reading := func(requests, bytes int64) {
 		b.traffic = []trysail.Traffic{{Service: "web", Version: 1, Requests: [6]int64{2: requests}, BytesOut: bytes}, {Service: "unknown", Version: 1, BytesIn: 5}}
 		b.traffic[0].Latency[20] = requests
 		b.Sample(t.Context())
-		b.advance(sampleEvery)
+		b.advance()
 	}
 	reading(5, 500) // all of it: the edge began with us
 	reading(7, 700)
 	reading(7, 700)
 	reading(3, 300) // begun anew
-	got := b.values("web")
+	got := b.values()
 	want := Values{Requests: [6]int64{2: 10}, BytesOut: 1000}
 	want.Latency[20] = 10
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -174,11 +174,11 @@ func TestCollector_TrafficIsTheDifferenceAndBeginsAnewAfterAReset(t *testing.T) 
 
 func TestCollector_RestartsAreFailedPodsOfTheActiveVersion(t *testing.T) {
 	b := newBed(t)
-	b.service("web", 2)
+	b.service(2)
 	for _, id := range []trysail.PodID{"before", "active", "again"} {
-		b.pod(id, "web", 2)
+		b.pod(id, 2)
 	}
-	b.pod("old", "web", 1)
+	b.pod("old", 1)
 	b.fail("before")
 	b.restart() // what failed before was counted by the Trysail that ran then
 	b.Sample(t.Context())
@@ -186,28 +186,28 @@ func TestCollector_RestartsAreFailedPodsOfTheActiveVersion(t *testing.T) {
 	b.fail("old")
 	b.Sample(t.Context())
 	b.Sample(t.Context())
-	if got := b.values("web").Restarts; got != 1 {
+	if got := b.values().Restarts; got != 1 {
 		t.Errorf("%d restarts, want 1", got)
 	}
 	b.fail("again")
 	b.Sample(t.Context())
-	if got := b.values("web").Restarts; got != 2 {
+	if got := b.values().Restarts; got != 2 {
 		t.Errorf("%d restarts, want 2", got)
 	}
 }
 
 func TestCollector_DeletedServicesLeaveNothing(t *testing.T) {
 	b := newBed(t)
-	b.service("web", 1)
+	b.service(1)
 	b.traffic = []trysail.Traffic{{Service: "web", Version: 1, BytesIn: 1}}
 	b.Sample(t.Context())
 	flush(t, b.Store, b.now)
-	if len(b.all("web")) != 1 {
+	if len(b.all()) != 1 {
 		t.Fatal("there was nothing to delete")
 	}
-	b.update(func(tx *store.Tx) error { return tx.DeleteService(b.ids["web"]) })
+	b.update(func(tx *store.Tx) error { return tx.DeleteService(webID) })
 	b.Sample(t.Context())
-	if got := b.all("web"); len(got) != 0 {
+	if got := b.all(); len(got) != 0 {
 		t.Errorf("left: %v", got)
 	}
 	for _, f := range b.Families(t.Context()) {
@@ -223,17 +223,17 @@ func TestCollector_DeletedServicesLeaveNothing(t *testing.T) {
 
 func TestCollector_AnEngineThatFailsCostsItsSamplesAndOneLine(t *testing.T) {
 	b := newBed(t)
-	b.service("web", 1)
+	b.service(1)
 	b.fails = errors.New("containerd is away")
 	for i := range 3 {
 		b.traffic = []trysail.Traffic{{Service: "web", Version: 1, BytesIn: int64(i + 1)}}
 		b.Sample(t.Context())
-		b.advance(sampleEvery)
+		b.advance()
 	}
 	if n := strings.Count(b.log.String(), "containerd is away"); n != 1 {
 		t.Errorf("%d lines:\n%s", n, b.log.String())
 	}
-	if got := b.values("web").BytesIn; got != 3 {
+	if got := b.values().BytesIn; got != 3 {
 		t.Errorf("traffic: %d", got)
 	}
 }
@@ -241,8 +241,8 @@ func TestCollector_AnEngineThatFailsCostsItsSamplesAndOneLine(t *testing.T) {
 // TestCollector_AClockThatJumpsDoublesNothing sets the clock back and forward while requests go on: each is counted once.
 func TestCollector_AClockThatJumpsDoublesNothing(t *testing.T) {
 	b := newBed(t)
-	b.service("web", 1)
-	b.pod("p", "web", 1)
+	b.service(1)
+	b.pod("p", 1)
 	const samples = 60
 	for i := range samples {
 		switch i {
@@ -254,10 +254,10 @@ func TestCollector_AClockThatJumpsDoublesNothing(t *testing.T) {
 		b.traffic = []trysail.Traffic{{Service: "web", Version: 1, Requests: [6]int64{2: int64(i + 1)}}}
 		b.usage["p"] = trysail.Usage{CPU: time.Duration(i) * time.Second, Memory: 1, Limits: trysail.Limits{MilliCPU: 1000, Memory: 2}}
 		b.Sample(t.Context())
-		b.advance(sampleEvery)
+		b.advance()
 	}
 	for range 2 {
-		got := b.values("web")
+		got := b.values()
 		if got.Requests[2] != samples || got.Memory.Count != samples || got.CPU.Count != samples-1 {
 			t.Errorf("%d requests, %d and %d samples", got.Requests[2], got.Memory.Count, got.CPU.Count)
 		}
@@ -266,7 +266,7 @@ func TestCollector_AClockThatJumpsDoublesNothing(t *testing.T) {
 			t.Errorf("CPU: %+v", got.CPU)
 		}
 		seen := map[time.Time]bool{}
-		for _, bucket := range b.all("web") {
+		for _, bucket := range b.all() {
 			if seen[bucket.At] {
 				t.Errorf("%v is there twice", bucket.At)
 			}
@@ -284,9 +284,9 @@ func TestCollector_AClockThatJumpsDoublesNothing(t *testing.T) {
 func TestCollector_NothingIsRemovedWhileTheClockIsInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t)
-		b.service("web", 1)
+		b.service(1)
 		at := b.now
-		b.Add(b.ids["web"], 1, at, requests(1))
+		b.Add(webID, 1, at, requests(1))
 		flush(t, b.Store, b.now)
 		b.Sample(t.Context())
 		time.Sleep(2 * time.Hour)
@@ -295,7 +295,7 @@ func TestCollector_NothingIsRemovedWhileTheClockIsInDoubt(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		b.now = b.now.AddDate(-2, 0, 0).Add(4 * time.Hour)
 		b.Sample(t.Context())
-		if got := query(t, b.Store, Query{ServiceID: b.ids["web"], From: at, To: at.Add(time.Minute), Period: time.Minute}); len(got) != 1 {
+		if got := query(t, b.Store, Query{ServiceID: webID, From: at, To: at.Add(time.Minute), Period: time.Minute}); len(got) != 1 {
 			t.Error("the point is gone")
 		}
 	})

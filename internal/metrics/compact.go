@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,8 +44,7 @@ func (s *Store) compactService(ctx context.Context, serviceID string, now time.T
 		minutes := strings.HasSuffix(name, minutesExt)
 		switch {
 		case from.After(now.Add(day)):
-			s.log.LogAttrs(ctx, slog.LevelWarn, "metrics from the future are removed; the clock must have been wrong",
-				slog.String("service_id", serviceID), slog.String("file", name))
+			s.log.WarnContext(ctx, "metrics from the future are removed; the clock must have been wrong", "service_id", serviceID, "file", name)
 			err = s.remove(serviceID, name)
 		case to.Before(now.Add(-KeepHours)):
 			err = s.remove(serviceID, name)

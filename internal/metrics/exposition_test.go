@@ -53,12 +53,12 @@ func parse(t *testing.T, text []byte) map[string]*dto.MetricFamily {
 func busy(t *testing.T) *Collector {
 	t.Helper()
 	b := newBed(t)
-	b.service("web", 2)
-	b.pod("web-0", "web", 2)
-	b.pod("web-1", "web", 2)
+	b.service(2)
+	b.pod("web-0", 2)
+	b.pod("web-1", 2)
 	b.usage["web-1"] = trysail.Usage{CPU: time.Second, Memory: 100 << 20, Limits: trysail.PowerNano.Limits(), Periods: 10}
 	b.Sample(t.Context())
-	b.advance(sampleEvery)
+	b.advance()
 	b.usage["web-1"] = trysail.Usage{CPU: 2 * time.Second, Memory: 128 << 20, Limits: trysail.PowerNano.Limits(), Periods: 110, ThrottledPeriods: 25, Throttled: time.Second}
 	b.traffic = []trysail.Traffic{{Service: "web", Version: 2, Requests: [6]int64{1, 0, 5, 0, 2, 1}, BytesIn: 10, BytesOut: 2000, ProbeFailures: 3}}
 	for _, took := range []time.Duration{50 * time.Microsecond, time.Millisecond, 3 * time.Millisecond, time.Hour} {

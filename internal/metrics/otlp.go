@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
 	"strings"
@@ -88,9 +89,7 @@ func (p *Pusher) push(ctx context.Context, client *http.Client) error {
 	if err != nil {
 		return err
 	}
-	for name, values := range p.Header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, p.Header)
 	req.Header.Set("Content-Type", "application/x-protobuf")
 	req.Header.Set("Content-Encoding", "gzip")
 	req.Header.Set("User-Agent", "trysail/"+p.Build)
@@ -193,9 +192,9 @@ func unit(name string) string {
 func (p *Pusher) point(kind Kind, s Sample, now time.Time) []byte {
 	var b []byte
 	if kind != Gauge {
-		b = fixed(b, pointStart, uint64(p.Started.UnixNano())) //nolint:gosec // after 1970
+		b = fixed(b, pointStart, uint64(p.Started.UnixNano()))
 	}
-	b = fixed(b, pointTime, uint64(now.UnixNano())) //nolint:gosec // after 1970
+	b = fixed(b, pointTime, uint64(now.UnixNano()))
 	if s.Histogram == nil {
 		return attributes(fixed(b, numberAsDouble, math.Float64bits(s.Value)), numberAttribute, s.Labels)
 	}
@@ -209,7 +208,7 @@ func (p *Pusher) point(kind Kind, s Sample, now time.Time) []byte {
 	for _, bound := range bounds {
 		packedBounds = protowire.AppendFixed64(packedBounds, math.Float64bits(bound))
 	}
-	b = fixed(b, histogramCount, uint64(count)) //nolint:gosec // counts are not negative
+	b = fixed(b, histogramCount, uint64(count))
 	b = fixed(b, histogramSum, math.Float64bits(total(s.Histogram).Seconds()))
 	b = message(message(b, histogramBuckets, packedCounts), histogramBounds, packedBounds)
 	return attributes(b, histogramAttribute, s.Labels)

@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -227,8 +226,7 @@ func (s *Store) readGroups(path string, wanted int64, buffer []byte, each func(*
 		return buffer, fmt.Errorf("reading metrics: %w", err)
 	}
 	if damaged := decode(content, from, to, wanted, each); damaged > 0 && s.firstReport(path) {
-		s.log.LogAttrs(context.Background(), slog.LevelWarn, "a file of metrics is damaged; what is readable is used",
-			slog.String("file", path), slog.Int("damaged_bytes", damaged), slog.Int("bytes", len(content)))
+		s.log.Warn("a file of metrics is damaged; what is readable is used", "file", path, "damaged_bytes", damaged, "bytes", len(content))
 	}
 	return content, nil
 }

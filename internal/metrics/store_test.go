@@ -21,11 +21,11 @@ import (
 
 var noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
-func openStore(t testing.TB, dir string) *Store {
-	t.Helper()
+func openStore(tb testing.TB, dir string) *Store {
+	tb.Helper()
 	s, err := Open(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
@@ -38,11 +38,11 @@ func requests(n int64) *Values {
 	return v
 }
 
-func query(t testing.TB, s *Store, q Query) []Bucket {
-	t.Helper()
+func query(tb testing.TB, s *Store, q Query) []Bucket {
+	tb.Helper()
 	var all []Bucket
-	if _, err := s.Query(t.Context(), q, func(b *Bucket) { all = append(all, *b) }); err != nil {
-		t.Fatal(err)
+	if _, err := s.Query(tb.Context(), q, func(b *Bucket) { all = append(all, *b) }); err != nil {
+		tb.Fatal(err)
 	}
 	return all
 }
@@ -56,10 +56,10 @@ func counts(all []Bucket) map[string]int64 {
 	return m
 }
 
-func flush(t testing.TB, s *Store, now time.Time) {
-	t.Helper()
+func flush(tb testing.TB, s *Store, now time.Time) {
+	tb.Helper()
 	if err := s.Flush(now); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

@@ -35,7 +35,7 @@ func TestMetrics(t *testing.T) {
 	begin := time.Now()
 	const good, bad = 40, 5
 	for range good {
-		c.get200("counted", "/")
+		c.get200("counted", "/health")
 	}
 	for range bad {
 		if resp, _ := c.fetch("counted", "/status?code=503"); resp.StatusCode != http.StatusServiceUnavailable {
