@@ -30,13 +30,14 @@ const tokenFile = "metrics.token"
 // missed.
 func (s *server) openMetrics(ctx context.Context) (err error) {
 	dir := func(name string) string { return filepath.Join(s.cfg.dataDir, name) }
-	cfg := metrics.Config{
-		Dir: dir("metrics"), Store: s.store, Usage: s.engine.Usage, Traffic: s.edge.Traffic, Build: version, Log: s.log.With("part", "metrics"), Extra: s.certificates,
+	s.metrics, err = metrics.New(ctx, metrics.Config{
+		Dir: dir("metrics"), Store: s.store, Usage: s.engine.Usage, Traffic: s.edge.Traffic, Extra: s.certificates,
+		Build: version, Log: s.log.With("part", "metrics"),
 		Parts: map[string]string{
 			"state": dir("trysail.db*"), "logs": dir("logs"), "registry": dir("registry"), "images": dir("images"), "metrics": dir("metrics"),
 		},
-	}
-	if s.metrics, err = metrics.New(ctx, cfg); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	s.work(ctx, "collecting metrics", s.metrics.Run)
