@@ -194,6 +194,7 @@ func (s *Store) remove(seg stored) (ok bool, err error) {
 			return false, err
 		}
 	}
+	s.removing(seg.segment)
 	for _, path := range []string{seg.path(), seg.archivePath()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err

@@ -87,8 +87,10 @@ func (s *Store) lines(ctx context.Context, sel Selection, c *Cursor, yield func(
 		case src.seg.number > number:
 			p = position{}
 		}
-		if src.complete && src.seg.plain && p.back == 0 && p.off >= src.info.Size() {
-			continue // nothing is left of it
+		if src.complete && p.back == 0 && p.off > 0 {
+			if size, err := s.fullSize(src); err == nil && p.off >= size {
+				continue // nothing is left of it
+			}
 		}
 		src.from = &p
 		// What a log says has one order, also where the clock was set back in the middle of it.

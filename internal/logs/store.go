@@ -52,12 +52,14 @@ type Store struct {
 	// cut off first, and nobody else must write meanwhile.
 	appending sync.Mutex
 	access    atomic.Pointer[AccessWriter] // nil if there is none
+	onRemove  func(Removal)                // nil if nobody asks
 
 	decoder func() *zstd.Decoder
 
 	mu     sync.Mutex
 	firsts map[string]time.Time // by path of a segment: the time of its first record
 	bad    map[string]bool      // archives whose damage was reported
+	sizes  map[string]int64     // by path of an archive: the size of the segment
 }
 
 // New returns the Store of dir. The directory is made when it is first written to.
@@ -66,7 +68,7 @@ func New(dir string) *Store { return NewWithLog(dir, slog.New(slog.DiscardHandle
 // NewWithLog is New with a place to report damaged files and the like.
 func NewWithLog(dir string, log *slog.Logger) *Store {
 	return &Store{
-		dir: dir, log: log, firsts: map[string]time.Time{}, bad: map[string]bool{},
+		dir: dir, log: log, firsts: map[string]time.Time{}, bad: map[string]bool{}, sizes: map[string]int64{},
 		decoder: sync.OnceValue(func() *zstd.Decoder {
 			d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(2*maxBlock))
 			if err != nil {
@@ -125,6 +127,7 @@ func (s *Store) forget(seg segment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.firsts, seg.path())
+	delete(s.sizes, seg.archivePath())
 	delete(s.bad, seg.archivePath())
 }
 
@@ -253,5 +256,6 @@ func (s *Store) Delete(serviceID string) error {
 	}
 	s.appending.Lock()
 	defer s.appending.Unlock()
+	err = errors.Join(err, s.removingService(serviceID))
 	return errors.Join(err, os.RemoveAll(filepath.Join(s.dir, serviceID)))
 }
