@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"internal/image":              {"internal/engine"},
 	"internal/registry":           {"internal/store"},
 	"internal/edge":               {},
+	"internal/ship":               {"internal/logs"},
 	"internal/diagnose":           {"internal/diagnose/lastwords"},
 	"internal/diagnose/lastwords": {},
 	"internal/engine":             {},
@@ -37,7 +38,7 @@ var mayImport = map[string][]string{
 	"internal/cli":                {"internal/push"},
 	"cmd/trysail": {
 		"internal/api", "internal/cli", "internal/control", "internal/edge", "internal/engine/containerd",
-		"internal/engine/cri", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/store",
+		"internal/engine/cri", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
 	},
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/cli"
 	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/ship"
 )
 
 // config is everything that can be set of a server. Each field is a flag of trysail serve and an environment variable;
@@ -37,6 +38,7 @@ type config struct {
 	logRetention      time.Duration
 	otlpEndpoint      string
 	otlpHeaders       string
+	shipLogs          []string
 	subnet            string
 	logLevel          string
 	logFormat         string
@@ -74,6 +76,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"address of an OpenTelemetry collector, such as http://127.0.0.1:4318; what /metrics shows is sent to its /v1/metrics once a minute (OTLP over HTTP)")
 	f.StringVar(&c.otlpHeaders, "otlp-headers-file", "",
 		"file with headers to send to --otlp-endpoint, one per line, such as Api-Key: secret")
+	f.StringSliceVar(&c.shipLogs, "ship-logs", nil,
+		"where log lines and access logs are sent to as well, separated by commas: syslog+udp://HOST, syslog+tcp://HOST, syslog+tls://HOST, otlp+http://HOST or otlp+https://HOST, with options; see docs/shipping.md")
 	f.StringVar(&c.subnet, "subnet", "",
 		"IPv4 network of the containers' addresses, /8 to /24; by default one that is free on this machine, 10.92.0.0/16 if possible; it is chosen at the first start")
 	f.StringVar(&c.logLevel, "log-level", "info",
@@ -156,6 +160,9 @@ func (c *config) validate() error {
 	if _, err := c.level(); err != nil {
 		return err
 	}
+	if _, err := c.destinations(); err != nil {
+		return err
+	}
 	_, err = c.prefix()
 	return err
 }
@@ -207,6 +214,19 @@ func (c *config) prefix() (netip.Prefix, error) {
 		return p, cli.Usagef("--subnet %q is an address within %v; give the network", c.subnet, p.Masked())
 	}
 	return p, nil
+}
+
+// destinations are those of --ship-logs. Errors: usage; they do not repeat the value, which may hold a secret.
+func (c *config) destinations() ([]ship.Destination, error) {
+	list := make([]ship.Destination, len(c.shipLogs))
+	for i, text := range c.shipLogs {
+		d, err := ship.Parse(text)
+		if err != nil {
+			return nil, cli.Usagef("--ship-logs, destination %d: %v", i+1, err)
+		}
+		list[i] = d
+	}
+	return list, nil
 }
 
 func (c *config) level() (slog.Level, error) {

@@ -76,6 +76,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--otlp-endpoint=http://user:secret@collector", "--otlp-endpoint is not an address"},
 		{"--max-services=0", "--max-services 0 is too small"},
 		{"--log-max-bytes=5", "--log-max-bytes 5 is too little"},
+		{"--ship-logs=syslog+udp://10.0.0.1,https://me:s3cret@logs.example.com", "--ship-logs, destination 2: it must begin with"},
 		{"--log-retention=1s", "--log-retention 1s is too short"},
 		{"--subnet=10.0.0.0", `--subnet "10.0.0.0" is not an IPv4 network`},
 		{"--subnet=fd00::/16", "is not an IPv4 network"},

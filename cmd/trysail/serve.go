@@ -27,6 +27,7 @@ import (
 	"github.com/trysail/trysail/internal/metrics"
 	"github.com/trysail/trysail/internal/reconcile"
 	"github.com/trysail/trysail/internal/registry"
+	"github.com/trysail/trysail/internal/ship"
 	"github.com/trysail/trysail/internal/store"
 )
 
@@ -155,6 +156,9 @@ func (s *server) openState(ctx context.Context) (err error) {
 	}
 	s.onClose(func(context.Context) error { return s.store.Close() })
 	s.logs = logs.NewWithLog(filepath.Join(s.cfg.dataDir, "logs"), s.log.With("part", "logs"))
+	if err := s.openShipping(ctx); err != nil { // before anything is removed, so that it is counted
+		return err
+	}
 	s.work(ctx, "looking after the logs", func(ctx context.Context) error {
 		s.logs.Keep(ctx, s.cfg.logMaxBytes)
 		return nil
@@ -246,6 +250,36 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		s.log.WarnContext(ctx, "some services have no route yet", "services", missing)
 	}
 	return s.edge.Start() //nolint:contextcheck // it only binds two addresses
+}
+
+// openShipping begins to send logs elsewhere, if that is wanted.
+func (s *server) openShipping(ctx context.Context) error {
+	to, err := s.cfg.destinations()
+	if err != nil || len(to) == 0 {
+		return err
+	}
+	shipper, err := ship.New(ship.Config{
+		Dir: filepath.Join(s.cfg.dataDir, "ship"), Logs: s.logs, Services: s.store.Services, Version: s.versionOf,
+		Destinations: to, Log: s.log.With("part", "ship"),
+	})
+	if err != nil {
+		return err
+	}
+	s.work(ctx, "shipping logs", func(ctx context.Context) error {
+		shipper.Run(ctx)
+		return nil
+	})
+	return nil
+}
+
+// versionOf is the version that a pod belongs to, or 0.
+func (s *server) versionOf(ctx context.Context, pod string) (version int) {
+	_ = s.store.View(ctx, func(tx *store.Tx) error {
+		p, err := tx.Pod(trysail.PodID(pod))
+		version = p.Version
+		return err
+	})
+	return version
 }
 
 // openAPI makes the API and serves it.
