@@ -109,6 +109,8 @@ container_debs=(
 	skopeo buildah podman conmon
 	libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpg-error0 libgpgme11 libpcre2-8-0 libseccomp2 libselinux1 libsemanage2 libsepol2 libsubid4 libsystemd0 libudev1
 )
+# What logs are shipped to in the tests.
+rsyslog_debs=(rsyslog rsyslog-openssl libestr0 libfastjson4 liblognorm5 libssl3 libuuid1)
 docker_debs=(docker.io containerd libdevmapper1.02.1 libpcre2-8-0 libselinux1 libsystemd0 libudev1)
 
 # unpack_debs NAME PACKAGE…: unpack the packages into the cache's folder NAME.
@@ -161,6 +163,7 @@ for_bench() {
 	for_running
 	need iproute2 ip # a network bridge for the Docker to compare with
 	need ripgrep rg  # to compare the search with
+	need wrk wrk     # load on the edge
 }
 
 for_test() {
@@ -191,6 +194,7 @@ main() {
 	test)
 		unpack_debs debian "${debs[@]}"
 		unpack_debs containers "${container_debs[@]}"
+		unpack_debs rsyslog "${rsyslog_debs[@]}"
 		unpack_debs docker "${docker_debs[@]}"
 		javascript_sdk
 		;;

@@ -20,7 +20,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images or logs")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images, logs or access")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
 	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images or metrics")
@@ -73,6 +73,7 @@ func run(ctx context.Context, o options) error {
 		{"metrics", func() error { return measureMetrics(ctx, t, dir) }},
 		{"images", func() error { return transfers(ctx, t, o, registry, dir) }},
 		{"logs", func() error { return logStore(ctx, t, o, images, dir) }},
+		{"access", func() error { return accessLog(ctx, t, o, images) }},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue
