@@ -109,6 +109,13 @@ func TestDiagnose_CasesCombine(t *testing.T) {
 			pod(in, 0, oom)
 			in.Version.Pull = &trysail.PullFailure{Image: "shop:2", Code: "IMG-DISK", Message: "m", Fix: "f", At: t0.Add(-time.Hour)}
 		}, "IMG-DISK", "web", ""},
+		{"killed by somebody while other pods run out of memory", func(in *diagnose.Input) {
+			pod(in, 0, func(e *trysail.PodEvidence) {
+				ends(e, "web", 137, time.Second)
+				e.Cgroup = &trysail.CgroupCounters{Peak: 50 * mb, Limit: 512 * mb}
+				e.Machine = &trysail.MachineState{OOMKills: 3}
+			})
+		}, "EXIT-SIGNAL", "web", ""},
 		{"memory of the machine while images are pulled", func(in *diagnose.Input) {
 			pod(in, 0, func(e *trysail.PodEvidence) {
 				ends(e, "web", 137, time.Second)

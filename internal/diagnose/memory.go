@@ -13,16 +13,16 @@ import (
 func (p podCase) outOfMemory(s trysail.ContainerStatus) (finding, bool) {
 	own, pod := p.counters(s.Name), p.e.Cgroup
 	killed := s.OOMKilled || own.OOMKills > 0 || pod != nil && pod.OOMKills > 0 && p.onlyEnd(s)
-	machine := p.machineOOM()
-	if s.ExitCode != exitKill || !killed && machine == 0 {
-		return finding{}, false
+	if s.ExitCode != exitKill || !killed {
+		return finding{}, false // the machine counts kills in other pods as well: they say nothing of this one
 	}
 	// The counters of a cgroup count kills by the machine's want too; only the limit's own counter tells the two apart.
-	if pod != nil && pod.Limit > 0 && pod.LimitHits == 0 && own.LimitHits == 0 && machine > 0 && max(pod.Peak, own.Peak) < pod.Limit*9/10 {
-		return p.machineMemory(s, pod), true
+	peak := int64(0)
+	if pod != nil {
+		peak = max(pod.Peak, own.Peak)
 	}
-	if !killed {
-		return finding{}, false
+	if peak > 0 && peak < pod.Limit*9/10 && pod.LimitHits == 0 && own.LimitHits == 0 && p.machineOOM() > 0 {
+		return p.machineMemory(s, pod), true
 	}
 	if f, ok := p.sibling(s); ok {
 		return f, true

@@ -103,7 +103,7 @@ func (p podCase) gotOver(earlier []podCase) bool {
 }
 
 // slack is how long starting a program may take on a busy machine after its container counts as started.
-const slack = 5 * time.Second
+const slack = 10 * time.Second
 
 func (f finding) key() string { return string(f.code) + "/" + f.container }
 

@@ -27,7 +27,7 @@ func limits() []corpus.Case {
 		{Name: "mem-oom-node", Deployment: corpus.WebImage("node:1", "--max-old-space-size=24", "-e", "const x = []; for (;;) x.push(new Array(1000).fill({}).map(() => ({a: 1})))"),
 			Code: "MEM-OOM", Fix: "--max-old-space-size", Confidence: likely},
 		{Name: "mem-oom-java", Deployment: said(3, "Exception in thread \"main\" java.lang.OutOfMemoryError: Java heap space", "\tat com.example.Cache.load(Cache.java:17)"), Code: "MEM-OOM", Fix: "MaxRAMPercentage", Confidence: likely},
-		{Name: "mem-sibling", Deployment: corpus.Web("alloc 40", "sleep 3s", "serve").With("model", corpus.Steps("crowd 60", "alloc 8")),
+		{Name: "mem-sibling", Deployment: corpus.Web("alloc 60", "sleep 20s", "serve").With("model", corpus.Steps("crowd 30", "alloc 16")),
 			Container: "model", Code: "MEM-SIBLING", Says: "model", Confidence: certain},
 		{Name: "cpu-throttle", Deployment: corpus.Web("say compiling the templates", "burn 1h", "serve"), Code: "CPU-THROTTLE", Fix: "power", Confidence: likely},
 		{Name: "pids", Deployment: corpus.WebImage("python:1", pythonThreads), Code: "PIDS", Says: "4096", Fix: "fewer", Confidence: certain},

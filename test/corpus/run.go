@@ -149,7 +149,7 @@ func (r *Run) carryOut(ctx context.Context, res *Result) error {
 		return err
 	}
 	if err := <-acted; err != nil {
-		return fmt.Errorf("acting: %w", err)
+		res.fault("acting: %v", err)
 	}
 	if state == types.ContainerServiceDeploymentStateActive && r.Case.Outcome == Crashes {
 		return r.crashed(ctx, res)

@@ -32,7 +32,7 @@ type World struct {
 
 // Window is the activation window that the broken deployments are made for: most of them wait for its end. It is as short as
 // three starts of a program that crashes allow when the machine is busy.
-const Window = 30 * time.Second
+const Window = 40 * time.Second
 
 // smallDiskSize is in bytes. An empty data directory takes a part of it.
 const smallDiskSize = 160 << 20

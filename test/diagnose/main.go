@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"regexp"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -30,7 +29,7 @@ const defaultParallel = 10
 func main() {
 	var o options
 	flag.StringVar(&o.run, "run", "", "only the cases whose name matches this regular expression")
-	flag.IntVar(&o.parallel, "parallel", defaultParallel, "how many cases of each kind run at the same time")
+	flag.IntVar(&o.parallel, "parallel", defaultParallel, "how many cases run at the same time")
 	flag.BoolVar(&o.verbose, "v", false, "print every explanation, not only those of wrong verdicts")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -59,26 +58,24 @@ func run(ctx context.Context, o options) error {
 	keep := func(all []corpus.Case) []corpus.Case {
 		return slices.DeleteFunc(all, func(c corpus.Case) bool { return !wanted.MatchString(c.Name) })
 	}
-	var results [2][]corpus.Result
-	var errs [2]error
-	var wg sync.WaitGroup
+	var all []corpus.Result
+	var errs []error
 	begun := time.Now()
-	for i, part := range []struct {
+	for _, part := range []struct {
 		cases  []corpus.Case
 		window time.Duration
 	}{{keep(broken.Cases()), corpus.Window}, {keep(healthy.Cases()), healthyWindow}} {
 		if len(part.cases) > 0 {
-			wg.Go(func() { results[i], errs[i] = runPart(ctx, part.cases, part.window, o) })
+			results, err := runPart(ctx, part.cases, part.window, o)
+			all, errs = append(all, results...), append(errs, err)
 		}
 	}
-	wg.Wait()
-	all := slices.Concat(results[0], results[1])
 	well := corpus.Print(os.Stdout, all)
 	fmt.Printf("It took %s.\n", time.Since(begun).Round(time.Second))
 	if !well {
-		errs[0] = errors.Join(errs[0], errors.New("not every verdict is right"))
+		errs = append(errs, errors.New("not every verdict is right"))
 	}
-	return errors.Join(errs[:]...)
+	return errors.Join(errs...)
 }
 
 func runPart(ctx context.Context, cases []corpus.Case, window time.Duration, o options) ([]corpus.Result, error) {

@@ -220,7 +220,7 @@ func daemon(args []string) error {
 		return err
 	}
 	// As daemons do, it ends when the server is up.
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(time.Second)
 	os.Exit(0)
 	return nil
 }
