@@ -16,7 +16,7 @@ func images() []corpus.Case {
 		{Name: "image-dns", Deployment: corpus.WebImage("@unknown/shop/web:1"), Code: "IMG-DNS", Says: "registry.trysail.invalid", Confidence: certain, Quick: true},
 		{Name: "image-refused", Deployment: corpus.WebImage("@closed/shop/web:1"), Code: "IMG-NET", Says: "refused", Confidence: certain, Quick: true},
 		{Name: "image-error", Deployment: corpus.WebImage("@broken/shop/web:1"), Code: "IMG-NET", Says: "500", Confidence: likely},
-		{Name: "image-hang", Deployment: corpus.WebImage("@hang/shop/web:1"), Code: "IMG-NET", Confidence: likely},
+		{Name: "image-hang", Deployment: corpus.WebImage("@hang/shop/web:1"), Code: "IMG-SLOW", Says: "did not answer", Confidence: likely},
 		{Name: "image-tls", Deployment: corpus.WebImage("@tls/shop/web:1"), Code: "IMG-TLS", Says: "sign", Fix: "ca", Confidence: certain, Quick: true},
 		{Name: "image-arch", Deployment: corpus.WebImage("arm:1"), Outcome: corpus.Refused, Code: "IMG-ARCH", Says: "arm64", Fix: "--platform", Quick: true},
 		{Name: "image-arch-index", Deployment: corpus.WebImage("armindex:1"), Outcome: corpus.Refused, Code: "IMG-ARCH", Says: "arm64", Fix: "--platform", Quick: true},

@@ -314,19 +314,21 @@ func (r *Run) check(res *Result) {
 	if got.Fix == "" || got.Summary == "" || len(got.Evidence) == 0 {
 		res.fault("the verdict has no fix, no summary or no evidence")
 	}
-	r.warned(res)
-}
-
-func (r *Run) warned(res *Result) {
-	if res.Case.Warning == "" {
-		return
-	}
-	for _, w := range res.Got.Warnings {
-		if w.Code == res.Case.Warning {
-			return
+	if c.Warning != "" {
+		if err := r.warned(res); err != nil {
+			res.fault("%v", err)
 		}
 	}
-	res.fault("no warning %s", res.Case.Warning)
+}
+
+// warned returns an error unless the version has the warning that the case wants.
+func (r *Run) warned(res *Result) error {
+	for _, w := range res.Got.Warnings {
+		if w.Code == res.Case.Warning {
+			return nil
+		}
+	}
+	return fmt.Errorf("no warning %s", res.Case.Warning)
 }
 
 func (r *Run) contains(res *Result, what, got, want string) {
@@ -421,11 +423,17 @@ func (r *Run) active(ctx context.Context, res *Result) error {
 		if r.Case.WarnsBefore {
 			version--
 		}
-		if err := r.diagnosis(ctx, res, version); err != nil {
+		// What ignores SIGTERM is warned of when it has been killed.
+		err := kit.Until(ctx, time.Minute, func() error {
+			if err := r.diagnosis(ctx, res, version); err != nil {
+				return err
+			}
+			return r.warned(res)
+		})
+		res.Got.Code = Active
+		if err != nil {
 			return err
 		}
-		res.Got.Code = Active
-		r.warned(res)
 	}
 	return nil
 }
