@@ -150,6 +150,10 @@ func cases() []testCase {
 		{"systemd without privileges", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			ends(e, "web", 255, time.Second, "Failed to mount tmpfs at /run: Operation not permitted", "[!!!!!!] Failed to mount API filesystems.", "Exiting PID 1...")
 		}, "RUN-SYSTEMD", trysail.Likely, "web", "whole machine", "", ""},
+		{"full disk, so that not even the log could be written", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			ends(e, "web", 1, time.Second)
+			e.Machine = &trysail.MachineState{DiskTotal: 8192 * mb, DiskPath: "/var/lib/trysail"}
+		}, "FS-FULL", trysail.Likely, "web", "disk is full", "Remove files", ""},
 		{"process limit, and words of something else", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			ends(e, "web", 2, time.Second, "goroutine 4173 [syscall, locked to thread]:")
 			e.Cgroup = &trysail.CgroupCounters{ProcessLimit: 4096, ProcessLimitHits: 3}

@@ -70,6 +70,12 @@ func (p podCase) exitCause(s trysail.ContainerStatus) finding {
 		f.confidence = trysail.Likely // the limit was hit, and it did not say that it ended of that
 		return f
 	}
+	if m := p.machine(); m != nil && words.Sentence == "" && isFull(m) {
+		// Its last words would be on that disk.
+		f := p.diskFull(lastwords.Fact{}, finding{})
+		f.confidence = trysail.Likely
+		return f
+	}
 	if name, ok := signals(s.ExitCode); ok {
 		return p.signal(s, name, words)
 	}
@@ -228,8 +234,8 @@ func daemonFix(command []string, program string) (name, fix string) {
 		{"httpd", "FOREGROUND", "httpd", "Use httpd -D FOREGROUND (in the foreground)."},
 		{"supervisord", "-n", "supervisord", "Use supervisord -n (in the foreground)."},
 		{"php-fpm", "-F", "php-fpm", "Use php-fpm -F (in the foreground)."},
-		{"--daemon", "", "with --daemon it", "Leave out --daemon, so that it runs in the foreground."},
 		{"--daemonize yes", "", "with --daemonize it", "Use --daemonize no (in the foreground)."},
+		{"--daemon", "", "with --daemon it", "Leave out --daemon, so that it runs in the foreground."},
 		{"catalina.sh start", "", "catalina.sh start", "Use catalina.sh run (in the foreground)."},
 		{"mongod --fork", "", "mongod --fork", "Leave out --fork, so that it runs in the foreground."},
 	} {

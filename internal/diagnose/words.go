@@ -154,11 +154,16 @@ func (p podCase) diskFull(fact lastwords.Fact, f finding) finding {
 		return f
 	}
 	f.prove("machine", "%s of %s are free on %s", size(m.DiskFree), size(m.DiskTotal), m.DiskPath)
-	if m.DiskFree < m.DiskTotal/100 || m.DiskFree < 64<<20 {
+	if isFull(m) {
 		f.confidence = trysail.Certain
 		f.summary = fmt.Sprintf("Writing %s failed: this machine's disk is full, %s of %s are free.", p.named(fact.Name, "a file"), size(m.DiskFree), size(m.DiskTotal))
 	}
 	return f
+}
+
+// isFull reports whether a machine's disk has no room worth the name.
+func isFull(m *trysail.MachineState) bool {
+	return m.DiskTotal > 0 && (m.DiskFree < m.DiskTotal/100 || m.DiskFree < 64<<20)
 }
 
 // machine is how the machine was.
