@@ -161,8 +161,9 @@ func isTyped(e *trysail.ImageError) bool {
 		_, errno := errors.AsType[syscall.Errno](e.Err)
 		_, op := errors.AsType[*net.OpError](e.Err)
 		return errno || op
+	default:
+		return false
 	}
-	return false
 }
 
 // room is about a machine that is too small.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -183,7 +184,7 @@ func (w *AccessWriter) write(l *accessFile, dropped int64) error {
 	}
 	b := l.batch
 	if dropped > 0 {
-		b = appendAccess(b[:len(b):len(b)], now, fmt.Appendf(nil, `{"time":%q,"dropped":%d}`, now.UTC().Format("2006-01-02T15:04:05.000000Z"), dropped))
+		b = appendAccess(slices.Clip(b), now, fmt.Appendf(nil, `{"time":%q,"dropped":%d}`, now.UTC().Format("2006-01-02T15:04:05.000000Z"), dropped))
 	}
 	if _, err := l.f.Write(b); err != nil {
 		// Half a line would spoil the next one.
@@ -247,7 +248,7 @@ func (w *AccessWriter) open(l *accessFile, seg segment, now time.Time) (ok bool,
 	}
 	// It may have been archived between listing and locking.
 	if here, err := os.Stat(seg.path()); err != nil {
-		return false, nil //nolint:nilerr // then the next one is begun
+		return false, nil
 	} else if info, err := f.Stat(); err != nil || !os.SameFile(here, info) {
 		return false, err
 	}

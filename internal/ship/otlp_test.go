@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -130,8 +131,11 @@ func TestOTLP_SaysWhoseLineItIs(t *testing.T) {
 			resource, record map[string]string
 			body             string
 		}{
-			{map[string]string{"service.name": "web", "service.version": "10", "service.instance.id": "web-v3-0-a", "container.name": "app", "host.name": "node"},
-				map[string]string{"trysail.log": "container", "log.iostream": "stderr"}, "not \xff text"},
+			{
+				map[string]string{"service.name": "web", "service.version": "10", "service.instance.id": "web-v3-0-a", "container.name": "app", "host.name": "node"},
+				map[string]string{"trysail.log": "container", "log.iostream": "stderr"},
+				"not \xff text",
+			},
 			{map[string]string{"service.name": "web", "host.name": "node"}, map[string]string{"trysail.log": "access"}, `{"status":200}`},
 			{map[string]string{"service.name": "web", "container.name": "app", "host.name": "node"}, map[string]string{"trysail.log": "system"}, "[deployment:3] ü"},
 		}
@@ -149,7 +153,7 @@ func TestOTLP_SaysWhoseLineItIs(t *testing.T) {
 			if body := rec.Body.GetStringValue() + string(rec.Body.GetBytesValue()); body != want[i].body {
 				t.Errorf("body %q, want %q", body, want[i].body)
 			}
-			if want := at.Add(time.Duration(i) * time.Second); !time.Unix(0, int64(rec.TimeUnixNano)).Equal(want) || rec.ObservedTimeUnixNano == 0 { //nolint:gosec // a time
+			if want := at.Add(time.Duration(i) * time.Second); !time.Unix(0, int64(rec.TimeUnixNano)).Equal(want) || rec.ObservedTimeUnixNano == 0 {
 				t.Errorf("time %d, want %v", rec.TimeUnixNano, want)
 			}
 		}
@@ -213,11 +217,9 @@ func TestOTLP_WaitsAsLongAsItIsTold(t *testing.T) {
 // TestOTLP_PoisonedLine is refused by the receiver for ever; the others must not stay behind it.
 func TestOTLP_PoisonedLine(t *testing.T) {
 	server := newOTLPServer(t, func(w http.ResponseWriter, _ int, req *logspb.LogsData) bool {
-		for _, b := range bodies(req) {
-			if b == "line 333" {
-				w.WriteHeader(http.StatusBadRequest)
-				return true
-			}
+		if slices.Contains(bodies(req), "line 333") {
+			w.WriteHeader(http.StatusBadRequest)
+			return true
 		}
 		return false
 	})

@@ -24,11 +24,15 @@ func limits() []corpus.Case {
 		{Name: "mem-oom", Deployment: corpus.Web("say loading the model", "alloc 700", "serve"), Code: "MEM-OOM", Says: "512 MB", Fix: "micro", Confidence: certain, Quick: true},
 		{Name: "mem-oom-child", Deployment: corpus.Web("child", "alloc 700"), Code: "MEM-OOM", Says: "child process", Fix: "micro"},
 		{Name: "mem-oom-python", Deployment: corpus.WebImage("python:1", "x = []\nwhile True:\n  x.append(bytearray(8 << 20))"), Code: "MEM-OOM", Says: "512 MB", Confidence: certain},
-		{Name: "mem-oom-node", Deployment: corpus.WebImage("node:1", "--max-old-space-size=24", "-e", "const x = []; for (;;) x.push(new Array(1000).fill({}).map(() => ({a: 1})))"),
-			Code: "MEM-OOM", Fix: "--max-old-space-size", Confidence: likely},
+		{
+			Name: "mem-oom-node", Deployment: corpus.WebImage("node:1", "--max-old-space-size=24", "-e", "const x = []; for (;;) x.push(new Array(1000).fill({}).map(() => ({a: 1})))"),
+			Code: "MEM-OOM", Fix: "--max-old-space-size", Confidence: likely,
+		},
 		{Name: "mem-oom-java", Deployment: said(3, "Exception in thread \"main\" java.lang.OutOfMemoryError: Java heap space", "\tat com.example.Cache.load(Cache.java:17)"), Code: "MEM-OOM", Fix: "MaxRAMPercentage", Confidence: likely},
-		{Name: "mem-sibling", Deployment: corpus.Web("alloc 60", "sleep 20s", "serve").With("model", corpus.Steps("crowd 30", "alloc 16")),
-			Container: "model", Code: "MEM-SIBLING", Says: "model", Confidence: certain},
+		{
+			Name: "mem-sibling", Deployment: corpus.Web("alloc 60", "sleep 20s", "serve").With("model", corpus.Steps("crowd 30", "alloc 16")),
+			Container: "model", Code: "MEM-SIBLING", Says: "model", Confidence: certain,
+		},
 		{Name: "cpu-throttle", Deployment: corpus.Web("say compiling the templates", "burn 1h", "serve"), Code: "CPU-THROTTLE", Fix: "power", Confidence: likely},
 		{Name: "pids", Deployment: corpus.WebImage("python:1", pythonThreads), Code: "PIDS", Says: "4096", Fix: "fewer", Confidence: certain},
 		{Name: "pids-go", Deployment: corpus.Web("threads 6000", "serve"), Code: "PIDS", Says: "4096", Fix: "fewer"},
@@ -37,8 +41,10 @@ func limits() []corpus.Case {
 		{Name: "fs-denied", Deployment: corpus.WebImage("readonly:1", "write /data/shop.db", "serve"), Code: "FS-RO", Says: "/data/shop.db", Fix: "chown", Confidence: likely},
 		{Name: "fs-full-shm", Deployment: corpus.Web("fill /dev/shm/cache", "serve"), Code: "FS-FULL", Says: "/dev/shm/cache", Confidence: likely},
 		{Name: "fs-full", Deployment: corpus.Web("reserve /tmp/journal 300", "serve"), Place: corpus.SmallDisk, Code: "FS-FULL", Says: "/tmp/journal"},
-		{Name: "fs-full-to-the-brim", Deployment: corpus.Web("fill /tmp/cache", "serve"), Place: corpus.SmallDisk, Last: true, Code: "FS-FULL", Says: "/tmp/cache", Act: freeDisk,
-			Miss: "on a disk without any room no decision can be recorded, so that the pod which fills it is not removed either"},
+		{
+			Name: "fs-full-to-the-brim", Deployment: corpus.Web("fill /tmp/cache", "serve"), Place: corpus.SmallDisk, Last: true, Code: "FS-FULL", Says: "/tmp/cache", Act: freeDisk,
+			Miss: "on a disk without any room no decision can be recorded, so that the pod which fills it is not removed either",
+		},
 	}
 }
 
@@ -73,6 +79,7 @@ func dependencies() []corpus.Case {
 		{Name: "dep-node", Deployment: corpus.WebImage("node:1", "-e", "require('net').connect(5432, '127.0.0.1')"), Code: "DEP-LOCAL", Says: "5432", Confidence: certain, Quick: true},
 		{Name: "dep-local", Deployment: corpus.Web("dial 127.0.0.1:6379", "serve"), Code: "DEP-LOCAL", Says: "6379", Fix: "service.local", Confidence: certain, Quick: true},
 		{Name: "dep-sibling", Deployment: corpus.Web("sleep 300ms", "dial 127.0.0.1:6379", "serve").With("cache", corpus.Container{
-			Image: "misbehave:1", Command: []string{"sleep 1h"}, Ports: map[string]string{"6379": "TCP"}}), Code: "DEP-DOWN", Says: "cache", Fix: "cache", Confidence: likely},
+			Image: "misbehave:1", Command: []string{"sleep 1h"}, Ports: map[string]string{"6379": "TCP"},
+		}), Code: "DEP-DOWN", Says: "cache", Fix: "cache", Confidence: likely},
 	}
 }

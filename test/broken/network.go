@@ -13,8 +13,10 @@ func network() []corpus.Case {
 	return []corpus.Case{
 		{Name: "net-nolisten", Deployment: corpus.Web("say doing nothing"), Code: "NET-NOLISTEN", Says: "nothing", Confidence: certain},
 		{Name: "net-udp", Deployment: udp, Code: "NET-NOLISTEN", Says: "UDP", Confidence: certain},
-		{Name: "net-worker", Deployment: corpus.Web("say waiting for work").With("api", corpus.Container{Image: "misbehave:1", Command: []string{"serve", "addr=:3000"}, Ports: map[string]string{"3000": "HTTP"}}),
-			Code: "NET-NOLISTEN", Says: "web", Confidence: certain},
+		{
+			Name: "net-worker", Deployment: corpus.Web("say waiting for work").With("api", corpus.Container{Image: "misbehave:1", Command: []string{"serve", "addr=:3000"}, Ports: map[string]string{"3000": "HTTP"}}),
+			Code: "NET-NOLISTEN", Says: "web", Confidence: certain,
+		},
 		{Name: "net-stopped", Deployment: corpus.Web("serve", "status=/:503", "close=5s"), Code: "NET-NOLISTEN", Says: "stopped listening", Confidence: certain},
 		{Name: "net-wrongport", Deployment: corpus.WebImage("exposed:1", "serve", "addr=:3000"), Before: good(), Code: "NET-WRONGPORT", Says: "3000", Fix: "3000", Confidence: certain},
 		{Name: "net-wrongport-env", Deployment: corpus.WebImage("node:1", "server.js").Env("PORT", "5000"), Code: "NET-WRONGPORT", Says: "5000", Fix: `"PORT": "8080"`, Confidence: certain},
@@ -23,7 +25,8 @@ func network() []corpus.Case {
 		{Name: "net-loopback-v6", Deployment: corpus.Web("serve", "addr=[::1]:8080"), Code: "NET-LOOPBACK", Says: "[::1]:8080", Confidence: certain},
 		{Name: "net-inuse", Deployment: slowly(corpus.Web("serve", "wait=300ms")).With("admin", corpus.Steps("sleep 500ms", "serve")), Container: "admin", Code: "NET-INUSE", Says: "8080", Fix: "another port", Quick: true},
 		{Name: "net-inuse-node", Deployment: slowly(corpus.WebImage("node:1", "server.js").Env("DELAY", "500")).With("admin", corpus.Container{
-			Image: "node:1", Command: []string{"-e", "setTimeout(() => require('./server.js'), 1000)"}}), Container: "admin", Code: "NET-INUSE", Says: "8080"},
+			Image: "node:1", Command: []string{"-e", "setTimeout(() => require('./server.js'), 1000)"},
+		}), Container: "admin", Code: "NET-INUSE", Says: "8080"},
 		{Name: "net-proto-tls", Deployment: corpus.Web("serve", "tls"), Code: "NET-PROTO", Says: "TLS", Fix: "HTTPS", Confidence: certain},
 		{Name: "net-proto-plain", Deployment: https("serve"), Code: "NET-PROTO", Says: "TLS", Fix: `"HTTP"`, Confidence: certain},
 		{Name: "net-proto-grpc", Deployment: corpus.Web("serve", "grpc"), Code: "NET-PROTO", Says: "HTTP/2", Fix: "HTTP/1.1", Confidence: certain},

@@ -44,7 +44,7 @@ func surge() corpus.Case {
 	powers := trysail.Powers()
 	for _, p := range slices.Backward(powers) {
 		if scale := memory * 7 / 10 / p.Name.Limits().Memory; scale >= 1 {
-			c.Power, c.Scale = string(p.Name), int32(min(scale, 20)) //nolint:gosec // at most 20
+			c.Power, c.Scale = string(p.Name), int32(min(scale, 20))
 			break
 		}
 	}
@@ -123,9 +123,12 @@ func combined() []corpus.Case {
 		{Name: "oom-beside-fine", Deployment: slowly(corpus.Web("serve", "wait=300ms")).With("worker", corpus.Steps("sleep 300ms", "alloc 700")), Container: "worker", Code: "MEM-OOM", Says: "worker", Confidence: certain, Quick: true},
 		{Name: "bad-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "misbehave:none"}), Outcome: corpus.Refused, Code: "IMG-TAG", Says: "worker", Quick: true},
 		{Name: "broken-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "armbinary:1"}), Container: "worker", Code: "IMG-BIN-ARCH", Confidence: certain, Quick: true},
-		{Name: "crash-follows", Deployment: corpus.Web("sleep 1s", "dial 127.0.0.1:6379", "serve").With("cache", corpus.Container{
-			Image: "misbehave:1", Command: []string{"cry cannot read /etc/cache.conf: no such file or directory", "exit 2"}, Ports: map[string]string{"6379": "TCP"}}),
-			Container: "cache", Code: "EXIT-CODE", Confidence: certain},
+		{
+			Name: "crash-follows", Deployment: corpus.Web("sleep 1s", "dial 127.0.0.1:6379", "serve").With("cache", corpus.Container{
+				Image: "misbehave:1", Command: []string{"cry cannot read /etc/cache.conf: no such file or directory", "exit 2"}, Ports: map[string]string{"6379": "TCP"},
+			}),
+			Container: "cache", Code: "EXIT-CODE", Confidence: certain,
+		},
 		{Name: "noisy-sidecar", Deployment: corpus.Web("serve", "addr=127.0.0.1:8080").With("agent", corpus.Steps("retry 127.0.0.1:4317")), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Confidence: certain},
 		{Name: "words-and-port", Deployment: corpus.Web("cry panic: out of memory is what this line talks about", "serve", "addr=:9000"), Code: "NET-WRONGPORT", Says: "9000", Confidence: certain},
 		{Name: "crash-after-switch", Before: good(), Deployment: corpus.Web("serve", ".", "sleep 5s", "cry lost the database", "exit 3"), Outcome: corpus.Crashes, Code: "EXIT-CODE", Says: "lost the database", Confidence: certain},

@@ -19,8 +19,10 @@ func starts() []corpus.Case {
 		{Name: "run-directory", Deployment: corpus.WebImage("directory:1"), Code: "RUN-NOFILE", Says: "directory", Confidence: certain},
 		{Name: "run-oneword", Deployment: corpus.WebImage("busybox:1", "sh -c 'echo hi'"), Code: "RUN-ONEWORD", Fix: `"sh"`, Confidence: certain, Quick: true},
 		{Name: "run-crlf", Deployment: corpus.WebImage("crlf:1"), Code: "RUN-CRLF", Says: "/start.sh", Fix: "sed", Confidence: certain, Quick: true},
-		{Name: "run-crlf-inner", Deployment: corpus.WebImage("crlflater:1"), Code: "RUN-CRLF", Confidence: likely,
-			Miss: "the shell says 'not found' of a script that is there: only its own bytes would tell, and it is not the entrypoint"},
+		{
+			Name: "run-crlf-inner", Deployment: corpus.WebImage("crlflater:1"), Code: "RUN-CRLF", Confidence: likely,
+			Miss: "the shell says 'not found' of a script that is there: only its own bytes would tell, and it is not the entrypoint",
+		},
 		{Name: "run-noshebang", Deployment: corpus.WebImage("noshebang:1"), Code: "RUN-NOSHEBANG", Says: "/start.sh", Fix: "#!/bin/sh", Confidence: certain, Quick: true},
 		{Name: "run-text", Deployment: corpus.WebImage("text:1"), Code: "RUN-NOSHEBANG", Confidence: certain},
 		{Name: "run-loader", Deployment: corpus.WebImage("dynamic:1"), Code: "RUN-LOADER", Says: "ld-linux", Fix: "static", Confidence: certain, Quick: true},
@@ -33,11 +35,15 @@ func starts() []corpus.Case {
 		{Name: "run-workdir", Deployment: corpus.WebImage("noworkdir:1"), Code: "RUN-WORKDIR", Says: "/etc/passwd", Confidence: certain, Quick: true},
 		{Name: "run-nocmd", Deployment: corpus.WebImage("nocommand:1"), Code: "RUN-NOCMD", Fix: "command", Confidence: certain, Quick: true},
 		{Name: "run-systemd", Deployment: corpus.WebImage("systemd:1"), Code: "RUN-SYSTEMD", Says: "whole machine", Fix: "program itself", Confidence: certain, Quick: true},
-		{Name: "run-env", Deployment: corpus.Web("need DATABASE_URL", "serve").Env("PGPASSWORD", "hunter2"), Before: before("DATABASE_URL", "postgres://shop:hunter2@db/shop"),
-			Code: "RUN-ENV", Says: "DATABASE_URL", Fix: "version 1", Confidence: likely},
+		{
+			Name: "run-env", Deployment: corpus.Web("need DATABASE_URL", "serve").Env("PGPASSWORD", "hunter2"), Before: before("DATABASE_URL", "postgres://shop:hunter2@db/shop"),
+			Code: "RUN-ENV", Says: "DATABASE_URL", Fix: "version 1", Confidence: likely,
+		},
 		{Name: "run-env-python", Deployment: corpus.WebImage("python:1", "import os\nos.environ['DATABASE_URL']"), Code: "RUN-ENV", Says: "DATABASE_URL", Fix: "environment", Confidence: likely},
-		{Name: "run-runtime", Deployment: *good(), Place: corpus.SmallDisk, Code: "RUN-RUNTIME", Container: "-", Fix: "doctor", Says: "not your app", Confidence: certain,
-			Prepare: breakNetwork, Act: restoreNetwork},
+		{
+			Name: "run-runtime", Deployment: *good(), Place: corpus.SmallDisk, Code: "RUN-RUNTIME", Container: "-", Fix: "doctor", Says: "not your app", Confidence: certain,
+			Prepare: breakNetwork, Act: restoreNetwork,
+		},
 	}
 }
 

@@ -154,8 +154,12 @@ func foreignIndex(ctx context.Context) (remote.Taggable, error) {
 	if err != nil {
 		return nil, err
 	}
+	manifest, ok := img.(v1.Image)
+	if !ok {
+		return nil, fmt.Errorf("a foreign manifest is a %T", img)
+	}
 	return mutate.AppendManifests(empty.Index, mutate.IndexAddendum{
-		Add: img.(v1.Image), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: foreignProgram()}},
+		Add: manifest, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: foreignProgram()}},
 	}), nil
 }
 
@@ -232,7 +236,7 @@ func busybox(change func(*v1.Config), more map[string]kit.File) func(context.Con
 			return nil, fmt.Errorf("reading busybox (run scripts/setup.sh test): %w", err)
 		}
 		maps.Copy(files, box)
-		for _, applet := range strings.Fields("sh cat echo env sleep ls mkdir rm kill touch test grep httpd nc sed wget id") {
+		for applet := range strings.FieldsSeq("sh cat echo env sleep ls mkdir rm kill touch test grep httpd nc sed wget id") {
 			files["/bin/"+applet] = kit.File{Link: "busybox"}
 		}
 		files["/usr/bin/env"] = kit.File{Link: "/bin/busybox"}

@@ -186,7 +186,7 @@ func Storm(n int) []byte {
 		return append(line, bytes.Repeat([]byte("long line "), 1<<20/10)...)
 	case n%100 == 99:
 		for i := range 300 {
-			if c := byte(n + i*7); c != '\n' {
+			if c := byte((n + i*7) & 0xff); c != '\n' {
 				line = append(line, c)
 			}
 		}

@@ -134,7 +134,7 @@ func burn(s string) error {
 		if time.Duration(u.Utime.Nano()+u.Stime.Nano()) >= d {
 			return nil
 		}
-		for range 1_000_000 { //nolint:revive // using CPU is the purpose
+		for range 1_000_000 {
 		}
 	}
 }

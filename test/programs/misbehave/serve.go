@@ -9,7 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
-	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -120,7 +120,7 @@ func serve(options []string) error {
 		go s.bare(ln)
 		return nil
 	}
-	srv := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(os.Stderr, "", 0)}
+	srv := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.NewTextHandler(os.Stderr, nil), slog.LevelError)}
 	srv.SetKeepAlivesEnabled(!s.noKeep)
 	if s.h2c {
 		srv.Protocols = new(http.Protocols)
