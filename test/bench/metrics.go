@@ -73,6 +73,10 @@ func measureMetrics(ctx context.Context, t *table, dir string) error {
 	var size int64
 	for _, period := range []int32{300, 3600, 86400} {
 		var all []time.Duration
+		before, err := kit.CPUOf(s.PID())
+		if err != nil {
+			return err
+		}
 		for i := range metricAnswers {
 			req, err := signedCall(ctx, s, "Lightsail_20161128.GetContainerServiceMetricData", fmt.Sprintf(
 				`{"serviceName":%q,"metricName":"CPUUtilization","period":%d,"startTime":%d,"endTime":%d,"statistics":["Average","Maximum"]}`,
@@ -88,9 +92,14 @@ func measureMetrics(ctx context.Context, t *table, dir string) error {
 			}
 		}
 		slices.Sort(all)
-		note := ""
+		after, err := kit.CPUOf(s.PID())
+		if err != nil {
+			return err
+		}
+		// On a machine with other work the waiting is that work's; this is ours.
+		note := tenths((after-before)/metricAnswers) + " of CPU in the server for each"
 		if period == 300 {
-			note = "(aim p99 < 20 ms)"
+			note += " (aim p99 < 20 ms)"
 		}
 		t.add(fmt.Sprintf("GetContainerServiceMetricData over 2 weeks, period %d, %d KB: p50, p99", period, size/1024),
 			fmt.Sprintf("%s, %s", tenths(all[len(all)/2]), tenths(all[len(all)*99/100])), note)
