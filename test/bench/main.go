@@ -20,10 +20,9 @@ func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images, logs or access")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs or access")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, rates, images or metrics")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
 	flag.DurationVar(&o.window, "window", 5*time.Second, "how long each rate is measured")
 	flag.BoolVar(&o.docker, "docker", true, "compare with Docker, whose packages are downloaded and run privately")
