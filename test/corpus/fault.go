@@ -60,7 +60,7 @@ func startFaults(ctx context.Context, good string) (*faults, error) {
 		f.hosts[name] = s.Listener.Addr().String()
 	}
 	s := httptest.NewUnstartedServer(http.NotFoundHandler())
-	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	s.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	s.StartTLS()
 	f.servers = append(f.servers, s)
@@ -86,7 +86,7 @@ func (f *faults) close() {
 // blobs hands requests on to the good registry and changes the blobs that are no JSON: the layers.
 func (f *faults) blobs(good string, change func(io.ReadCloser, int64) io.ReadCloser) http.Handler {
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: good})
-	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	proxy.ModifyResponse = func(r *http.Response) error {
 		if r.Request.Method != http.MethodGet || !strings.Contains(r.Request.URL.Path, "/blobs/") || r.StatusCode != http.StatusOK {
 			return nil

@@ -141,7 +141,9 @@ func foreignProgram() string {
 	return "arm64"
 }
 
-func foreignManifest(ctx context.Context) (remote.Taggable, error) {
+func foreignManifest(ctx context.Context) (remote.Taggable, error) { return foreign(ctx) }
+
+func foreign(ctx context.Context) (v1.Image, error) {
 	files, err := misbehaveFiles(ctx, foreignProgram())
 	if err != nil {
 		return nil, err
@@ -150,16 +152,12 @@ func foreignManifest(ctx context.Context) (remote.Taggable, error) {
 }
 
 func foreignIndex(ctx context.Context) (remote.Taggable, error) {
-	img, err := foreignManifest(ctx)
+	img, err := foreign(ctx)
 	if err != nil {
 		return nil, err
 	}
-	manifest, ok := img.(v1.Image)
-	if !ok {
-		return nil, fmt.Errorf("a foreign manifest is a %T", img)
-	}
 	return mutate.AppendManifests(empty.Index, mutate.IndexAddendum{
-		Add: manifest, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: foreignProgram()}},
+		Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: foreignProgram()}},
 	}), nil
 }
 
