@@ -238,6 +238,16 @@ func cases() []testCase {
 			listens(e)
 			e.Cgroup = &trysail.CgroupCounters{Periods: 3000, ThrottledPeriods: 2900, Throttled: 4 * time.Minute}
 		}, "CPU-THROTTLE", trysail.Likely, "web", "96 % of the time on 0.25 vCPU", "power", ""},
+		{"busy on a busy machine", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			listens(e)
+			e.Cgroup = &trysail.CgroupCounters{Periods: 3000, ThrottledPeriods: 30, CPU: 20 * time.Second}
+			e.Machine = &trysail.MachineState{CPUs: 2, Load: 24}
+		}, "CPU-THROTTLE", trysail.Likely, "web", "load 24.0 on 2 CPUs", "fewer services", ""},
+		{"idle on a busy machine", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			listens(e)
+			e.Cgroup = &trysail.CgroupCounters{Periods: 3000, CPU: 2 * time.Second}
+			e.Machine = &trysail.MachineState{CPUs: 2, Load: 24}
+		}, "NET-NOLISTEN", trysail.Certain, "web", "", "", ""},
 		{"processes", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			ends(e, "web", 1, time.Second, "RuntimeError: can't start new thread")
 			e.Cgroup = &trysail.CgroupCounters{ProcessLimit: 512, ProcessLimitHits: 4}

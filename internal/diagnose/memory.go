@@ -177,6 +177,8 @@ const (
 	// throttledFor how many periods (of 100 ms) it takes to tell.
 	throttled    = 0.5
 	throttledFor = 50
+	// overloaded is how many processes for each CPU want to run on a machine that counts as busy.
+	overloaded = 2.0
 )
 
 // stalled is the share of the pod's life in which all of it waited for memory.
@@ -224,12 +226,28 @@ func (p podCase) memoryCrawl() (f finding, ok bool) {
 func (p podCase) cpuThrottle() (f finding, ok bool) {
 	c := p.e.Cgroup
 	if c == nil || c.Periods < throttledFor || float64(c.ThrottledPeriods) < throttled*float64(c.Periods) {
-		return f, false
+		return p.busyMachine()
 	}
 	spec, _ := p.Power.Spec()
 	f = finding{code: "CPU-THROTTLE", confidence: trysail.Likely, rank: rankTime}
 	f.summary = fmt.Sprintf("It was held back in %d %% of the time on %.4g vCPU (power %s), and was still starting.", c.ThrottledPeriods*100/c.Periods, spec.VCPU, p.Power)
 	f.fix = "Choose a larger power, or give it more time (--activation-timeout)."
 	f.prove("counter", "held back in %d of %d periods, %s in all; %s of CPU used", c.ThrottledPeriods, c.Periods, span(c.Throttled), span(c.CPU))
+	return f, true
+}
+
+// busyMachine is about a pod that used what CPU it could get, on a machine on which that was far less than its share.
+func (p podCase) busyMachine() (f finding, ok bool) {
+	c, m, life := p.e.Cgroup, p.machine(), p.life()
+	if c == nil || m == nil || m.CPUs == 0 || c.CPU < time.Second || m.Load < overloaded*float64(m.CPUs) {
+		return f, false
+	}
+	if fair := float64(m.CPUs) / m.Load * float64(life); float64(c.CPU) < throttled*fair {
+		return f, false // it did not want more
+	}
+	f = finding{code: "CPU-THROTTLE", confidence: trysail.Likely, rank: rankTime}
+	f.summary = fmt.Sprintf("The machine was busy (load %.1f on %d CPUs): the pod got %s of CPU in %s, and was still starting.", m.Load, m.CPUs, span(c.CPU), span(life))
+	f.fix = "Run fewer services on this machine, choose a larger power, or give it more time (--activation-timeout)."
+	f.prove("machine", "load %.1f on %d CPUs; %s of CPU used", m.Load, m.CPUs, span(c.CPU))
 	return f, true
 }

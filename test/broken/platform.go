@@ -120,7 +120,7 @@ func combined() []corpus.Case {
 	return []corpus.Case{
 		{Name: "both-fail", Deployment: corpus.Web("sleep 3s", "exit 4").With("worker", corpus.Steps("sleep 500ms", "cry no queue", "exit 7")), Container: "worker", Code: "EXIT-CODE", Says: "code 7", Confidence: certain, Quick: true},
 		{Name: "both-fail-reverse", Deployment: corpus.Web("sleep 500ms", "cry no templates", "exit 4").With("worker", corpus.Steps("sleep 3s", "exit 7")), Code: "EXIT-CODE", Says: "code 4", Confidence: certain},
-		{Name: "oom-beside-fine", Deployment: slowly(corpus.Web("serve", "wait=300ms")).With("worker", corpus.Steps("sleep 300ms", "alloc 700")), Container: "worker", Code: "MEM-OOM", Says: "worker", Confidence: certain, Quick: true},
+		{Name: "oom-beside-fine", Deployment: slowly(corpus.Web("sleep 10s", "serve")).With("worker", corpus.Steps("sleep 300ms", "alloc 700")), Container: "worker", Code: "MEM-OOM", Says: "worker", Confidence: certain, Quick: true},
 		{Name: "bad-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "misbehave:none"}), Outcome: corpus.Refused, Code: "IMG-TAG", Says: "worker", Quick: true},
 		{Name: "broken-image-and-crash", Deployment: corpus.Web("exit 1").With("worker", corpus.Container{Image: "armbinary:1"}), Container: "worker", Code: "IMG-BIN-ARCH", Confidence: certain, Quick: true},
 		{

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lightsail"
 	"github.com/aws/aws-sdk-go-v2/service/lightsail/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/test/kit"
@@ -564,7 +565,7 @@ func (r *Run) times(ctx context.Context, res *Result, start time.Time) (verdict,
 			if filter != "" {
 				in.FilterPattern = &filter
 			}
-			out, err := r.api.GetContainerLog(ctx, in)
+			out, err := r.log(ctx, in)
 			if err != nil {
 				return verdict, decided, err
 			}
@@ -598,6 +599,18 @@ func (r *Run) times(ctx context.Context, res *Result, start time.Time) (verdict,
 		return verdict, last, err
 	}
 	return verdict, begun, err
+}
+
+// log reads a page of a log, once more if the connection broke on the way. The client does not do so by itself: everything
+// else is to be seen at the first answer.
+func (r *Run) log(ctx context.Context, in *lightsail.GetContainerLogInput) (out *lightsail.GetContainerLogOutput, err error) {
+	for range 3 {
+		out, err = r.api.GetContainerLog(ctx, in)
+		if _, answered := errors.AsType[smithy.APIError](err); err == nil || answered {
+			break
+		}
+	}
+	return out, err
 }
 
 // remove deletes the service without waiting for its end.
