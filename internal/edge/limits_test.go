@@ -219,6 +219,9 @@ func TestLimits_PipeliningWithoutReading(t *testing.T) {
 	for name, route := range map[string]trysail.Route{"served": testRoute(a), "404": {Service: "web", Host: testHost}} {
 		e.Apply(route)
 		conn := dialTLS(t, e)
+		if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil { // on a busy machine it takes long to fill the buffers
+			t.Fatal(err)
+		}
 		request := []byte(strings.Repeat("GET / HTTP/1.1\r\nHost: "+testHost+"\r\n\r\n", 100))
 		for {
 			if _, err := conn.Write(request); err != nil {

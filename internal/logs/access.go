@@ -248,7 +248,7 @@ func (w *AccessWriter) open(l *accessFile, seg segment, now time.Time) (ok bool,
 	}
 	// It may have been archived between listing and locking.
 	if here, err := os.Stat(seg.path()); err != nil {
-		return false, nil
+		return false, nil // then the next one is begun
 	} else if info, err := f.Stat(); err != nil || !os.SameFile(here, info) {
 		return false, err
 	}

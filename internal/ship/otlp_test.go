@@ -217,11 +217,11 @@ func TestOTLP_WaitsAsLongAsItIsTold(t *testing.T) {
 // TestOTLP_PoisonedLine is refused by the receiver for ever; the others must not stay behind it.
 func TestOTLP_PoisonedLine(t *testing.T) {
 	server := newOTLPServer(t, func(w http.ResponseWriter, _ int, req *logspb.LogsData) bool {
-		if slices.Contains(bodies(req), "line 333") {
+		poisoned := slices.Contains(bodies(req), "line 333")
+		if poisoned {
 			w.WriteHeader(http.StatusBadRequest)
-			return true
 		}
-		return false
+		return poisoned
 	})
 	r := newRig(t)
 	r.write("id-web", "pod", "app.log", 1000)
