@@ -187,7 +187,10 @@ func TestEngine_KnowsHowContainersEndedMeanwhile(t *testing.T) {
 	if n != 4 {
 		t.Fatalf("%d processes before the gap, want 4", n)
 	}
-	r.wait("two containers end", func() bool { return len(r.podPIDs(spec.ID)) == 2 })
+	r.wait("two containers end, and their shims note it", func() bool {
+		noted, err := filepath.Glob(filepath.Join(r.cfg.StateDir, "state", "io.containerd.runtime.v2.task", "k8s.io", "*", "exit.json"))
+		return err == nil && len(noted) == 2 && len(r.podPIDs(spec.ID)) == 2
+	})
 	ended := time.Now()
 	r.open()
 	check := func() {

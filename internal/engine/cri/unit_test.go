@@ -307,8 +307,7 @@ func TestTrimDaemonLog_BoundsItsSize(t *testing.T) {
 func TestAcceptForward_LetsPodsThroughDockersPolicy(t *testing.T) {
 	done := make(chan error, 1)
 	var rules [3]string
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine, and the network with it
+	onSpareThread(func() {
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
@@ -329,7 +328,7 @@ func TestAcceptForward_LetsPodsThroughDockersPolicy(t *testing.T) {
 			}
 			return errors.Join(acceptForward(t.Context(), "trysail0"), list(2))
 		}()
-	}()
+	})
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

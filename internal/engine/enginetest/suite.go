@@ -414,12 +414,13 @@ func (s *suite) stopKills() {
 	spec := s.spec("ignore", "wait", "ignore")
 	s.start(spec)
 	began := time.Now()
-	killed, err := s.Engine.Stop(s.Context(), spec.ID, time.Second)
+	const grace = 4 * time.Second // on a busy machine it takes some time to die of SIGTERM, too
+	killed, err := s.Engine.Stop(s.Context(), spec.ID, grace)
 	if err != nil {
 		s.Fatalf("Stop: %v", err)
 	}
-	if took := time.Since(began); took < time.Second {
-		s.Errorf("a container that ignores SIGTERM was given only %v of 1s", took)
+	if took := time.Since(began); took < grace {
+		s.Errorf("a container that ignores SIGTERM was given only %v of %v", took, grace)
 	}
 	if !slices.Equal(killed, []string{"a", "c"}) {
 		s.Errorf("Stop had to kill %q; the containers that ignore SIGTERM are a and c", killed)
