@@ -86,7 +86,7 @@ func Print(out io.Writer, results []Result) bool {
 		case !r.OK():
 			mark = "WRONG: " + r.Faults[0]
 		case r.Case.Miss != "":
-			mark = "right now; not a miss any more"
+			mark = "right this time, known to be missed at others"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Case.Name, r.Case.expected(), cmp.Or(r.Got.Code, "-"), cmp.Or(r.Got.Confidence, "-"),
 			cmp.Or(r.Got.ContainerName, "-"), seconds(r.Wait), seconds(r.Total), mark)
