@@ -73,7 +73,7 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 		if err := r.Logs.Delete(w.Service.ID); err != nil {
 			return err
 		}
-		return r.Store.Update(ctx, func(tx *store.Tx) error {
+		return r.update(ctx, func(tx *store.Tx) error {
 			return errors.Join(tx.FinishOperations(w.Service.Name, trysail.OperationSucceeded, "", ""), tx.DeleteService(w.Service.ID))
 		})
 	default:
@@ -82,11 +82,26 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 	return nil
 }
 
+// update runs fn in a transaction. On a full disk it gives up the reserve for that: what fills the disk may be a pod, and
+// to stop it begins with a transaction.
+func (r *Reconciler) update(ctx context.Context, fn func(*store.Tx) error) error {
+	err := r.Store.Update(ctx, fn)
+	if !errors.Is(err, store.ErrFull) {
+		return err
+	}
+	released, failed := r.Store.ReleaseReserve()
+	if failed != nil || !released {
+		return errors.Join(err, failed)
+	}
+	r.Log.ErrorContext(ctx, "the disk that holds the data directory is full; the reserve has been given up")
+	return r.Store.Update(ctx, fn)
+}
+
 // change runs fn in a transaction on the service as it is now, if it still is what the plan was made for. w sees the
 // change.
 func (r *Reconciler) change(ctx context.Context, w *World, fn func(*store.Tx, *trysail.Service) error) error {
 	var after *trysail.Service
-	err := r.Store.Update(ctx, func(tx *store.Tx) error {
+	err := r.update(ctx, func(tx *store.Tx) error {
 		svc, err := tx.ServiceByID(w.Service.ID)
 		if err != nil {
 			return err
@@ -218,7 +233,7 @@ func (r *Reconciler) start(ctx context.Context, w *World, rec trysail.PodRecord)
 		if err == nil || actx.Err() != nil || errors.Is(err, engine.ErrUnavailable) {
 			return err
 		}
-		return r.Store.Update(ctx, func(tx *store.Tx) error {
+		return r.update(ctx, func(tx *store.Tx) error {
 			rec.StopAt, rec.Failed, rec.Reason = tx.Now(), true, "the engine could not start it"
 			rec.Evidence = &trysail.PodEvidence{StartError: err.Error()}
 			return tx.UpdatePod(&rec)
@@ -255,6 +270,7 @@ func (r *Reconciler) stop(ctx context.Context, w *World, s StopPod) error {
 	var verdict trysail.Diagnosis // of the crash of a pod of the ACTIVE version
 	crash := s.Failed && version(w.Service.Current) == rec.Version
 	if s.Failed {
+		r.lookAgain(ctx, w)
 		rec.Evidence = r.evidence(ctx, w, rec)
 	}
 	if crash {
@@ -311,7 +327,7 @@ func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
 		if rec.CreatedAt.IsZero() {
 			return nil // it had no record
 		}
-		return r.Store.Update(ctx, func(tx *store.Tx) error {
+		return r.update(ctx, func(tx *store.Tx) error {
 			rec.EndedAt = tx.Now()
 			err := tx.UpdatePod(&rec)
 			if err == nil && len(killed) > 0 && !rec.Failed {
@@ -429,6 +445,7 @@ func (r *Reconciler) diagnose(ctx context.Context, w *World, s Fail) (verdict tr
 			live = append(live, p)
 		}
 	}
+	r.lookAgain(ctx, w)
 	r.evidences(ctx, w, live)
 	in := r.input(w, w.Service.Next)
 	in.TookTooLong = s.TookTooLong

@@ -71,6 +71,15 @@ func (r *Reconciler) glance(ctx context.Context, w *World, rec trysail.PodRecord
 	return e
 }
 
+// lookAgain takes what the engine has at this moment into the world: what a plan rests on may be a moment old, and a
+// verdict shall not.
+func (r *Reconciler) lookAgain(ctx context.Context, w *World) {
+	r.observe(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w.Observed = r.observed[w.Service.ID]
+}
+
 // evidences looks at several pods at once.
 func (r *Reconciler) evidences(ctx context.Context, w *World, pods []trysail.PodRecord) {
 	var wg sync.WaitGroup

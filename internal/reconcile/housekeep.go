@@ -30,11 +30,17 @@ func (r *Reconciler) keepHouse(ctx context.Context) {
 	tick := time.NewTicker(pressureEvery)
 	defer tick.Stop()
 	last := time.Now()
+	if err := r.Store.Reserve(); err != nil {
+		r.Log.WarnContext(ctx, "the reserve for a full disk cannot be made", "error", err)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if err := r.Store.Reserve(); err != nil {
+			r.Log.WarnContext(ctx, "the reserve for a full disk cannot be made", "error", err)
 		}
 		versions := keptImageVersions
 		switch {

@@ -121,7 +121,7 @@ func named(name string, err error) error {
 }
 
 func (r *Reconciler) keepDigests(ctx context.Context, serviceID string, version int, digests map[string]string) error {
-	return r.Store.Update(ctx, func(tx *store.Tx) error {
+	return r.update(ctx, func(tx *store.Tx) error {
 		s, err := tx.ServiceByID(serviceID)
 		if err != nil {
 			return err

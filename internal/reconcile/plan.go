@@ -25,8 +25,9 @@ type Rules struct {
 const (
 	// maxStarts is how often a slot of a new version is started before the deployment is canceled, as on AWS.
 	maxStarts = 3
-	// settleTime is how long a pod without public endpoint must run to count as healthy: there is nothing to probe.
-	settleTime = time.Second
+	// settleTime is how long a pod without public endpoint must run to count as healthy: there is nothing to probe. On a
+	// busy machine the end of a program that ends at once is known a second or two later.
+	settleTime = 3 * time.Second
 	// suspectAfter is how long a pod that was healthy may fail its health checks before a replacement is started.
 	suspectAfter = 30 * time.Second
 	// forgiveAfter is how long a pod must have been healthy for the failures before it to be forgotten.

@@ -162,7 +162,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // a new window, since the time without Trysail is not their fault.
 func (r *Reconciler) adopt(ctx context.Context) error {
 	var services []trysail.Service
-	err := r.Store.Update(ctx, func(tx *store.Tx) (err error) {
+	err := r.update(ctx, func(tx *store.Tx) (err error) {
 		if services, err = tx.Services(); err != nil {
 			return err
 		}

@@ -48,6 +48,8 @@ type Store struct {
 	read  *sql.DB
 	seal  *sealer
 
+	dir, reserve string // see Reserve
+
 	// services is the newest list of services, or nil when a commit has made it stale.
 	services atomic.Pointer[[]trysail.Service]
 	// generation counts commits, so that a list read before one is not kept after it.
@@ -77,7 +79,7 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{write: write, seal: seal}
+	s := &Store{write: write, seal: seal, dir: dir, reserve: filepath.Join(dir, reserveName)}
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
