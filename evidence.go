@@ -27,7 +27,9 @@ const (
 
 // ContainerEvidence is what was seen of one container of a pod.
 type ContainerEvidence struct {
-	Cgroup *CgroupCounters `json:"cgroup,omitempty"` // its own; nil when it could not be read
+	// Cgroup is its own, nil when it could not be read. Peak leaves out copies of files, as far as they were seen: the
+	// kernel drops them before it kills anybody.
+	Cgroup *CgroupCounters `json:"cgroup,omitempty"`
 	// OpenFiles is the most open files that one of its processes was seen with, FileLimit how many that may have.
 	OpenFiles int64 `json:"openFiles,omitempty"`
 	FileLimit int64 `json:"fileLimit,omitempty"`

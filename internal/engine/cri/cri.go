@@ -301,7 +301,9 @@ func (e *Engine) adopt(ctx context.Context) error {
 	for _, s := range sandboxes {
 		id := podID(s)
 		known[id], ids[s.Id] = true, true
-		e.witness.open(id, s.Id, true)
+		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY || e.witness.pod(id) == nil {
+			e.witness.open(id, s.Id, true) // beside it there may be the rest of a start that got stuck
+		}
 		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			if err := e.cgroups.limitCPU(id, limitsOf(s).MilliCPU); err != nil {
 				e.log.WarnContext(ctx, "cannot limit the CPU of a pod", "pod", id, "error", err)
