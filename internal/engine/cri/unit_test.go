@@ -307,7 +307,7 @@ func TestTrimDaemonLog_BoundsItsSize(t *testing.T) {
 func TestAcceptForward_LetsPodsThroughDockersPolicy(t *testing.T) {
 	done := make(chan error, 1)
 	var rules [3]string
-	onSpareThread(func() {
+	onSpareThread(func() { // the network ends with the thread
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err

@@ -2,6 +2,7 @@ package cri_test
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -208,6 +209,7 @@ func TestObserve_SeesWhatGoesIntoTheBackground(t *testing.T) {
 }
 
 func TestReach_TriesFromInsideThePod(t *testing.T) {
+	home := networks(t)
 	images := serveImages(t)
 	dns := serveDNS(t)
 	r := newRig(t, func(c *cri.Config) { c.DNS = []string{dns.addr.String()} })
@@ -237,61 +239,70 @@ func TestReach_TriesFromInsideThePod(t *testing.T) {
 		trysail.ReachOK, trysail.ReachRefused, trysail.ReachOK, trysail.ReachRefused, trysail.ReachOK, trysail.ReachOK, trysail.ReachOK,
 		trysail.ReachUnresolved, trysail.ReachNoDNS, trysail.ReachNoDNS, trysail.ReachOK, "", trysail.ReachUnresolved,
 	}
-	try := func() {
+	try := func(id trysail.PodID, things []trysail.Reach, want []trysail.ReachResult) (got []trysail.Reach) {
 		t.Helper()
-		got, err := r.engine.Reach(t.Context(), "inside", things)
-		if err != nil || len(got) != len(things) {
-			t.Fatalf("Reach: %v, %v", got, err)
-		}
-		for i, g := range got {
-			// Where the machine's network ends decides between the two for an address that nobody has.
-			ok := g.Result == want[i] || want[i] == "" && (g.Result == trysail.ReachTimeout || g.Result == trysail.ReachUnreachable || g.Result == trysail.ReachRefused)
-			if !ok || g.Host != things[i].Host || g.Port != things[i].Port || g.Took <= 0 {
-				t.Errorf("%s:%d is %+v, want %s", things[i].Host, things[i].Port, g, want[i])
+		// On a machine that is busy, a second may be too short for what works.
+		r.wait("the results are as expected", func() bool {
+			var err error
+			if got, err = r.engine.Reach(t.Context(), id, things); err != nil || len(got) != len(things) {
+				t.Fatalf("Reach: %v, %v", got, err)
 			}
-		}
-		if got[4].Addr != outside.Addr || got[5].Addr != outside.Addr {
-			t.Errorf("db.test stands for %v and %v, want %v", got[4].Addr, got[5].Addr, outside.Addr)
-		}
+			wrong := false
+			for i, g := range got {
+				// Where the machine's network ends decides what comes of an address that nobody has.
+				if g.Result != want[i] && (want[i] != "" || g.Result == trysail.ReachOK) {
+					t.Logf("%s:%d is %+v, want %s", things[i].Host, things[i].Port, g, want[i])
+					wrong = true
+				}
+				if g.Host != things[i].Host || g.Port != things[i].Port || g.Took <= 0 {
+					t.Errorf("%+v for %+v", g, things[i])
+				}
+			}
+			return !wrong
+		})
+		return got
 	}
-	try()
+	got := try("inside", things, want)
+	if got[4].Addr != outside.Addr || got[5].Addr != outside.Addr {
+		t.Errorf("db.test stands for %v and %v, want %v", got[4].Addr, got[5].Addr, outside.Addr)
+	}
 	if !dns.overTCP.Load() {
 		t.Error("an answer that was cut was not asked for again over TCP")
 	}
 	// With no container left, the network is still there.
-	get(t, inside, "/exit?code=0")
-	r.exited("inside", "b")
-	things, want = things[2:6], want[2:6]
-	got, err := r.engine.Reach(t.Context(), "inside", things)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, g := range got {
-		if g.Result != want[i] {
-			t.Errorf("after the end: %+v, want %s", g, want[i])
-		}
-	}
+	r.start(podSpec("empty", images.program, "exit 0"))
+	r.exited("empty", "a")
+	try("empty", things[2:6], want[2:6])
 	if many, err := r.engine.Reach(t.Context(), "inside", make([]trysail.Reach, 40)); err != nil || len(many) != 16 {
 		t.Errorf("40 things: %d, %v", len(many), err)
 	}
 	if _, err := r.engine.Reach(t.Context(), "nobody", things); err == nil {
 		t.Error("Reach from an unknown pod works")
 	}
-	// No thread of ours has stayed in another network.
-	home, err := os.Readlink("/proc/self/ns/net")
+	r.wait("no thread is left in a pod's network", func() bool {
+		for network := range networks(t) {
+			if !home[network] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// networks are those that threads of this process are in.
+func networks(t *testing.T) map[string]bool {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/task/*/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.wait("all threads are at home", func() bool {
-		tasks, err := os.ReadDir("/proc/self/task")
-		if err != nil {
-			t.Fatal(err)
+	found := map[string]bool{}
+	for _, link := range links {
+		if at, err := os.Readlink(link); err == nil {
+			found[at] = true
 		}
-		return !slices.ContainsFunc(tasks, func(task os.DirEntry) bool {
-			at, err := os.Readlink("/proc/self/task/" + task.Name() + "/ns/net")
-			return err == nil && at != home
-		})
-	})
+	}
+	return found
 }
 
 func TestEngine_ObservesAdoptedPods(t *testing.T) {
