@@ -174,20 +174,25 @@ func TestObserve_TellsWhoWasKilledForWantOfMemory(t *testing.T) {
 func TestObserve_CountsWhatHoldsAPodBack(t *testing.T) {
 	images := serveImages(t)
 	r := newRig(t, func(c *cri.Config) { c.PIDs = 60 })
-	spec := podSpec("tight", images.program, "burn", "files 200", "fork 80")
-	spec.Limits.MilliCPU = 200
-	r.start(spec)
-	var e trysail.PodEvidence
-	r.wait("all limits are hit", func() bool {
-		e = r.observe(spec.ID)
-		c := e.Cgroup
-		return c.ThrottledPeriods >= 3 && c.ProcessLimitHits > 0 && e.Details["b"].OpenFiles >= 200
-	})
-	if c := e.Cgroup; c.Throttled <= 0 || c.Periods < c.ThrottledPeriods || c.ProcessLimit != 60 {
+	until := func(what, command string, milliCPU int64, ok func(e trysail.PodEvidence) bool) (e trysail.PodEvidence) {
+		t.Helper()
+		spec := podSpec(trysail.PodID(what), images.program, command)
+		spec.Limits.MilliCPU = milliCPU
+		r.start(spec)
+		r.wait(what, func() bool { e = r.observe(spec.ID); return ok(e) })
+		return e
+	}
+	e := until("throttled", "burn", 100, func(e trysail.PodEvidence) bool { return e.Cgroup.ThrottledPeriods >= 3 })
+	if c := e.Cgroup; c.Throttled <= 0 || c.Periods < c.ThrottledPeriods {
 		t.Errorf("counters %+v", c)
 	}
-	if b := e.Details["b"]; b.OpenFiles > 300 || b.FileLimit < 200 {
-		t.Errorf("files %+v", b)
+	e = until("crowded", "fork 80", 1000, func(e trysail.PodEvidence) bool { return e.Cgroup.ProcessLimitHits > 0 })
+	if c := e.Cgroup; c.ProcessLimit != 60 {
+		t.Errorf("counters %+v", c)
+	}
+	e = until("open-files", "files 200", 1000, func(e trysail.PodEvidence) bool { return e.Details["a"].OpenFiles >= 200 })
+	if a := e.Details["a"]; a.OpenFiles > 300 || a.FileLimit < 200 {
+		t.Errorf("files %+v", a)
 	}
 }
 
