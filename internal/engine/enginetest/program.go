@@ -118,7 +118,7 @@ func (p *Process) serve(port int, h http.Handler, exit <-chan int) int {
 //	                      /remote (the client's address)
 //	exit CODE [DELAY]     end with the code
 //	print N DELAY         write lines "line 0" … and then wait
-//	ignore                run and ignore SIGTERM
+//	ignore                write "ignoring", run and ignore SIGTERM
 //	storm LINES           print the lines of Storm in bursts, a short one to standard error now and then, and end in the middle of a line
 //	alloc BYTES DELAY     use so much memory and then wait
 //	burn                  use all CPU time there is, until SIGTERM
@@ -149,6 +149,7 @@ func TestProgram(p *Process) int {
 	case "storm":
 		return p.storm(atoi(arg(1)))
 	case "ignore":
+		fmt.Fprintln(p.Stdout, "ignoring") // from now on
 		<-p.Killed
 		return 0
 	case "alloc":

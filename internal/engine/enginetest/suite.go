@@ -413,6 +413,11 @@ func (s *suite) stopGrace() {
 func (s *suite) stopKills() {
 	spec := s.spec("ignore", "wait", "ignore")
 	s.start(spec)
+	for _, name := range []string{"a", "c"} {
+		s.wait("container "+name+" ignores SIGTERM", func() bool {
+			return slices.Contains(s.logLines(filepath.Join(spec.LogDir, name+".log")), "stdout F ignoring")
+		})
+	}
 	began := time.Now()
 	const grace = 4 * time.Second // on a busy machine it takes some time to die of SIGTERM, too
 	killed, err := s.Engine.Stop(s.Context(), spec.ID, grace)
