@@ -54,8 +54,21 @@ marked with ⏹ end the deployment at once when they are certain, because no fur
 first one in time is named, and what the runtime says counts for more than exit codes, those for more than sockets, then answers,
 then time. Further findings stand below the cause. The values of environment variables are never shown: `+"`$NAME`"+` stands for the value of NAME.
 
-Causes that rest on a secret, a volume or a certificate cannot occur yet, as Trysail has none of them. `make diagnose` runs 140 deployments that
+Causes that rest on a secret, a volume or a certificate cannot occur yet, as Trysail has none of them. "make diagnose" runs 140 deployments that
 are broken in known ways, and 46 that only look so, and prints how right the verdicts are.
+`, n)
+	for _, g := range diagnose.Codes() {
+		fmt.Fprintf(&b, "\n## %s\n\n| code | what happened | fix | when certain |\n|---|---|---|---|\n", g.Title)
+		for _, c := range g.Codes {
+			mark := ""
+			if c.Final {
+				mark = " ⏹"
+			}
+			fmt.Fprintf(&b, "| **%s**%s | %s. %s | %s | %s |\n", c.Code, mark, upper(c.Title), c.Meaning, c.Fix, c.Basis)
+		}
+	}
+	return b.String()
+}
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
