@@ -115,9 +115,8 @@ The file is the JSON of aws lightsail create-container-service-deployment --cli-
 	root.CompletionOptions.DisableDefaultCmd = true // ours has no powershell
 	root.AddCommand(
 		a.servicesCommand(), a.createCommand(), a.updateCommand(), a.deleteCommand(),
-		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.checkCommand(), a.deployCommand(), a.cancelCommand(), a.deploymentsCommand(), a.psCommand(), a.logsCommand(), a.explainCommand(),
-		a.settingsCommand(),
-		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.checkCommand(), a.deployCommand(), a.deploymentsCommand(), a.psCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(),
+		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.checkCommand(), a.deployCommand(), a.cancelCommand(), a.deploymentsCommand(),
+		a.psCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(),
 		a.keysCommand(), a.envCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(),
 	)
 	return root

@@ -141,7 +141,12 @@ func executable(pid int) string {
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSuffix(link, " (deleted)")
+	link = strings.TrimSuffix(link, " (deleted)")
+	// Where we are in a chroot ourselves, the kernel shows both from outside of it.
+	if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pid)); err == nil && root != "/" {
+		link = strings.TrimPrefix(link, root)
+	}
+	return link
 }
 
 // owner is who has a socket open.
