@@ -80,11 +80,12 @@ const (
 	answer503 = "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
 )
 
-// probing runs a prober against a fake pod on a fake clock until body returns.
-func probing(t *testing.T, check trysail.HealthCheck, activating, presumed bool, body func(*prober, *fakePod, func() int)) {
+// probing runs a prober against a fake pod, which is first what first says (see become), on a fake clock until body returns.
+func probing(t *testing.T, check trysail.HealthCheck, activating, presumed bool, first string, body func(*prober, *fakePod, func() int)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		pod := &fakePod{}
+		pod.become(first) // before the first probe
 		flips := 0
 		p := &prober{
 			ask:     asker{addr: netip.MustParseAddrPort("172.26.0.9:8080"), dial: pod.dial},
@@ -111,8 +112,7 @@ func check(healthy, unhealthy, timeout, interval int) trysail.HealthCheck {
 }
 
 func TestProber_ActivationIsFast(t *testing.T) {
-	probing(t, check(3, 2, 2, 5), true, false, func(p *prober, pod *fakePod, flips func() int) {
-		pod.become(answer200)
+	probing(t, check(3, 2, 2, 5), true, false, answer200, func(p *prober, pod *fakePod, flips func() int) {
 		time.Sleep(100 * time.Millisecond)
 		if flips() != 1 || !p.health.snapshot().Healthy {
 			t.Errorf("three good answers in 100 ms: %+v", p.health.snapshot())
@@ -125,7 +125,7 @@ func TestProber_ActivationIsFast(t *testing.T) {
 }
 
 func TestProber_SlowStartIsNotFailing(t *testing.T) {
-	probing(t, check(2, 2, 2, 5), true, false, func(p *prober, pod *fakePod, flips func() int) {
+	probing(t, check(2, 2, 2, 5), true, false, "", func(p *prober, pod *fakePod, flips func() int) {
 		time.Sleep(30 * time.Second)
 		if h := p.health.snapshot(); flips() != 0 || h.Healthy || h.Last.Error != "connection refused" || h.Probes < 40 {
 			t.Errorf("after 30 s of refusing: %+v", h)
@@ -161,8 +161,7 @@ func TestProber_GapNeverAboveInterval(t *testing.T) {
 }
 
 func TestProber_ThresholdsExactly(t *testing.T) {
-	probing(t, check(3, 4, 2, 10), false, true, func(p *prober, pod *fakePod, flips func() int) {
-		pod.become(answer200)
+	probing(t, check(3, 4, 2, 10), false, true, answer200, func(p *prober, pod *fakePod, flips func() int) {
 		time.Sleep(10 * time.Second) // somewhere in there is the first one
 		synctest.Wait()
 		if n := pod.count(); n != 1 {
@@ -211,8 +210,7 @@ func TestProber_ThresholdsExactly(t *testing.T) {
 }
 
 func TestProber_SlowsDownAfterActivation(t *testing.T) {
-	probing(t, check(2, 2, 2, 30), true, false, func(p *prober, pod *fakePod, _ func() int) {
-		pod.become(answer200)
+	probing(t, check(2, 2, 2, 30), true, false, answer200, func(p *prober, pod *fakePod, _ func() int) {
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		before := pod.count()
@@ -234,8 +232,7 @@ func TestProber_SlowsDownAfterActivation(t *testing.T) {
 }
 
 func TestProber_HealthyWhileActivatingCanFall(t *testing.T) {
-	probing(t, check(2, 2, 2, 5), true, false, func(p *prober, pod *fakePod, flips func() int) {
-		pod.become(answer200)
+	probing(t, check(2, 2, 2, 5), true, false, answer200, func(p *prober, pod *fakePod, flips func() int) {
 		time.Sleep(time.Second)
 		pod.become("")
 		time.Sleep(3 * time.Second)
@@ -246,8 +243,7 @@ func TestProber_HealthyWhileActivatingCanFall(t *testing.T) {
 }
 
 func TestProber_TimesOutAsConfigured(t *testing.T) {
-	probing(t, check(2, 2, 3, 10), false, true, func(p *prober, pod *fakePod, _ func() int) {
-		pod.become("silent")
+	probing(t, check(2, 2, 3, 10), false, true, "silent", func(p *prober, pod *fakePod, _ func() int) {
 		time.Sleep(13 * time.Second)
 		synctest.Wait()
 		h := p.health.snapshot()
@@ -267,8 +263,7 @@ func TestProber_TimesOutAsConfigured(t *testing.T) {
 
 func TestProber_StopsInTheMiddle(t *testing.T) {
 	var stopped time.Time
-	probing(t, check(2, 2, 60, 300), true, false, func(p *prober, pod *fakePod, _ func() int) {
-		pod.become("silent")
+	probing(t, check(2, 2, 60, 300), true, false, "silent", func(p *prober, pod *fakePod, _ func() int) {
 		time.Sleep(time.Second)
 		stopped = time.Now()
 		t.Cleanup(func() {
@@ -285,8 +280,7 @@ func TestProber_StopsInTheMiddle(t *testing.T) {
 func TestProber_AsksLikeAWS(t *testing.T) {
 	c := check(1, 1, 2, 5)
 	c.Path = "/up?x=1"
-	probing(t, c, true, false, func(p *prober, pod *fakePod, _ func() int) {
-		pod.become("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 302 Found\r\nLocation: https://elsewhere/\r\nContent-Length: 0\r\n\r\n")
+	probing(t, c, true, false, "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 302 Found\r\nLocation: https://elsewhere/\r\nContent-Length: 0\r\n\r\n", func(p *prober, pod *fakePod, _ func() int) {
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		req := pod.last
