@@ -91,7 +91,7 @@ func probe(_ context.Context, dataDir string) []cli.Check {
 		dir = dataDir
 	}
 	var checks []cli.Check
-	for _, p := range cri.Probe(cri.Config{Dir: engineDir(dir)}) { //nolint:contextcheck // it has time limits of its own
+	for _, p := range cri.Probe(cri.Config{Dir: engineDir(dir), PrivateDNS: true}) { //nolint:contextcheck // it has time limits of its own
 		level := cli.LevelWarn
 		if p.Fatal {
 			level = cli.LevelFail

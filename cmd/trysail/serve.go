@@ -51,6 +51,7 @@ type server struct {
 	edge     *edge.Edge
 	metrics  *metrics.Collector
 	control  *control.Control
+	names    *names
 
 	// failed gets why a part ended that should run as long as the server.
 	failed chan error
@@ -195,7 +196,9 @@ func (s *server) openEngine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = cri.Open(ctx, cri.Config{Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Images: s.images}, s.log.With("part", "engine"))
+	s.engine, err = cri.Open(ctx, cri.Config{
+		Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Images: s.images, PrivateDNS: true, Edge: s.cfg.edgeAddresses(ctx),
+	}, s.log.With("part", "engine"))
 	if problem, ok := errors.AsType[*cri.ProblemError](err); ok {
 		return cli.WithHint(fmt.Errorf("this machine cannot run containers yet: %w", problem), "See what else is missing with: trysail doctor")
 	}
@@ -203,7 +206,7 @@ func (s *server) openEngine(ctx context.Context) error {
 		return fmt.Errorf("starting the engine: %w", err)
 	}
 	s.onClose(func(context.Context) error { return s.engine.Close() })
-	return nil
+	return s.openNames()
 }
 
 // openEdge starts the reconciler and the load balancer.
@@ -241,7 +244,7 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	routes := newGate(s.edge)
 	r := reconcile.New(reconcile.Config{
 		Rules: reconcile.Rules{Region: s.cfg.region, Domain: s.cfg.domain, ActivationTimeout: s.cfg.activationTimeout, DrainTimeout: s.cfg.drainTimeout},
-		Store: s.store, Engine: s.engine, Router: routes, Images: s.images, Logs: s.logs, Log: s.log,
+		Store: s.store, Engine: s.engine, Router: routes, Names: s.names, Images: s.images, Logs: s.logs, Log: s.log,
 		LogRetention: s.cfg.logRetention, Registry: s.registry, DiskUsed: func() float64 { return diskUsed(s.cfg.dataDir) },
 	})
 	s.work(ctx, "reconciling", r.Run)

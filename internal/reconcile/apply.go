@@ -60,6 +60,8 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 		r.end(ctx, w, s)
 	case SetRoute:
 		r.Router.Apply(s.Route)
+		// Pods end in later steps, so an error here keeps those that others are still sent to.
+		return r.Names.Publish(s.Private)
 	case Activate:
 		return r.activate(ctx, w, s)
 	case Fail:
@@ -70,7 +72,7 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 		return r.settle(ctx, w, s)
 	case RemoveService:
 		r.Router.Remove(w.Service.Name)
-		if err := r.Logs.Delete(w.Service.ID); err != nil {
+		if err := errors.Join(r.Names.Withdraw(w.Service.Name), r.Logs.Delete(w.Service.ID)); err != nil {
 			return err
 		}
 		return r.update(ctx, func(tx *store.Tx) error {

@@ -487,7 +487,8 @@ func (p *planner) detail(code, message string) {
 	}
 }
 
-// route tells the edge about the current version's pods, and those of the next that want probing.
+// route tells the edge about the current version's pods, and those of the next that want probing; and the private network
+// about those that are healthy.
 func (p *planner) route(mode trysail.RouteMode) { p.setRoute(p.Service.Current, mode) }
 
 // routeTo makes the edge serve version d although it is not the current one yet.
@@ -495,6 +496,7 @@ func (p *planner) routeTo(d *trysail.Deployment, mode trysail.RouteMode) { p.set
 
 func (p *planner) setRoute(serve *trysail.Deployment, mode trysail.RouteMode) {
 	s := &p.Service
+	private := p.private(serve, mode)
 	if mode == trysail.RouteServe && (serve == nil || serve.PublicEndpoint == nil) {
 		mode = trysail.RouteNone
 	}
@@ -508,14 +510,51 @@ func (p *planner) setRoute(serve *trysail.Deployment, mode trysail.RouteMode) {
 		}
 		for _, rec := range p.live() {
 			o := p.Observed[rec.ID]
-			if rec.Version != d.Version || !o.Addr.IsValid() || o.Crashed() || p.stopping[rec.ID] {
+			if rec.Version != d.Version || !p.reachable(rec) {
 				continue
 			}
 			serving := mode == trysail.RouteServe && d.Version == serve.Version && p.everHealthy(rec)
 			r.Targets = append(r.Targets, target(d, rec, o.Addr, serving))
 		}
 	}
-	p.add(SetRoute{r})
+	p.add(SetRoute{Route: r, Private: private})
+}
+
+// reachable reports whether the pod can be sent anything: it has an address, and nothing of it has ended or is about to.
+func (p *planner) reachable(rec trysail.PodRecord) bool {
+	o := p.Observed[rec.ID]
+	return o.Addr.IsValid() && !o.Crashed() && !p.stopping[rec.ID]
+}
+
+// private is what other services reach of version d: its healthy pods at the ports that it opens. It needs no public
+// endpoint.
+func (p *planner) private(d *trysail.Deployment, mode trysail.RouteMode) trysail.PrivateService {
+	s := trysail.PrivateService{Service: p.Service.Name}
+	if d == nil || mode != trysail.RouteServe {
+		return s
+	}
+	for _, rec := range p.live() {
+		if rec.Version == d.Version && p.reachable(rec) && p.ready(rec) {
+			s.Pods = append(s.Pods, p.Observed[rec.ID].Addr)
+		}
+	}
+	for _, c := range d.Containers {
+		for number, protocol := range c.Ports {
+			port, err := strconv.ParseUint(number, 10, 16)
+			switch {
+			case err != nil: // it was validated
+			case protocol == trysail.ProtocolUDP:
+				s.UDP = append(s.UDP, uint16(port))
+			default:
+				s.TCP = append(s.TCP, uint16(port))
+			}
+		}
+	}
+	slices.SortFunc(s.Pods, netip.Addr.Compare)
+	slices.Sort(s.TCP)
+	slices.Sort(s.UDP)
+	s.TCP, s.UDP = slices.Compact(s.TCP), slices.Compact(s.UDP)
+	return s
 }
 
 func target(d *trysail.Deployment, rec trysail.PodRecord, addr netip.Addr, serving bool) trysail.Target {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +25,7 @@ type model struct {
 	}
 	versions map[int]*trysail.Deployment
 	route    trysail.Route
+	private  trysail.PrivateService
 	removed  bool
 	serial   int
 	// broken makes pods of a version crash, sick makes them fail their health checks.
@@ -78,6 +81,37 @@ func (m *model) round() bool {
 	return acted
 }
 
+// addrOf is the address of a pod: its serial number.
+func addrOf(id trysail.PodID) netip.Addr {
+	n, _ := strconv.ParseUint(strings.TrimPrefix(string(id), "p"), 10, 16)
+	return netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+}
+
+// checkPrivate: other services are sent to healthy pods of one version alone, and that is the current one or the one
+// whose activation follows.
+func (m *model) checkPrivate(s trysail.PrivateService) {
+	m.t.Helper()
+	version := 0
+	for _, rec := range m.Pods {
+		if !slices.Contains(s.Pods, addrOf(rec.ID)) {
+			continue
+		}
+		d := m.versions[rec.Version]
+		switch h, probed := m.Health[rec.ID]; {
+		case m.crashedNow(rec.ID):
+			m.t.Fatalf("other services are sent to the crashed pod %s", rec.ID)
+		case d.PublicEndpoint != nil && probed && !h.Healthy:
+			m.t.Fatalf("other services are sent to %s, which is not healthy", rec.ID)
+		case version != 0 && version != rec.Version:
+			m.t.Fatalf("other services are sent to versions %d and %d", version, rec.Version)
+		}
+		version = rec.Version
+	}
+	if version != 0 && !slices.Equal(s.TCP, []uint16{80}) {
+		m.t.Fatalf("open ports %v, want 80", s.TCP)
+	}
+}
+
 func (m *model) apply(step Step) {
 	svc := &m.Service
 	switch s := step.(type) {
@@ -110,7 +144,7 @@ func (m *model) apply(step Step) {
 	case StartPod:
 		if _, there := m.Observed[s.Pod.ID]; !there {
 			m.Observed[s.Pod.ID] = trysail.Pod{
-				ID: s.Pod.ID, Version: s.Pod.Version, Addr: netip.MustParseAddr("10.0.0.1"),
+				ID: s.Pod.ID, Version: s.Pod.Version, Addr: addrOf(s.Pod.ID),
 				Containers: []trysail.ContainerStatus{{Name: "app", State: trysail.ContainerRunning, StartedAt: m.Now}},
 			}
 		}
@@ -128,13 +162,17 @@ func (m *model) apply(step Step) {
 				m.t.Fatalf("%s is ended while it has a route", s.Pod.ID)
 			}
 		}
+		if slices.Contains(m.private.Pods, addrOf(s.Pod.ID)) {
+			m.t.Fatalf("%s is ended while other services are sent to it", s.Pod.ID)
+		}
 		delete(m.Observed, s.Pod.ID)
 		delete(m.Health, s.Pod.ID)
 		if rec := m.record(s.Pod.ID); rec != nil {
 			rec.EndedAt = m.Now
 		}
 	case SetRoute:
-		m.route = s.Route
+		m.route, m.private = s.Route, s.Private
+		m.checkPrivate(s.Private)
 		for _, target := range s.Route.Targets {
 			if m.crashedNow(target.Pod) {
 				m.t.Fatalf("the route has the crashed pod %s", target.Pod)

@@ -36,6 +36,21 @@ type Router interface {
 	Changes() <-chan string
 }
 
+// Names is the private network, as reconcile sees it.
+type Names interface {
+	// Publish makes the service's private name lead to the pods, and to no others: not even for clients that remember
+	// where it led before.
+	Publish(s trysail.PrivateService) error
+	// Withdraw forgets a service.
+	Withdraw(service string) error
+}
+
+// noNames is a machine without a private network.
+type noNames struct{}
+
+func (noNames) Publish(trysail.PrivateService) error { return nil }
+func (noNames) Withdraw(string) error                { return nil }
+
 // ImageResolver says what an image name stands for at this moment.
 type ImageResolver interface {
 	// Resolve asks the registry. Errors: *trysail.ImageError.
@@ -63,6 +78,8 @@ type Config struct {
 	LogRetention time.Duration
 	// Registry is the installation's own registry; nil means there is none.
 	Registry Collector
+	// Names is the private network; nil means there is none.
+	Names Names
 	// DiskUsed returns the share of the disk in use, 0 to 1; nil means that nobody watches it.
 	DiskUsed func() float64
 }
@@ -106,6 +123,9 @@ func New(cfg Config) *Reconciler {
 	}
 	if cfg.LogRetention == 0 {
 		cfg.LogRetention = logs.Retention
+	}
+	if cfg.Names == nil {
+		cfg.Names = noNames{}
 	}
 	return &Reconciler{
 		Config: cfg, ids: map[string]string{}, queue: map[string]*entry{}, observed: map[string]map[trysail.PodID]trysail.Pod{},

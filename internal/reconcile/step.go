@@ -53,8 +53,12 @@ type (
 		Drain time.Duration
 	}
 
-	// SetRoute tells the edge what to do with requests for the service.
-	SetRoute struct{ Route trysail.Route }
+	// SetRoute tells the edge what to do with requests for the service, and the private network who answers other
+	// services.
+	SetRoute struct {
+		Route   trysail.Route
+		Private trysail.PrivateService
+	}
 
 	// Activate makes a version the ACTIVE one. The edge already sends requests to it.
 	Activate struct {
@@ -103,7 +107,7 @@ func (s SetRoute) String() string {
 			serving++
 		}
 	}
-	return fmt.Sprintf("route mode %d, %d of %d targets serving", s.Route.Mode, serving, len(s.Route.Targets))
+	return fmt.Sprintf("route mode %d, %d of %d targets serving, %d pods private", s.Route.Mode, serving, len(s.Route.Targets), len(s.Private.Pods))
 }
 func (s Activate) String() string { return fmt.Sprintf("activate version %d", s.Version) }
 func (s Fail) String() string {

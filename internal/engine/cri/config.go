@@ -41,6 +41,11 @@ type Config struct {
 	Bridge string
 	// DNS lists the name servers of the pods. Default: those of the host, as far as a pod can reach them.
 	DNS []string
+	// PrivateDNS makes the pods ask a name server at the host's address in their network, which the caller runs there
+	// (see podnet.Network). It goes before DNS.
+	PrivateDNS bool
+	// Edge is where the load balancer listens. Pods may connect to it as to any server; to nothing else on the machine.
+	Edge []netip.AddrPort
 	// PIDs is how many processes and threads a pod may have. Default: 4096.
 	PIDs int64
 	// LogMaxBytes is the size at which the next file of a container's log is begun: <name>.log, <name>.1.log and so on.
@@ -111,6 +116,7 @@ func (c Config) shimLink() string        { return filepath.Join(c.Dir, "bin", "c
 func (c Config) linkDir() string         { return filepath.Join(c.Dir, "links") }
 func (c Config) cniDir() string          { return filepath.Join(c.Dir, "cni") }
 func (c Config) leaseDir() string        { return filepath.Join(c.StateDir, "ipam") }
+func (c Config) servicesFile() string    { return filepath.Join(c.Dir, "services.json") }
 func (c Config) journalFile() string     { return filepath.Join(c.Dir, "journal.json") }
 func (c Config) lockFile() string        { return filepath.Join(c.Dir, "lock") }
 func (c Config) podDir(id string) string { return filepath.Join(c.StateDir, "pods", id) }

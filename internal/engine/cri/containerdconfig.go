@@ -3,10 +3,11 @@ package cri
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // daemonConfig is containerd's configuration. Every path is given: a default would share state with another containerd
@@ -73,7 +74,7 @@ oom_score = 0
 
 // networkConfig is the CNI configuration of the pods' network. It does no masquerading: one rule for the whole subnet
 // does that, where a rule per pod would make each pod start slower.
-func networkConfig(c Config, subnet netip.Prefix) ([]byte, error) {
+func networkConfig(c Config, network podnet.Config) ([]byte, error) {
 	return json.MarshalIndent(map[string]any{
 		"cniVersion": "1.0.0",
 		"name":       "trysail",
@@ -81,7 +82,7 @@ func networkConfig(c Config, subnet netip.Prefix) ([]byte, error) {
 			"type": "bridge", "bridge": c.Bridge, "isGateway": true, "forceAddress": true, "ipMasq": false, "hairpinMode": true, "promiscMode": false,
 			"ipam": map[string]any{
 				"type": "host-local", "dataDir": c.leaseDir(),
-				"ranges": []any{[]any{map[string]string{"subnet": subnet.String()}}},
+				"ranges": []any{[]any{map[string]string{"subnet": network.Subnet.String(), "rangeEnd": network.LastPod().String()}}},
 				"routes": []any{map[string]string{"dst": "0.0.0.0/0"}},
 			},
 		}},
@@ -89,7 +90,7 @@ func networkConfig(c Config, subnet netip.Prefix) ([]byte, error) {
 }
 
 // writeConfig makes the directories and files that containerd needs.
-func writeConfig(c Config, h host, subnet netip.Prefix) error {
+func writeConfig(c Config, h host, network podnet.Config) error {
 	for _, dir := range []string{filepath.Dir(c.shimLink()), c.cniDir(), filepath.Join(c.Dir, "opt"), filepath.Join(c.StateDir, "s"), c.leaseDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -98,11 +99,11 @@ func writeConfig(c Config, h host, subnet netip.Prefix) error {
 	if err := linkShim(c); err != nil {
 		return err
 	}
-	network, err := networkConfig(c, subnet)
+	plugins, err := networkConfig(c, network)
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(c.cniDir(), "10-trysail.conflist"), network); err != nil {
+	if err := writeFile(filepath.Join(c.cniDir(), "10-trysail.conflist"), plugins); err != nil {
 		return err
 	}
 	return writeFile(c.configFile(), []byte(daemonConfig(c, h)))

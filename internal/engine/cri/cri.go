@@ -5,8 +5,8 @@
 //
 // The shims and the containers are nobody's children: they outlive both containerd and this process, and a new Engine
 // on the same directories finds them again. What CRI does not do is done here: limits for a pod as a whole
-// (cgroup.go), what happens inside pods (witness.go), exit codes of containers that ended while containerd was down (journal.go), the pods' way to the
-// outside (network.go), rotation of log files (rotate.go). Images do not come to containerd from registries, but as files
+// (cgroup.go), what happens inside pods (witness.go), exit codes of containers that ended while containerd was down (journal.go), which
+// network pods are in (network.go; package podnet has the rest), rotation of log files (rotate.go). Images do not come to containerd from registries, but as files
 // that are linked into its store (import.go).
 package cri
 
@@ -33,6 +33,7 @@ import (
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/engine"
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // Engine implements engine.Engine. Make one with New, then call Start once and Close once.
@@ -43,6 +44,7 @@ type Engine struct {
 	cgroups *cgroups
 	child   *child
 	journal *journal
+	network *podnet.Network
 	watch   broadcast
 	witness *witness
 	locks   keyLocks
@@ -144,10 +146,15 @@ func (e *Engine) open(ctx context.Context, daemon string) (err error) { //nolint
 	if err != nil {
 		return err
 	}
-	if err := writeConfig(e.cfg, e.host, subnet); err != nil {
+	e.cfg.Subnet = subnet
+	network, err := e.cfg.network(e.log)
+	if err != nil {
+		return err
+	}
+	if err := writeConfig(e.cfg, e.host, network); err != nil {
 		return fmt.Errorf("writing containerd's configuration: %w", err)
 	}
-	if err := openNetwork(ctx, e.cfg, subnet, e.log); err != nil {
+	if e.network, err = podnet.Open(ctx, network); err != nil {
 		return err
 	}
 	if e.journal, err = openJournal(e.cfg.journalFile()); err != nil {
@@ -185,11 +192,17 @@ func (e *Engine) background() context.Context {
 	return ctx
 }
 
+// Network is the pods' network. It is closed with the engine.
+func (e *Engine) Network() *podnet.Network { return e.network }
+
 // Close stops containerd and releases the directories. The pods run on. It is called once, when no other call is under way.
 func (e *Engine) Close() error {
 	close(e.end)
 	e.wg.Wait()
 	e.witness.close()
+	if e.network != nil {
+		e.network.Close()
+	}
 	var errs []error
 	if e.conn != nil {
 		errs = append(errs, e.conn.Close())
@@ -354,10 +367,6 @@ func (e *Engine) maintain(ctx context.Context) {
 			}
 			if err := e.killStrays(ctx, strays); err != nil && ctx.Err() == nil {
 				e.log.WarnContext(ctx, "cannot look for stray shims", "error", err)
-			}
-			// Docker sets the policy of the host's firewall when it starts, perhaps after us.
-			if err := acceptForward(ctx, e.cfg.Bridge); err != nil {
-				e.log.WarnContext(ctx, "cannot let pods through the host's firewall", "error", err)
 			}
 		}
 	}

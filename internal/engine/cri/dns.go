@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // resolvedConf is where systemd-resolved names the servers that it asks itself.
@@ -21,6 +23,10 @@ func podDNS(cfg Config) (*runtimeapi.DNSConfig, error) {
 		return nil, err
 	}
 	dns := parseResolvConf(string(b))
+	if cfg.PrivateDNS && cfg.Subnet.IsValid() {
+		dns.Servers = []string{podnet.Config{Subnet: cfg.Subnet}.Gateway().String()}
+		return dns, nil
+	}
 	if len(dns.Servers) == 0 {
 		if b, err := os.ReadFile(resolvedConf); err == nil {
 			dns = parseResolvConf(string(b))

@@ -1,7 +1,6 @@
 package cri
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,90 +9,25 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
-// openNetwork lets pods reach the outside: their addresses are replaced by the host's on the way out, and the host's
-// firewall lets them through. It can be repeated.
-func openNetwork(ctx context.Context, cfg Config, subnet netip.Prefix, log *slog.Logger) error {
-	if err := masquerade(cfg, subnet); err != nil {
-		return fmt.Errorf("setting up the pods' way to the outside (nftables): %w", err)
-	}
-	if err := acceptForward(ctx, cfg.Bridge); err != nil {
-		log.WarnContext(ctx, "cannot let pods through the host's firewall", "error", err)
-	}
-	return nil
-}
-
-// masquerade replaces our table of the packet filter in one transaction. It holds one rule:
-//
-//	ip saddr <subnet> ip daddr != <subnet> oifname != <bridge> masquerade
-func masquerade(cfg Config, subnet netip.Prefix) error {
-	c, err := nftables.New()
+// network is the pods' network; the subnet has been chosen.
+func (c Config) network(log *slog.Logger) (podnet.Config, error) {
+	n := podnet.Config{ID: c.id(), Bridge: c.Bridge, Subnet: c.Subnet, File: c.servicesFile(), Edge: c.Edge, Log: log}
+	dns, err := podDNS(c)
 	if err != nil {
-		return err
+		return n, err
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "trysail-" + cfg.id()}
-	c.AddTable(table) // so that it can be deleted
-	c.DelTable(table)
-	c.AddTable(table)
-	chain := c.AddChain(&nftables.Chain{
-		Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})
-	network := subnet.Masked().Addr().As4()
-	mask := binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - subnet.Bits()))
-	bridge := make([]byte, 16)
-	copy(bridge, cfg.Bridge)
-	const sourceAddress, destinationAddress = 12, 16 // offsets in the IPv4 header
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceAddress, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: network[:]},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destinationAddress, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: network[:]},
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: bridge},
-		&expr.Masq{},
-	}})
-	return c.Flush()
-}
-
-// acceptForward lets packets from and to the bridge pass where the host's policy is to drop what it forwards, as Docker
-// sets it. That would hit even packets between two pods. An accept in a table of ours would not help: the packet still
-// passes the other table. Without iptables on the machine, nobody has set that policy with it.
-func acceptForward(ctx context.Context, bridge string) error {
-	iptables, err := lookPath("iptables")
-	if err != nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	run := func(args ...string) ([]byte, error) {
-		return exec.CommandContext(ctx, iptables, append([]string{"-w", "5"}, args...)...).CombinedOutput() //nolint:gosec // fixed arguments
-	}
-	rules, err := run("-S", "FORWARD")
-	if err != nil || !strings.HasPrefix(string(rules), "-P FORWARD DROP") {
-		return nil // no such chain in this kernel, or nothing is dropped
-	}
-	for _, direction := range []string{"-i", "-o"} {
-		rule := []string{"FORWARD", direction, bridge, "-j", "ACCEPT"}
-		if strings.Contains(string(rules), strings.Join(rule, " ")+"\n") {
-			continue
-		}
-		if out, err := run(append([]string{"-I"}, rule...)...); err != nil {
-			return fmt.Errorf("iptables: %w: %s", err, out)
+	for _, server := range dns.Servers {
+		if a, err := netip.ParseAddr(server); err == nil {
+			n.Resolvers = append(n.Resolvers, a)
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // chooseSubnet returns the network of the pods' addresses. What was chosen once is kept, as pods have addresses of it.

@@ -229,6 +229,9 @@ func TestEngine_LetsPodsReachTheOutside(t *testing.T) {
 		t.Errorf("the outside sees the pod as %q, want the host's address 198.51.100.1", got)
 	}
 	awaitHTTP(t, b, 8080)
+	if _, err := r.engine.Network().Publish(trysail.PrivateService{Service: "b", Pods: []netip.Addr{b.Addr}, TCP: []uint16{8080}}); err != nil {
+		t.Fatal(err)
+	}
 	if got := strings.TrimSpace(get(t, a, "/fetch?url=http://"+b.Addr.String()+":8080/remote")); got != a.Addr.String() {
 		t.Errorf("another pod sees the pod as %q, want its own address %s", got, a.Addr)
 	}

@@ -83,7 +83,7 @@ func probe(ctx context.Context, cfg Config) (h host, problems []Problem) {
 				"Overlayfs does not work in %s (%v); images will be copied instead, which is slow and takes much space.", cfg.Dir, err)
 		}
 	}
-	if dns, err := podDNS(cfg); err == nil && len(dns.Servers) == 0 {
+	if dns, err := podDNS(cfg); err == nil && len(dns.Servers) == 0 && !cfg.PrivateDNS {
 		warn("Name a server in /etc/resolv.conf that is not on a loopback address.", "Pods cannot resolve names: the machine's resolver is reachable from itself alone.")
 	}
 	return h, problems

@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
-// Purge removes what an engine has left on the machine outside of Config.Dir: its rule in the packet filter, its
+// Purge removes what an engine has left on the machine outside of Config.Dir: its rules in the packet filter, its
 // bridge, its cgroup, and Config.StateDir. The engine must be closed and have no pods.
 func Purge(cfg Config) error {
 	cfg = cfg.withDefaults()
@@ -24,35 +24,12 @@ func Purge(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{purgeTable(cfg), purgeBridge(cfg.Bridge)}
+	errs := []error{podnet.Purge(podnet.Config{ID: cfg.id(), Bridge: cfg.Bridge})}
 	for _, dir := range groups.allDirs() {
 		errs = append(errs, removeTree(filepath.Join(dir, groups.parent)))
 	}
 	errs = append(errs, unmountBelow(cfg.StateDir), os.RemoveAll(cfg.StateDir))
 	return errors.Join(errs...)
-}
-
-func purgeTable(cfg Config) error {
-	c, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "trysail-" + cfg.id()}
-	c.AddTable(table)
-	c.DelTable(table)
-	return c.Flush()
-}
-
-// purgeBridge deletes the bridge, if it is there.
-func purgeBridge(name string) error {
-	link, err := netlink.LinkByName(name)
-	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return netlink.LinkDel(link)
 }
 
 // unmountBelow undoes what containerd has mounted below dir for pods that are gone.

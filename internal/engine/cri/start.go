@@ -47,6 +47,9 @@ func (e *Engine) Start(ctx context.Context, spec trysail.PodSpec) error {
 			return fmt.Errorf("starting pod %s: %w", spec.ID, err)
 		}
 	}
+	if err := e.network.Admit(); err != nil {
+		return fmt.Errorf("starting pod %s: %w", spec.ID, err)
+	}
 	e.witness.open(spec.ID, s.Id, false)
 	if err := e.startContainers(ctx, spec, s, config); err != nil {
 		return fmt.Errorf("starting pod %s: %w", spec.ID, err)
@@ -141,7 +144,7 @@ func (e *Engine) startContainers(ctx context.Context, spec trysail.PodSpec, s *s
 		existing[c.Labels[labelContainer]] = c
 	}
 	failed := e.journal.startErrors(spec.ID)
-	hosts, err := e.writeHosts(ctx, spec.ID, s.Id)
+	hosts, err := e.writeHosts(ctx, spec, s.Id)
 	if err != nil {
 		return err
 	}
@@ -258,13 +261,14 @@ func (e *Engine) createContainer(ctx context.Context, pod trysail.PodID, sandbox
 	return resp.ContainerId, nil
 }
 
-// writeHosts writes the pod's /etc/hosts, so that the pod's own name resolves. CRI would show the host's.
-func (e *Engine) writeHosts(ctx context.Context, id trysail.PodID, sandboxID string) (path string, err error) {
+// writeHosts writes the pod's /etc/hosts, so that the pod's own name and those of its
+// containers resolve. CRI would show the host's.
+func (e *Engine) writeHosts(ctx context.Context, spec trysail.PodSpec, sandboxID string) (path string, err error) {
 	addr, err := e.addr(ctx, sandboxID)
 	if err != nil {
 		return "", err
 	}
-	dir := e.cfg.podDir(string(id))
+	dir := e.cfg.podDir(string(spec.ID))
 	path = filepath.Join(dir, "hosts")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil // containers may have it mounted
@@ -275,7 +279,13 @@ func (e *Engine) writeHosts(ctx context.Context, id trysail.PodID, sandboxID str
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	if addr.IsValid() {
-		fmt.Fprintf(&b, "%s\t%s\n", addr, id)
+		fmt.Fprintf(&b, "%s\t%s\n", addr, spec.ID)
+	}
+	// The containers share the network, so each finds the others where it finds itself.
+	for _, c := range spec.Containers {
+		if c.Name != "localhost" {
+			fmt.Fprintf(&b, "127.0.0.1\t%s\n", c.Name)
+		}
 	}
 	return path, os.WriteFile(path, []byte(b.String()), 0o644) //nolint:gosec // for every user in the containers
 }

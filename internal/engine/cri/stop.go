@@ -116,6 +116,12 @@ const removalTime = 10 * time.Second
 func (e *Engine) removeSandbox(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, runtimeTime)
 	defer cancel()
+	addr, _ := e.addr(ctx, id) // none is known of one that is gone
+	defer func() {
+		if err := e.network.Forget(addr); err != nil {
+			e.log.WarnContext(ctx, "connections with a pod that is gone are still remembered", "address", addr, "error", err)
+		}
+	}()
 	for end := time.Now().Add(removalTime); ; {
 		_, err := e.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
 		if err == nil || isNotFound(err) {

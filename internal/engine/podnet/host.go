@@ -1,0 +1,85 @@
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// hostTime bounds the calls of the tools of another firewall.
+const hostTime = 10 * time.Second
+
+// admitByHost asks the machine's other firewalls to let pods through. An accept in a table of ours would not help: the
+// packet still passes the other tables. What a pod may reach is decided by our table, which it passes as well.
+func admitByHost(ctx context.Context, cfg Config) {
+	ctx, cancel := context.WithTimeout(ctx, hostTime)
+	defer cancel()
+	for what, do := range map[string]func(context.Context, Config) error{"iptables": admitByIptables, "firewalld": admitByFirewalld} {
+		if err := do(ctx, cfg); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
+			cfg.Log.WarnContext(ctx, "cannot let pods through the host's firewall", "firewall", what, "error", err)
+		}
+	}
+}
+
+// admitByIptables lets packets from and to the bridge pass where the policy is to drop what is forwarded, as Docker and
+// ufw set it (that would hit even packets between two pods), and lets pods ask the name server where the policy is to drop
+// what comes in, as ufw sets it. Without iptables on the machine, nobody has set those policies with it.
+func admitByIptables(ctx context.Context, cfg Config) error {
+	iptables, err := exec.LookPath("iptables")
+	for _, path := range []string{"/usr/sbin/iptables", "/sbin/iptables"} {
+		if err != nil {
+			iptables, err = exec.LookPath(path)
+		}
+	}
+	if err != nil {
+		return nil //nolint:nilerr // there is none
+	}
+	run := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, iptables, append([]string{"-w", "5"}, args...)...).CombinedOutput() //nolint:gosec // fixed arguments
+		return string(out), err
+	}
+	gateway := single(cfg.Gateway()).String()
+	for chain, wanted := range map[string][]string{
+		"FORWARD": {"-i " + cfg.Bridge + " -j ACCEPT", "-o " + cfg.Bridge + " -j ACCEPT"},
+		"INPUT":   {"-d " + gateway + " -i " + cfg.Bridge + " -j ACCEPT"},
+	} {
+		rules, err := run("-S", chain)
+		if err != nil || !strings.HasPrefix(rules, "-P "+chain+" DROP") {
+			continue // no such chain in this kernel, or nothing is dropped
+		}
+		for _, rule := range wanted {
+			if strings.Contains(rules, "-A "+chain+" "+rule+"\n") {
+				continue
+			}
+			if out, err := run(append([]string{"-I", chain}, strings.Fields(rule)...)...); err != nil {
+				return fmt.Errorf("iptables: %w: %s", err, out)
+			}
+		}
+	}
+	return nil
+}
+
+// admitByFirewalld puts the bridge into firewalld's zone for networks that are filtered elsewhere, until it is reloaded.
+func admitByFirewalld(ctx context.Context, cfg Config) error {
+	tool, err := exec.LookPath("firewall-cmd")
+	if err != nil {
+		return nil //nolint:nilerr // there is none
+	}
+	run := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, tool, args...).CombinedOutput() //nolint:gosec // fixed arguments
+		return strings.TrimSpace(string(out)), err
+	}
+	if state, err := run("--state"); err != nil || state != "running" {
+		return nil //nolint:nilerr // it does not filter
+	}
+	if zone, err := run("--get-zone-of-interface=" + cfg.Bridge); err == nil && zone == "trusted" {
+		return nil
+	}
+	if out, err := run("--zone=trusted", "--change-interface="+cfg.Bridge); err != nil {
+		return fmt.Errorf("firewall-cmd: %w: %s", err, out)
+	}
+	return nil
+}

@@ -1,0 +1,320 @@
+package podnet
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trysail/trysail"
+)
+
+// cell is one question: does who reach this?
+type cell struct {
+	from, network, addr, what string
+	want                      string
+}
+
+// matrix asks all of them and reports what is not as it should be.
+func (x *lab) matrix(t *testing.T, cells []cell) {
+	t.Helper()
+	for _, c := range cells {
+		from := x.host
+		if c.from == "internet" {
+			from = x.internet
+		} else if c.from != "host" {
+			from = x.pods[c.from]
+		}
+		got := from.ask(t, c.network, c.addr, c.want != denied)
+		mark := "ok  "
+		if got != c.want {
+			mark = "FAIL"
+			t.Errorf("%s → %s (%s %s): got %q, want %q", c.from, c.what, c.network, c.addr, got, c.want)
+		}
+		t.Logf("%s %-8s → %-46s %s %-22s %s", mark, c.from, c.what, c.network, c.addr, got)
+	}
+}
+
+// TestNetwork_IsolationMatrix asks who reaches whom: from a pod, from a pod of another service, from a second pod of the
+// same service, from this machine and from outside, under each of the circumstances that a machine may be in.
+func TestNetwork_IsolationMatrix(t *testing.T) {
+	if !inLab(t) {
+		return
+	}
+	x := newLab(t)
+	a, a2, b := x.pod(t, "alpha", "10.99.0.10"), x.pod(t, "alpha2", "10.99.0.11"), x.pod(t, "beta", "10.99.0.20")
+	for _, p := range []*space{a, a2, b} {
+		p.serve(t, "tcp", "0.0.0.0:8080", p.name)
+		p.serve(t, "tcp", "0.0.0.0:9090", p.name)
+		p.serve(t, "udp", "0.0.0.0:5000", p.name)
+		p.serve(t, "udp", "0.0.0.0:5001", p.name)
+	}
+	b.serve(t, "tcp", "[::]:7070", "beta six")
+	alphaLink := a.linkLocal(t, "eth0")
+	gateway := x.cfg.Gateway().String()
+	for _, proto := range []string{"tcp", "udp"} {
+		x.internet.serve(t, proto, internetAddr+":80", "internet")
+		x.internet.serve(t, proto, metadataAddr+":80", "metadata")
+		x.host.serve(t, proto, "127.0.0.1:4500", "api on loopback")
+		x.host.serve(t, proto, "[::]:4501", "api on all addresses")
+		x.host.serve(t, proto, gateway+":53", "dns")
+		x.host.serve(t, proto, "0.0.0.0:443", "edge")
+	}
+	x.host.serve(t, "tcp", "0.0.0.0:80", "edge")
+	// A port of the machine that leads elsewhere, as Docker publishes one.
+	run(t, "iptables", "-t", "nat", "-A", "PREROUTING", "-d", hostAddr, "-p", "tcp", "--dport", "8088", "-j", "DNAT", "--to-destination", internetAddr+":80")
+
+	publish := func(s trysail.PrivateService) string {
+		t.Helper()
+		addr, err := x.network.Publish(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return addr.String()
+	}
+	alpha := publish(trysail.PrivateService{Service: "alpha", Pods: addrs("10.99.0.10"), TCP: []uint16{8080}})
+	beta := publish(trysail.PrivateService{Service: "beta", Pods: addrs("10.99.0.20"), TCP: []uint16{8080}, UDP: []uint16{5000}})
+	empty := publish(trysail.PrivateService{Service: "empty", TCP: []uint16{8080}})
+
+	cells := []cell{
+		{"alpha", "tcp", beta + ":8080", "open TCP port of a sibling service", "beta to 10.99.0.10"},
+		{"alpha", "udp", beta + ":5000", "open UDP port of a sibling service", "beta to 10.99.0.10"},
+		{"alpha", "tcp", beta + ":9090", "closed TCP port of a sibling service", denied},
+		{"alpha", "udp", beta + ":5001", "closed UDP port of a sibling service", denied},
+		{"alpha", "udp", beta + ":8080", "TCP port of a sibling service over UDP", denied},
+		{"alpha", "tcp", "10.99.0.20:8080", "open TCP port of a sibling's pod", "beta to 10.99.0.10"},
+		{"alpha", "tcp", "10.99.0.20:9090", "closed TCP port of a sibling's pod", denied},
+		{"alpha", "udp", "10.99.0.20:5001", "closed UDP port of a sibling's pod", denied},
+		{"alpha", "tcp", alpha + ":8080", "its own service", "alpha to " + gateway},
+		{"alpha2", "tcp", alpha + ":8080", "open port of its own service's other pod", "alpha to 10.99.0.11"},
+		{"alpha2", "tcp", "10.99.0.10:9090", "closed port of its own service's other pod", denied},
+		{"alpha", "tcp", "10.99.0.11:8080", "a pod that is not in service", denied},
+		{"beta", "tcp", alpha + ":8080", "open TCP port the other way round", "alpha to 10.99.0.20"},
+		{"alpha", "tcp", empty + ":8080", "a service without pods", denied},
+		{"alpha", "tcp", internetAddr + ":80", "internet over TCP", "internet to " + hostAddr},
+		{"alpha", "udp", internetAddr + ":80", "internet over UDP", "internet to " + hostAddr},
+		{"alpha", "udp", gateway + ":53", "name server over UDP", "dns to 10.99.0.10"},
+		{"alpha", "tcp", gateway + ":53", "name server over TCP", "dns to 10.99.0.10"},
+		{"alpha", "tcp", hostAddr + ":443", "edge", "edge to 10.99.0.10"},
+		{"alpha", "tcp", hostAddr + ":80", "edge, to be redirected", "edge to 10.99.0.10"},
+		{"alpha", "tcp", gateway + ":4501", "API and registry, at the gateway", denied},
+		{"alpha", "tcp", hostAddr + ":4501", "API and registry, at the machine's address", denied},
+		{"alpha", "udp", hostAddr + ":4501", "UDP service of the machine", denied},
+		{"alpha", "tcp", "127.0.0.1:4500", "the machine's loopback", denied},
+		{"alpha", "tcp", hostAddr + ":8088", "a port that the machine publishes for another", denied},
+		{"alpha", "tcp", metadataAddr + ":80", "metadata of the cloud", denied},
+		{"alpha", "udp", metadataAddr + ":80", "metadata of the cloud over UDP", denied},
+		{"alpha", "tcp", x.linkLocal(t, "trysail0") + "%eth0]:4501", "the machine by IPv6 on the link", denied},
+		{"alpha", "tcp", b.linkLocal(t, "eth0") + "%eth0]:7070", "a sibling's pod by IPv6 on the link", denied},
+		{"host", "tcp", "10.99.0.20:8080", "a pod (the edge does)", "beta to " + gateway},
+		{"host", "tcp", beta + ":8080", "a service", "beta to " + gateway},
+		{"host", "tcp", "127.0.0.1:4500", "its own loopback", "api on loopback to 127.0.0.1"},
+		{"host", "tcp", hostAddr + ":4501", "its own services", "api on all addresses to " + hostAddr},
+		{"internet", "tcp", "10.99.0.20:8080", "a pod from outside", denied},
+		{"internet", "tcp", beta + ":8080", "a service from outside", denied},
+		{"internet", "tcp", hostAddr + ":4501", "the machine's services from outside", "api on all addresses to 203.0.113.2"},
+	}
+	x.internet.routeTo(t, x.cfg.Subnet, netip.MustParseAddr(hostAddr))
+
+	for _, circumstance := range []struct {
+		name string
+		make func(t *testing.T)
+	}{
+		{"bridged frames are not shown to the packet filter", func(t *testing.T) { set(t, "/proc/sys/net/bridge/bridge-nf-call-iptables", "0") }},
+		{"bridged frames are shown to the packet filter", func(t *testing.T) { set(t, "/proc/sys/net/bridge/bridge-nf-call-iptables", "1") }},
+		{"Docker drops what is forwarded", func(t *testing.T) {
+			run(t, "iptables", "-P", "FORWARD", "DROP")
+			admitByHost(t.Context(), x.cfg)
+		}},
+		{"ufw drops what comes in", func(t *testing.T) {
+			run(t, "iptables", "-P", "INPUT", "DROP")
+			run(t, "iptables", "-A", "INPUT", "-p", "tcp", "-m", "multiport", "--dports", "80,443,4500,4501", "-j", "ACCEPT")
+			run(t, "iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
+			admitByHost(t.Context(), x.cfg)
+		}},
+		{"our table was deleted", func(t *testing.T) {
+			run(t, "nft", "delete", "table", "inet", x.cfg.tableName())
+			x.awaitRules(t)
+		}},
+		{"a rule of ours was replaced", func(t *testing.T) {
+			run(t, "nft", "flush", "chain", "bridge", x.cfg.tableName(), "prerouting")
+			run(t, "nft", "insert", "rule", "inet", x.cfg.tableName(), "input", "accept")
+			x.awaitRules(t)
+		}},
+		{"all rules were flushed", func(t *testing.T) {
+			run(t, "iptables", "-P", "FORWARD", "ACCEPT")
+			run(t, "iptables", "-P", "INPUT", "ACCEPT")
+			run(t, "nft", "flush", "ruleset")
+			x.awaitRules(t)
+		}},
+		{"Trysail was started again", func(t *testing.T) {
+			x.network.Close()
+			x.open(t)
+		}},
+	} {
+		t.Run(circumstance.name, func(t *testing.T) {
+			circumstance.make(t)
+			x.matrix(t, cells)
+		})
+	}
+
+	t.Run("without our rules the same questions get other answers", func(t *testing.T) {
+		x.network.Close()
+		if err := uninstall(x.cfg); err != nil {
+			t.Fatal(err)
+		}
+		x.matrix(t, []cell{
+			{"alpha", "tcp", "10.99.0.20:9090", "closed TCP port of a sibling's pod", "beta to 10.99.0.10"},
+			{"alpha", "udp", "10.99.0.20:5001", "closed UDP port of a sibling's pod", "beta to 10.99.0.10"},
+			{"alpha", "tcp", gateway + ":4501", "API and registry, at the gateway", "api on all addresses to 10.99.0.10"},
+			{"alpha", "tcp", hostAddr + ":4501", "API and registry, at the machine's address", "api on all addresses to 10.99.0.10"},
+			{"alpha", "tcp", x.linkLocal(t, "trysail0") + "%eth0]:4501", "the machine by IPv6 on the link", "api on all addresses to " + strings.Trim(alphaLink, "[") + "%trysail0"},
+			{"alpha", "tcp", b.linkLocal(t, "eth0") + "%eth0]:7070", "a sibling's pod by IPv6 on the link", "beta six to " + strings.Trim(alphaLink, "[") + "%eth0"},
+			{"internet", "tcp", "10.99.0.20:8080", "a pod from outside", "beta to 203.0.113.2"},
+			{"alpha", "tcp", beta + ":8080", "a service", denied},
+		})
+		x.open(t)
+	})
+	t.Run("the service is gone", func(t *testing.T) {
+		if err := x.network.Withdraw("beta"); err != nil {
+			t.Fatal(err)
+		}
+		x.matrix(t, []cell{
+			{"alpha", "tcp", beta + ":8080", "a service that is gone", denied},
+			{"alpha", "tcp", "10.99.0.20:8080", "its pod", denied},
+		})
+		out, err := exec.Command("nft", "list", "table", "inet", x.cfg.tableName()).CombinedOutput()
+		if err != nil || strings.Contains(string(out), "beta") || strings.Contains(string(out), "10.99.0.20") {
+			t.Errorf("rules of it are left (%v):\n%s", err, out)
+		}
+	})
+	t.Run("all is gone", func(t *testing.T) {
+		x.network.Close()
+		if err := Purge(x.cfg); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("nft", "list", "ruleset").CombinedOutput()
+		if err != nil || strings.Contains(string(out), "trysail") {
+			t.Errorf("rules are left (%v):\n%s", err, out)
+		}
+		x.open(t) // for the cleanup
+	})
+}
+
+// linkLocal is the first half of a literal IPv6 address of the interface on its link; empty brackets if it has none.
+func (s *space) linkLocal(t *testing.T, link string) (addr string) {
+	t.Helper()
+	s.in(t, func() error {
+		i, err := net.InterfaceByName(link)
+		if err != nil {
+			return err
+		}
+		list, err := i.Addrs()
+		for _, a := range list {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is6() {
+				addr = "[" + p.Addr().String()
+			}
+		}
+		return err
+	})
+	if addr == "" {
+		t.Fatalf("%s of %s has no IPv6 address on the link", link, s.name)
+	}
+	return addr
+}
+
+func (x *lab) linkLocal(t *testing.T, link string) string { return x.host.linkLocal(t, link) }
+
+func (s *space) routeTo(t *testing.T, to netip.Prefix, via netip.Addr) {
+	t.Helper()
+	s.in(t, func() error { return routeAdd(to, via) })
+}
+
+func addrs(list ...string) (all []netip.Addr) {
+	for _, s := range list {
+		all = append(all, netip.MustParseAddr(s))
+	}
+	return all
+}
+
+// awaitRules waits until the rules are back.
+func (x *lab) awaitRules(t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	for end := began.Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		x.network.mu.Lock()
+		ok, err := intact(x.cfg, x.network.mark)
+		x.network.mu.Unlock()
+		if ok && err == nil {
+			t.Logf("the rules were back after %s", time.Since(began).Round(time.Millisecond))
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the rules were not put back: %v", err)
+		}
+	}
+}
+
+// As soon as Publish returns, nothing new goes to the pods of before, over TCP and UDP, not even on a UDP socket that has
+// been talking to one of them.
+func TestNetwork_FirstPacketAfterASwitchGoesToALivePod(t *testing.T)         { switchPods(t, "0") }
+func TestNetwork_FirstPacketAfterASwitchWithBridgedFramesShown(t *testing.T) { switchPods(t, "1") }
+
+// switchPods goes back and forth between two versions. shown is the setting bridge-nf-call-iptables.
+func switchPods(t *testing.T, shown string) {
+	t.Helper()
+	if !inLab(t) {
+		return
+	}
+	x := newLab(t)
+	set(t, "/proc/sys/net/bridge/bridge-nf-call-iptables", shown)
+	caller := x.pod(t, "caller", "10.99.0.9")
+	for i := range 4 {
+		p := x.pod(t, fmt.Sprintf("p%d", i), fmt.Sprintf("10.99.0.%d", 10+i))
+		p.serve(t, "tcp", "0.0.0.0:8080", p.name)
+		p.serve(t, "udp", "0.0.0.0:5000", p.name)
+	}
+	pods := [][]string{{"p0", "p1"}, {"p2", "p3"}}
+	var flow net.Conn
+	for turn := range 20 {
+		live := pods[turn%2]
+		addr, err := x.network.Publish(trysail.PrivateService{
+			Service: "api", Pods: addrs(x.addrOf(live[0]), x.addrOf(live[1])), TCP: []uint16{8080}, UDP: []uint16{5000},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if flow == nil {
+			caller.in(t, func() (err error) {
+				flow, err = net.Dial("udp", addr.String()+":5000")
+				return err
+			})
+			defer flow.Close()
+		}
+		buf := make([]byte, 100)
+		_, err = flow.Write([]byte("?"))
+		_ = flow.SetReadDeadline(time.Now().Add(patience))
+		n, readErr := flow.Read(buf)
+		if err != nil || readErr != nil || !from(string(buf[:n]), live) {
+			t.Fatalf("turn %d: the first packet of an old UDP flow: %q, %v, %v; want an answer of %v", turn, buf[:n], err, readErr, live)
+		}
+		for range 10 {
+			if got := caller.ask(t, "tcp", addr.String()+":8080", true); !from(got, live) {
+				t.Fatalf("turn %d: TCP: %q, want an answer of %v", turn, got, live)
+			}
+			if got := caller.ask(t, "udp", addr.String()+":5000", true); !from(got, live) {
+				t.Fatalf("turn %d: UDP: %q, want an answer of %v", turn, got, live)
+			}
+		}
+	}
+}
+
+func (x *lab) addrOf(pod string) string { return "10.99.0.1" + strings.TrimPrefix(pod, "p") }
+
+func from(answer string, pods []string) bool {
+	who, _, _ := strings.Cut(answer, " ")
+	return who == pods[0] || who == pods[1]
+}
