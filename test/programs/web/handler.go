@@ -29,6 +29,7 @@ func newHandler() http.Handler {
 	mux.HandleFunc("/upload", upload)
 	mux.HandleFunc("/download", download)
 	mux.HandleFunc("/log", logLine)
+	mux.HandleFunc("/fetch", fetch)
 	mux.HandleFunc("/exit", exit)
 	mux.HandleFunc("/alloc", alloc)
 	mux.HandleFunc("/redis", redis)
