@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"internal/cli":                {"internal/push"},
 	"cmd/trysail": {
 		"internal/api", "internal/cli", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
-		"internal/engine/cri", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
+		"internal/engine/cri", "internal/engine/podnet", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
 	},
 }
 

@@ -9,20 +9,15 @@ import (
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/dns"
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // hostResolvConf names the machine's resolvers.
 const hostResolvConf = "/etc/resolv.conf"
 
-// network is what the names need of the pods' network.
-type network interface {
-	Publish(s trysail.PrivateService) (netip.Addr, error)
-	Withdraw(service string) error
-}
-
 // names is the private network as the reconciler sees it: an address for each service, and the name for it.
 type names struct {
-	network network
+	network *podnet.Network
 	dns     *dns.Server
 }
 
@@ -47,8 +42,7 @@ func (n *names) Withdraw(service string) error {
 
 // openNames starts the pods' name server. It knows at once what was published before: pods ask while the rest of the
 // server is still being started.
-func (s *server) openNames() error {
-	network := s.engine.Network()
+func (s *server) openNames(network *podnet.Network) error {
 	server, err := dns.Start(dns.Config{
 		Addr: netip.AddrPortFrom(network.Gateway(), 53), Clients: network.Subnet(), Upstreams: dns.Resolvers(hostResolvConf), Log: s.log.With("part", "dns"),
 	})

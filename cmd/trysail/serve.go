@@ -197,7 +197,8 @@ func (s *server) openEngine(ctx context.Context) error {
 		return err
 	}
 	s.engine, err = cri.Open(ctx, cri.Config{
-		Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Images: s.images, PrivateDNS: true, Edge: s.cfg.edgeAddresses(ctx),
+		Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Images: s.images, PrivateDNS: true, NetworkOpen: s.openNames,
+		Edge: s.cfg.edgeAddresses(ctx),
 	}, s.log.With("part", "engine"))
 	if problem, ok := errors.AsType[*cri.ProblemError](err); ok {
 		return cli.WithHint(fmt.Errorf("this machine cannot run containers yet: %w", problem), "See what else is missing with: trysail doctor")
@@ -206,7 +207,7 @@ func (s *server) openEngine(ctx context.Context) error {
 		return fmt.Errorf("starting the engine: %w", err)
 	}
 	s.onClose(func(context.Context) error { return s.engine.Close() })
-	return s.openNames()
+	return nil
 }
 
 // openEdge starts the reconciler and the load balancer.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/trysail/trysail/internal/engine"
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // Config says where an engine keeps its files and what it uses of the machine. Zero values mean the defaults.
@@ -44,6 +45,9 @@ type Config struct {
 	// PrivateDNS makes the pods ask a name server at the host's address in their network, which the caller runs there
 	// (see podnet.Network). It goes before DNS.
 	PrivateDNS bool
+	// NetworkOpen, if not nil, is called as soon as the pods' network is open, before containerd is started. An error of it
+	// is one of Open.
+	NetworkOpen func(*podnet.Network) error
 	// Edge is where the load balancer listens. Pods may connect to it as to any server; to nothing else on the machine.
 	Edge []netip.AddrPort
 	// PIDs is how many processes and threads a pod may have. Default: 4096.

@@ -157,6 +157,11 @@ func (e *Engine) open(ctx context.Context, daemon string) (err error) { //nolint
 	if e.network, err = podnet.Open(ctx, network); err != nil {
 		return err
 	}
+	if e.cfg.NetworkOpen != nil {
+		if err := e.cfg.NetworkOpen(e.network); err != nil {
+			return err
+		}
+	}
 	if e.journal, err = openJournal(e.cfg.journalFile()); err != nil {
 		return err
 	}
