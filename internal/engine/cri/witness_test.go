@@ -1,6 +1,7 @@
 package cri_test
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -243,6 +244,10 @@ func TestReach_TriesFromInsideThePod(t *testing.T) {
 	want := []trysail.ReachResult{
 		trysail.ReachOK, trysail.ReachRefused, trysail.ReachOK, trysail.ReachRefused, trysail.ReachOK, trysail.ReachOK, trysail.ReachOK,
 		trysail.ReachUnresolved, trysail.ReachNoDNS, trysail.ReachNoDNS, trysail.ReachOK, "", trysail.ReachUnresolved,
+	}
+	open := trysail.PrivateService{Service: "outside", Pods: []netip.Addr{outside.Addr}, TCP: []uint16{8080}}
+	if _, err := r.engine.Network().Publish(open); err != nil {
+		t.Fatal(err)
 	}
 	try := func(id trysail.PodID, things []trysail.Reach, want []trysail.ReachResult) (got []trysail.Reach) {
 		t.Helper()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -17,8 +16,7 @@ func TestAdmitByIptables_LetsPodsThroughDockersPolicy(t *testing.T) {
 	cfg := Config{Bridge: "trysail0", Subnet: netip.MustParsePrefix("10.92.0.0/20")}
 	done := make(chan error, 1)
 	var rules [3]string
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine, and the network with it
+	onSpareThread(func() { // the network ends with the thread
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
@@ -39,7 +37,7 @@ func TestAdmitByIptables_LetsPodsThroughDockersPolicy(t *testing.T) {
 			}
 			return errors.Join(admitByIptables(t.Context(), cfg), list(2))
 		}()
-	}()
+	})
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

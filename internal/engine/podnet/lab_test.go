@@ -55,8 +55,7 @@ func newSpace(t *testing.T, name string) *space {
 	t.Helper()
 	s := &space{name: name}
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good
+	onSpareThread(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			done <- err
 			return
@@ -64,7 +63,7 @@ func newSpace(t *testing.T, name string) *space {
 		var err error
 		s.handle, err = os.Open("/proc/thread-self/ns/net")
 		done <- err
-	}()
+	})
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -79,20 +78,37 @@ func newSpace(t *testing.T, name string) *space {
 	return s
 }
 
+// onSpareThread starts do in a goroutine with a thread of its own, which ends with it. It is never the first thread of the
+// process: that one cannot end.
+func onSpareThread(do func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			do()
+			return
+		}
+		onSpareThread(do)
+		select {} // so that do does not get this thread
+	}()
+}
+
 // in calls do on a thread that is in the namespace.
 func (s *space) in(t *testing.T, do func() error) {
 	t.Helper()
+	if s.handle == nil {
+		if err := do(); err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		return
+	}
 	done := make(chan error, 1)
-	go func() {
-		if s.handle != nil {
-			runtime.LockOSThread() // for good
-			if err := unix.Setns(int(s.handle.Fd()), unix.CLONE_NEWNET); err != nil {
-				done <- err
-				return
-			}
+	onSpareThread(func() {
+		if err := unix.Setns(int(s.handle.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
 		}
 		done <- do()
-	}()
+	})
 	if err := <-done; err != nil {
 		t.Fatalf("%s: %v", s.name, err)
 	}

@@ -129,6 +129,11 @@ func TestNetwork_IsolationMatrix(t *testing.T) {
 			run(t, "iptables", "-P", "FORWARD", "DROP")
 			admitByHost(t.Context(), x.cfg)
 		}},
+		{"a Docker daemon runs, with its firewall", func(t *testing.T) {
+			run(t, "iptables", "-P", "FORWARD", "ACCEPT")
+			startDocker(t)
+			admitByHost(t.Context(), x.cfg)
+		}},
 		{"ufw drops what comes in", func(t *testing.T) {
 			run(t, "iptables", "-P", "INPUT", "DROP")
 			run(t, "iptables", "-A", "INPUT", "-p", "tcp", "-m", "multiport", "--dports", "80,443,4500,4501", "-j", "ACCEPT")
