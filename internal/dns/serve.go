@@ -57,7 +57,8 @@ func (s *Server) serveStreams() {
 			s.pause()
 			continue
 		}
-		from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap() //nolint:forcetypeassert // of a TCP connection
+		remote, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+		from := remote.Addr().Unmap()
 		who, ok := s.trust(from)
 		if !ok || !s.enter(&s.conns, from) {
 			c.Close()

@@ -20,7 +20,7 @@ func startDocker(t *testing.T) {
 	if _, statErr := os.Stat(daemon); err != nil || statErr != nil {
 		t.Skip("there is no Docker daemon; scripts/setup.sh test unpacks one")
 	}
-	dir, err := os.MkdirTemp("/run", "tstdk") // its path must be short
+	dir, err := os.MkdirTemp("/run", "tstdk") //nolint:usetesting // its path must be short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,10 +41,13 @@ func interfaceName(name string) []byte {
 }
 
 func iifname(name string) match { return meta(expr.MetaKeyIIFNAME, expr.CmpOpEq, interfaceName(name)) }
+
 func oifname(name string) match { return meta(expr.MetaKeyOIFNAME, expr.CmpOpEq, interfaceName(name)) }
+
 func notIifname(name string) match {
 	return meta(expr.MetaKeyIIFNAME, expr.CmpOpNeq, interfaceName(name))
 }
+
 func notOifname(name string) match {
 	return meta(expr.MetaKeyOIFNAME, expr.CmpOpNeq, interfaceName(name))
 }
@@ -53,13 +56,14 @@ func group(key expr.MetaKey, op expr.CmpOp, number uint32) match {
 	return meta(key, op, binaryutil.NativeEndian.PutUint32(number))
 }
 
-func isIPv4() match       { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{unix.NFPROTO_IPV4}) }
-func isIPv6() match       { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{unix.NFPROTO_IPV6}) }
-func l4(p uint8) match    { return meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{p}) }
-func returns() match      { return verdict(expr.VerdictReturn, "") }
-func accept() match       { return verdict(expr.VerdictAccept, "") }
-func drop() match         { return verdict(expr.VerdictDrop, "") }
-func jump(c string) match { return verdict(expr.VerdictJump, c) }
+func isIPv4() match { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{unix.NFPROTO_IPV4}) }
+
+func isIPv6() match    { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{unix.NFPROTO_IPV6}) }
+func l4(p uint8) match { return meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{p}) }
+func returns() match   { return verdict(expr.VerdictReturn, "") }
+func accept() match    { return verdict(expr.VerdictAccept, "") }
+func drop() match      { return verdict(expr.VerdictDrop, "") }
+func toRefuse() match  { return verdict(expr.VerdictJump, "refuse") }
 
 func verdict(kind expr.VerdictKind, chain string) match {
 	return match{&expr.Verdict{Kind: kind, Chain: chain}}

@@ -197,7 +197,7 @@ func (r *ruleset) addServices(st state) {
 		var pods []nftables.SetElement
 		for i, pod := range s.Pods {
 			ip := pod.As4()
-			pods = append(pods, nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: ip[:]}) //nolint:gosec // a count of pods
+			pods = append(pods, nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: ip[:]})
 		}
 		choice := r.set(&nftables.Set{
 			Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr,
@@ -265,7 +265,7 @@ func (r *ruleset) addInput(dnsPort uint16) {
 			}
 		}
 	}
-	r.rule(c, jump("refuse"))
+	r.rule(c, toRefuse())
 	// The machine does not tell pods of a shorter way to each other: it must not be taken.
 	out := r.base("redirects", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter+filterBefore)
 	const icmpRedirect = 5
@@ -288,16 +288,16 @@ func (r *ruleset) addForward() {
 	c := r.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter+filterBefore)
 	bridge := r.cfg.Bridge
 	r.rule(c, notIifname(bridge), notOifname(bridge), returns())
-	r.rule(c, iifname(bridge), isIPv6(), jump("refuse")) // pods have no IPv6 address of ours
+	r.rule(c, iifname(bridge), isIPv6(), toRefuse()) // pods have no IPv6 address of ours
 	r.rule(c, iifname(bridge), notSaddr(r.cfg.Subnet), drop())
 	r.rule(c, established(), accept())
 	r.rule(c, iifname(bridge), oifname(bridge), isIPv4(), service(), in(r.open), accept())
-	r.rule(c, oifname(bridge), jump("refuse"))
+	r.rule(c, oifname(bridge), toRefuse())
 	for _, p := range notOutside() {
-		r.rule(c, isIPv4(), daddr(p), jump("refuse"))
+		r.rule(c, isIPv4(), daddr(p), toRefuse())
 	}
 	// A port of this machine that somebody (Docker) forwards is still a port of this machine.
-	r.rule(c, redirected(), jump("refuse"))
+	r.rule(c, redirected(), toRefuse())
 	r.rule(c, accept())
 }
 
