@@ -323,3 +323,24 @@ func from(answer string, pods []string) bool {
 	who, _, _ := strings.Cut(answer, " ")
 	return who == pods[0] || who == pods[1]
 }
+
+// TestNetwork_LeadsToTheNameServerAtAnotherPort: another program has the usual one.
+func TestNetwork_LeadsToTheNameServerAtAnotherPort(t *testing.T) {
+	if !inLab(t) {
+		return
+	}
+	x := newLab(t)
+	x.pod(t, "alpha", "10.99.0.10")
+	gateway := x.cfg.Gateway().String()
+	for _, proto := range []string{"tcp", "udp"} {
+		x.host.serve(t, proto, gateway+":53", "another program")
+		x.host.serve(t, proto, gateway+":5353", "dns")
+	}
+	if err := x.network.ServeDNSAt(5353); err != nil {
+		t.Fatal(err)
+	}
+	x.matrix(t, []cell{
+		{"alpha", "udp", gateway + ":53", "name server over UDP", "dns to 10.99.0.10"},
+		{"alpha", "tcp", gateway + ":53", "name server over TCP", "dns to 10.99.0.10"},
+	})
+}
