@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -214,7 +216,17 @@ func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 func (m *metricsAnswer) table(s screen, series []metricSeries) error {
 	header := []string{"TIME"}
 	rows := map[float64][]string{}
-	var times []float64
+	line := func(at float64) []string {
+		if rows[at] == nil {
+			rows[at] = make([]string, len(series)+2)
+			rows[at][0] = unixTime(at).UTC().Format("2006-01-02T15:04:05Z")
+		}
+		return rows[at]
+	}
+	// The newest deployment may be of a period that has no point yet.
+	for _, d := range m.Deployments {
+		line(math.Floor(d.CreatedAt/float64(m.Period)) * float64(m.Period))
+	}
 	for i, one := range series {
 		name := strings.ToUpper(one.MetricName)
 		switch one.Unit {
@@ -225,19 +237,14 @@ func (m *metricsAnswer) table(s screen, series []metricSeries) error {
 		}
 		header = append(header, name)
 		for _, p := range one.MetricData {
-			if rows[p.Timestamp] == nil {
-				rows[p.Timestamp] = make([]string, len(series)+2)
-				rows[p.Timestamp][0] = unixTime(p.Timestamp).UTC().Format("2006-01-02T15:04:05Z")
-				times = append(times, p.Timestamp)
-			}
+			row := line(p.Timestamp)
 			if v, ok := p.Statistics[one.drawn()]; ok {
-				rows[p.Timestamp][i+1] = decimal(v)
+				row[i+1] = decimal(v)
 			}
 		}
 	}
-	slices.Sort(times)
 	var lines [][]string
-	for _, t := range times {
+	for _, t := range slices.Sorted(maps.Keys(rows)) {
 		row := rows[t]
 		for i, cell := range row[:len(row)-1] {
 			if cell == "" {

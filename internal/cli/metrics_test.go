@@ -51,6 +51,18 @@ func TestMetrics_TableForPipes(t *testing.T) {
 	}
 }
 
+func TestMetrics_TableHasADeploymentOfAPeriodWithoutPoints(t *testing.T) {
+	var out bytes.Buffer
+	a := answer()
+	a.Deployments = append(a.Deployments, metricMarker{Version: 5, State: "ACTIVE", CreatedAt: a.EndTime + 2})
+	if err := a.print(screen{Writer: &out}, "web", false); err != nil {
+		t.Fatal(err)
+	}
+	if want := "2023-11-14T23:20:00Z   -                  -          -                v5\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("want at the end %q of\n%s", want, out.String())
+	}
+}
+
 func TestMetrics_ChartsForTerminals(t *testing.T) {
 	t.Setenv("TZ", "UTC")
 	var out bytes.Buffer
