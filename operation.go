@@ -15,10 +15,17 @@ const (
 // Terminal reports whether the status does not change any more.
 func (s OperationStatus) Terminal() bool { return s == OperationSucceeded || s == OperationFailed }
 
+// The types of resources that operations are about. The word is the wire value.
+const (
+	ResourceService     = "ContainerService"
+	ResourceCertificate = "Certificate"
+)
+
 // Operation is the record of one call that changed something, and of what became of it.
 type Operation struct {
 	ID           string
-	ResourceName string // of the service; empty when no service was concerned
+	ResourceName string // of the service or certificate; empty when none was concerned
+	ResourceType string // ResourceService or ResourceCertificate
 	Type         string // the API's name of the operation
 	Details      string // such as "deployment 3"; may be empty
 	Status       OperationStatus

@@ -199,6 +199,7 @@ type Route struct {
 	Service   string
 	ServiceID string // names the service's access log
 	Host      string
+	Domains   []string // that lead there as well; ordered
 	Mode      RouteMode
 	Targets   []Target // all that shall be probed; those with Serving are in rotation
 	// AccessLog makes the edge write a line for each request, AccessLogHealthChecks for its own health checks as well.

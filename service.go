@@ -3,6 +3,7 @@ package trysail
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"slices"
 	"strings"
 	"time"
 )
@@ -24,6 +25,7 @@ const (
 // The codes of a StateDetail, in the order in which they occur.
 const (
 	DetailCreatingSystemResources = "CREATING_SYSTEM_RESOURCES"
+	DetailProvisioningCertificate = "PROVISIONING_CERTIFICATE"
 	DetailProvisioningService     = "PROVISIONING_SERVICE"
 	DetailCreatingDeployment      = "CREATING_DEPLOYMENT"
 	DetailEvaluatingHealthCheck   = "EVALUATING_HEALTH_CHECK"
@@ -61,6 +63,9 @@ type Service struct {
 	Detail   StateDetail // zero unless State is PENDING, DEPLOYING or UPDATING
 	Disabled bool        // desired: no pods, the endpoint answers 503
 	Tags     []Tag       // ordered by key
+	// PublicDomains are the domains that lead here besides the default one, by the name of their certificate; nil if
+	// there are none.
+	PublicDomains map[string][]string
 	// ECRPuller is the switch privateRegistryAccess.ecrImagePullerRole.isActive.
 	ECRPuller bool
 	Settings  ServiceSettings
@@ -75,6 +80,16 @@ type Service struct {
 // Host is the name of the service's default domain: <service>.<label>.<region>.cs.<domain>.
 func (s *Service) Host(region, domain string) string {
 	return s.Name + "." + s.HostLabel + "." + region + ".cs." + domain
+}
+
+// Hosts are all names that lead to the service, the default one first.
+func (s *Service) Hosts(region, domain string) []string {
+	list := []string{s.Host(region, domain)}
+	for _, domains := range s.PublicDomains {
+		list = append(list, domains...)
+	}
+	slices.Sort(list[1:])
+	return list
 }
 
 // PrivateDomainName is the name under which other services reach this one.

@@ -47,7 +47,10 @@ const (
 	MaxPublicDomains = 4   // per service, over all certificates
 	MaxCertificates  = 4   // attached to one service
 	MaxDomainName    = 253 // characters
-	MaxKeyName       = 64  // characters of an access key's name; Trysail's own
+	// MaxAlternativeNames is how many names a certificate may have besides its main one.
+	MaxAlternativeNames = 9
+	MaxCertificateName  = 255 // characters
+	MaxKeyName          = 64  // characters of an access key's name; Trysail's own
 )
 
 // invalid is an Error for a request that is wrong.
@@ -185,8 +188,14 @@ func ValidateKeyName(name string) error {
 // ValidatePublicDomainNames checks the shape of publicDomainNames: certificate name → domains. Whether the
 // certificates exist is for somebody else to say.
 func ValidatePublicDomainNames(names map[string][]string) error {
-	if len(names) > MaxCertificates {
-		return invalid("%d certificates are too many. A service can have up to %d.", len(names), MaxCertificates)
+	attached := 0 // an empty list takes a certificate away
+	for _, domains := range names {
+		if len(domains) > 0 {
+			attached++
+		}
+	}
+	if attached > MaxCertificates {
+		return invalid("%d certificates are too many. A service can have up to %d.", attached, MaxCertificates)
 	}
 	seen := map[string]bool{}
 	for _, cert := range slices.Sorted(maps.Keys(names)) {
@@ -194,8 +203,8 @@ func ValidatePublicDomainNames(names map[string][]string) error {
 			return invalid("A certificate name in publicDomainNames is empty.")
 		}
 		for _, domain := range names[cert] {
-			if !isDomainName(domain) {
-				return invalid("Public domain name %s of certificate %s is not valid. It must be a name such as www.example.com.", quote(domain), quote(cert))
+			if err := ValidateDomain(strings.ToLower(domain)); err != nil {
+				return err
 			}
 			if seen[strings.ToLower(domain)] {
 				return invalid("Public domain name %s is given twice.", quote(domain))

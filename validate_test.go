@@ -123,13 +123,14 @@ func TestValidate_PublicDomainNames(t *testing.T) {
 		names map[string][]string
 		want  string
 	}{
-		"none":   {nil, ""},
-		"four":   {map[string][]string{"c": {"a.example.com", "b.example.com"}, "d": {"example.com"}, "_": {"x.cloudfront.net"}}, ""},
-		"detach": {map[string][]string{"c": {}}, ""},
-		"five":   {map[string][]string{"c": {"a.b", "b.b", "c.b", "d.b", "e.b"}}, "5 public domain names are too many. A service can have up to 4."},
-		"certs":  {map[string][]string{"a": nil, "b": nil, "c": nil, "d": nil, "e": nil}, "5 certificates are too many. A service can have up to 4."},
-		"twice":  {map[string][]string{"a": {"a.b"}, "b": {"A.b"}}, `Public domain name "A.b" is given twice.`},
-		"bad":    {map[string][]string{"a": {"*.b.c"}}, `Public domain name "*.b.c" of certificate "a" is not valid. It must be a name such as www.example.com.`},
+		"none":    {nil, ""},
+		"four":    {map[string][]string{"c": {"a.example.com", "b.example.com"}, "d": {"example.com"}, "_": {"x.cloudfront.net"}}, ""},
+		"detach":  {map[string][]string{"a": nil, "b": nil, "c": {}, "d": nil, "e": nil}, ""},
+		"address": {map[string][]string{"a": {"192.0.2.1"}}, `Domain "192.0.2.1" is an IP address. A certificate is for names such as www.example.com.`},
+		"five":    {map[string][]string{"c": {"a.b", "b.b", "c.b", "d.b", "e.b"}}, "5 public domain names are too many. A service can have up to 4."},
+		"certs":   {map[string][]string{"a": {"a.b"}, "b": {"b.b"}, "c": {"c.b"}, "d": {"d.b"}, "e": {"e.b"}}, "5 certificates are too many. A service can have up to 4."},
+		"twice":   {map[string][]string{"a": {"a.b"}, "b": {"A.b"}}, `Public domain name "A.b" is given twice.`},
+		"bad":     {map[string][]string{"a": {"*.b.c"}}, `Domain "*.b.c" is a wildcard. Wildcards are not supported: name each domain.`},
 	} {
 		t.Run(name, func(t *testing.T) { checkInvalid(t, ValidatePublicDomainNames(tc.names), tc.want) })
 	}

@@ -32,6 +32,8 @@ type Config struct {
 	Domain string
 	// EdgePort is appended to the host of the services' URLs, such as ":8443"; default none, which means 443.
 	EdgePort string
+	// ValidationZone is where the records that validate domains point to; default "validations." and Domain.
+	ValidationZone string
 	// MaxBody is the largest request body in bytes; default 1 MiB.
 	MaxBody int64
 }
@@ -58,6 +60,13 @@ type Control interface {
 	PutServiceSettings(context.Context, trysail.Caller, control.PutServiceSettingsInput) (trysail.ServiceSettings, error)
 	TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error)
 	UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error)
+
+	CreateCertificate(context.Context, trysail.Caller, control.CreateCertificateInput) (*control.CertificateOperation, error)
+	GetCertificates(context.Context, trysail.Caller, control.GetCertificatesInput) (*control.CertificatePage, error)
+	DeleteCertificate(ctx context.Context, caller trysail.Caller, name string) (*control.CertificateOperation, error)
+	// GetDomains returns those that lead to one service, or all if serviceName is empty.
+	GetDomains(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.DomainView, error)
+	CheckDomain(ctx context.Context, caller trysail.Caller, name string) (*trysail.DomainView, error)
 
 	GetOperation(ctx context.Context, caller trysail.Caller, id string) (trysail.Operation, error)
 	GetOperations(ctx context.Context, caller trysail.Caller, pageToken string) (*control.OperationPage, error)
@@ -111,6 +120,7 @@ func New(cfg Config, c Control, log *slog.Logger) *Handler {
 	setDefault(&cfg.Region, "us-east-1")
 	setDefault(&cfg.Account, "000000000000")
 	setDefault(&cfg.Domain, "localhost")
+	setDefault(&cfg.ValidationZone, "validations."+cfg.Domain)
 	setDefault(&cfg.MaxBody, defaultMaxBody)
 	h := &Handler{cfg: cfg, control: c, log: log, operations: make(map[string]operation)}
 	for _, op := range operations(c, view{cfg}) {

@@ -275,7 +275,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 
 func TestHandler_OperationsNotServed(t *testing.T) {
 	server := newServer(t, &fake{})
-	wantException(t, do(t, server, "CreateCertificate", "{}"), 400, "InvalidInputException", "CreateCertificate is not available in this version of Trysail.")
+	wantException(t, do(t, server, "CreateCertificate", "{}"), 400, "InvalidInputException", `Missing required member "certificateName".`)
 	wantException(t, do(t, server, "CreateInstances", "{}"), 400, "InvalidInputException", "Trysail serves container services only: CreateInstances is not available.")
 	wantException(t, do(t, server, "MakeCoffee", "{}"), 404, "UnknownOperationException", "Lightsail_20161128.MakeCoffee")
 	// Whoever is not known does not even learn that.

@@ -65,6 +65,11 @@ type fake struct {
 	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
 	registries    func() ([]control.Registry, error)
 	deleteReg     func(string) error
+	createCert    func(control.CreateCertificateInput) (*control.CertificateOperation, error)
+	getCerts      func(control.GetCertificatesInput) (*control.CertificatePage, error)
+	deleteCert    func(string) (*control.CertificateOperation, error)
+	domains       func(string) ([]trysail.DomainView, error)
+	checkDomain   func(string) (*trysail.DomainView, error)
 	identify      func(string) (string, trysail.Caller, bool, error)
 }
 
@@ -82,6 +87,26 @@ func (f *fake) UpdateContainerService(_ context.Context, _ trysail.Caller, in co
 
 func (f *fake) DeleteContainerService(_ context.Context, _ trysail.Caller, name string) error {
 	return f.deleteService(name)
+}
+
+func (f *fake) CreateCertificate(_ context.Context, _ trysail.Caller, in control.CreateCertificateInput) (*control.CertificateOperation, error) {
+	return f.createCert(in)
+}
+
+func (f *fake) GetCertificates(_ context.Context, _ trysail.Caller, in control.GetCertificatesInput) (*control.CertificatePage, error) {
+	return f.getCerts(in)
+}
+
+func (f *fake) DeleteCertificate(_ context.Context, _ trysail.Caller, name string) (*control.CertificateOperation, error) {
+	return f.deleteCert(name)
+}
+
+func (f *fake) GetDomains(_ context.Context, _ trysail.Caller, service string) ([]trysail.DomainView, error) {
+	return f.domains(service)
+}
+
+func (f *fake) CheckDomain(_ context.Context, _ trysail.Caller, name string) (*trysail.DomainView, error) {
+	return f.checkDomain(name)
 }
 
 func (f *fake) CreateContainerServiceDeployment(_ context.Context, _ trysail.Caller, name string, in control.DeploymentInput) (*trysail.Service, error) {
@@ -226,9 +251,26 @@ func fullService() trysail.Service {
 		Capacity: trysail.Capacity{Power: trysail.PowerSmall, Scale: 2},
 		State:    trysail.ServiceDeploying, Detail: trysail.StateDetail{Code: trysail.DetailCreatingDeployment, Message: "starting"},
 		Tags:      []trysail.Tag{{Key: "env", Value: "prod"}},
-		ECRPuller: true,
-		Current:   fullDeployment(1, trysail.DeploymentActive, at),
-		Next:      fullDeployment(2, trysail.DeploymentActivating, at),
+		ECRPuller: true, PublicDomains: map[string][]string{"cert": {"www.example.com"}},
+		Current: fullDeployment(1, trysail.DeploymentActive, at),
+		Next:    fullDeployment(2, trysail.DeploymentActivating, at),
+	}
+}
+
+// fullCertificate has something in every member that a certificate can have; no real one has all at once.
+func fullCertificate() trysail.Certificate {
+	at := time.UnixMilli(1652233466250)
+	leaf := &trysail.Leaf{
+		Issuer: "Let's Encrypt", Authority: "https://acme.example/directory", Serial: "03:0a", KeyAlgorithm: "EC_prime256v1",
+		NotBefore: at, NotAfter: at.Add(90 * 24 * time.Hour), IssuedAt: at, RevokedAt: at, Challenge: "http-01",
+	}
+	problem := &trysail.Finding{Code: trysail.CodeCertDNS, Summary: "www.example.com points to 203.0.113.9.", Fix: "Set the record."}
+	return trysail.Certificate{
+		ID: "0f6a1f8e-8c1f-4f0e-9f43-1c2d3e4f5a6b", Name: "cert", CreatedAt: at, IssuedAt: at, Tags: []trysail.Tag{{Key: "env", Value: "prod"}}, UsedBy: []string{"web"},
+		Domains: []trysail.DomainCertificate{
+			{Domain: "example.com", Token: "aa", Leaf: leaf, RenewAt: at, UpdatedAt: at},
+			{Domain: "www.example.com", Token: "bb", Problem: problem, RenewAt: at, Refused: true, UpdatedAt: at},
+		},
 	}
 }
 

@@ -91,9 +91,9 @@ func lightsailOperations(c Control, v view) []operation {
 		reading("GetContainerImages", "0.2", readServiceName, c.GetContainerImages, v.imagesResult),
 		changing("DeleteContainerImage", "0.2", readDeleteImage, noOutput(c.DeleteContainerImage), empty),
 		reading("GetContainerServiceMetricData", "0.3", readMetricData, c.GetContainerServiceMetricData, v.metricDataResult),
-		refused("CreateCertificate", later),
-		refused("GetCertificates", later),
-		refused("DeleteCertificate", later),
+		changing("CreateCertificate", "0.5", readCreateCertificate, c.CreateCertificate, v.createCertificateResult),
+		reading("GetCertificates", "0.5", readGetCertificates, c.GetCertificates, v.certificatesResult),
+		changing("DeleteCertificate", "0.5", readCertificateName, c.DeleteCertificate, v.deleteCertificateResult),
 		changing("TagResource", "0.1", readTag, func(ctx context.Context, caller trysail.Caller, in tagRequest) ([]trysail.Operation, error) {
 			return c.TagResource(ctx, caller, in.resourceName, in.resourceARN, in.tags)
 		}, v.operationsResult),
@@ -130,6 +130,8 @@ func ownOperations(c Control, v view) []operation {
 		}, v.accessKeysResult)),
 		own(changing("CreateAccessKey", "0.1", readCreateKey, c.CreateAccessKey, v.accessKeyResult)),
 		own(changing("DeleteAccessKey", "0.1", readDeleteKey, noOutput(c.DeleteAccessKey), empty)),
+		own(reading("GetDomains", "0.5", readGetDomains, c.GetDomains, v.domainsResult)),
+		own(reading("CheckDomain", "0.5", readCheckDomain, c.CheckDomain, v.domainResult)),
 		own(reading("CheckDeployment", "0.2", readCheckDeployment, c.CheckDeployment, v.checkResult)),
 		own(reading("ListPods", "0.2", readListPods, c.ListPods, v.podsResult)),
 		own(reading("GetPodLog", "0.3", readGetPodLog, c.GetPodLog, v.podLogResult)),

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"strings"
@@ -183,6 +184,7 @@ type containerService struct {
 	IsDisabled            bool                  `json:"isDisabled"`
 	PrincipalARN          string                `json:"principalArn"`
 	PrivateDomainName     string                `json:"privateDomainName"`
+	PublicDomainNames     map[string][]string   `json:"publicDomainNames,omitempty"`
 	URL                   string                `json:"url"`
 	PrivateRegistryAccess privateRegistryAccess `json:"privateRegistryAccess"`
 }
@@ -326,7 +328,7 @@ func (v view) service(s *trysail.Service) containerService {
 		CreatedAt:            seconds(s.CreatedAt),
 		Location:             v.location(),
 		ResourceType:         "ContainerService",
-		Tags:                 make([]tag, len(s.Tags)),
+		Tags:                 newTags(s.Tags),
 		Power:                s.Power,
 		PowerID:              spec.ID,
 		State:                s.State,
@@ -336,10 +338,8 @@ func (v view) service(s *trysail.Service) containerService {
 		IsDisabled:           s.Disabled,
 		PrincipalARN:         s.PrincipalARN(v.cfg.Region, v.cfg.Account),
 		PrivateDomainName:    s.PrivateDomainName(),
+		PublicDomainNames:    s.PublicDomains,
 		URL:                  "https://" + s.Host(v.cfg.Region, v.cfg.Domain) + v.cfg.EdgePort + "/",
-	}
-	for i, t := range s.Tags {
-		answer.Tags[i] = tag(t)
 	}
 	if s.Detail.Code != "" {
 		answer.StateDetail = &stateDetail{s.Detail.Code, s.Detail.Message}
@@ -417,7 +417,7 @@ func (v view) podLogResult(page *control.LogPage) podLogResult {
 
 func (v view) newOperation(o trysail.Operation) operationRecord {
 	return operationRecord{
-		ID: o.ID, ResourceName: o.ResourceName, ResourceType: "ContainerService", CreatedAt: seconds(o.CreatedAt), Location: v.location(),
+		ID: o.ID, ResourceName: o.ResourceName, ResourceType: cmp.Or(o.ResourceType, trysail.ResourceService), CreatedAt: seconds(o.CreatedAt), Location: v.location(),
 		IsTerminal: o.Status.Terminal(), OperationType: o.Type, Details: o.Details, Status: string(o.Status), StatusChangedAt: seconds(o.ChangedAt),
 		ErrorCode: o.ErrorCode, ErrorDetails: o.ErrorDetails,
 	}

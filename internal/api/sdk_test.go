@@ -121,8 +121,8 @@ func TestSDK_TypedExceptions(t *testing.T) {
 	wantSDKError[*types.ServiceException](t, call(trysail.CodeUnavailable, "disk full"), "disk full")
 	wantSDKError[*types.ServiceException](t, call(trysail.CodeInternal, "broken"), "broken")
 
-	_, err := client.GetCertificates(t.Context(), &lightsail.GetCertificatesInput{})
-	wantSDKError[*types.InvalidInputException](t, err, "GetCertificates is not available in this version of Trysail.")
+	_, err := client.GetDisks(t.Context(), &lightsail.GetDisksInput{})
+	wantSDKError[*types.InvalidInputException](t, err, "Trysail serves container services only: GetDisks is not available.")
 
 	_, err = newSDKClient(t, f, "wrong").GetContainerServices(t.Context(), &lightsail.GetContainerServicesInput{})
 	if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != "InvalidSignatureException" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -24,6 +25,16 @@ type Config struct {
 	Account string // 12 digits; part of ARNs
 	// MaxServices is how many services there may be. Zero means 100, the Lightsail quota.
 	MaxServices int
+	// MaxCertificates is how many certificates there may be at a time, pending or issued; MaxCertificateRequests how many
+	// may be asked for in 365 days. Zero means 10 and 20, the Lightsail quotas.
+	MaxCertificates, MaxCertificateRequests int
+	// Domain is the base of the default domains. OwnHosts are the names that Trysail itself answers under.
+	Domain   string
+	OwnHosts []string
+	// ValidationZone is where the records that validate domains point to.
+	ValidationZone string
+	// HostLabel is the label that the hosts of new services share; empty means that each gets one of its own.
+	HostLabel string
 	// Registry is the address of the installation's own registry as clients reach it, host[:port].
 	Registry string
 	// Memory is that of all nodes together, in bytes. Zero means that it is not known.
@@ -38,6 +49,10 @@ type Config struct {
 	// Metrics has what services used and how they answered.
 	Metrics *metrics.Store
 
+	// Addresses are those under which this machine is reached; nil if nobody knows.
+	Addresses func() []netip.Addr
+	// LookAtDomain finds out what the world sees of a domain, and what is wrong with it; nil if nobody can.
+	LookAtDomain func(ctx context.Context, d trysail.DomainCertificate) (trysail.Domain, *trysail.Finding)
 	// NodeImages lists what is unpacked on this machine.
 	NodeImages func(ctx context.Context) ([]trysail.NodeImage, error)
 	// StoredSizes tells how many bytes of blobs each manifest of the registry needs, by digest, and how many all are.
@@ -52,6 +67,12 @@ type Control struct{ Config }
 func New(cfg Config) *Control {
 	if cfg.MaxServices == 0 {
 		cfg.MaxServices = 100
+	}
+	if cfg.MaxCertificates == 0 {
+		cfg.MaxCertificates = 10
+	}
+	if cfg.MaxCertificateRequests == 0 {
+		cfg.MaxCertificateRequests = 20
 	}
 	if cfg.PreflightTimeout == 0 {
 		cfg.PreflightTimeout = time.Second

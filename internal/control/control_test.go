@@ -104,6 +104,7 @@ type state struct {
 	Deployments map[string][]trysail.Deployment
 	Audit       []store.AuditEntry
 	Keys        []store.AccessKey
+	Certs       []trysail.Certificate
 }
 
 func (b *bed) state() (st state) {
@@ -117,6 +118,9 @@ func (b *bed) state() (st state) {
 			if st.Deployments[s.Name], err = tx.Deployments(s.ID); err != nil {
 				return err
 			}
+		}
+		if st.Certs, err = tx.Certificates(); err != nil {
+			return err
 		}
 		if st.Audit, err = tx.AuditTrail(1000); err != nil {
 			return err
@@ -215,9 +219,6 @@ func TestCreateContainerService_Refuses(t *testing.T) {
 		"power":   {func(in *control.CreateContainerServiceInput) { in.Power = "huge" }, `Power "huge" is not valid. It must be one of: nano, micro, small, medium, large, xlarge.`},
 		"scale":   {func(in *control.CreateContainerServiceInput) { in.Scale = 25 }, "Scale 25 is not valid. It must be between 1 and 20."},
 		"tag":     {func(in *control.CreateContainerServiceInput) { in.Tags = []trysail.Tag{{Key: "aws:x"}} }, `Tag key "aws:x" is not valid. Keys that begin with "aws:" are reserved.`},
-		"domain": {func(in *control.CreateContainerServiceInput) {
-			in.PublicDomainNames = map[string][]string{"c": {"www.example.com"}}
-		}, "Custom domains (publicDomainNames) are not available in this version of Trysail."},
 		"container": {func(in *control.CreateContainerServiceInput) {
 			in.Deployment = &control.DeploymentInput{Containers: map[string]trysail.Container{"backend_api": {Image: "x"}}}
 		}, `Container name "backend_api" does not match pattern: ` + namePattern},
@@ -400,11 +401,10 @@ func TestUpdateContainerService_Refuses(t *testing.T) {
 	b := newBed(t, nil)
 	b.create("web", trysail.ServiceRunning, trysail.DeploymentActive)
 	for want, in := range map[string]control.UpdateContainerServiceInput{
-		`Service name "W" does not match pattern: ` + namePattern:                                            {ServiceName: "W"},
-		`Power "" is not valid. It must be one of: nano, micro, small, medium, large, xlarge.`:               {ServiceName: "web", Power: new("")},
-		"Scale 0 is not valid. It must be between 1 and 20.":                                                 {ServiceName: "web", Scale: new(0)},
-		"Custom domains (publicDomainNames) are not available in this version of Trysail.":                   {ServiceName: "web", PublicDomainNames: map[string][]string{"c": {"www.example.com"}}},
-		`Public domain name "x" of certificate "c" is not valid. It must be a name such as www.example.com.`: {ServiceName: "web", PublicDomainNames: map[string][]string{"c": {"x"}}},
+		`Service name "W" does not match pattern: ` + namePattern:                              {ServiceName: "W"},
+		`Power "" is not valid. It must be one of: nano, micro, small, medium, large, xlarge.`: {ServiceName: "web", Power: new("")},
+		"Scale 0 is not valid. It must be between 1 and 20.":                                   {ServiceName: "web", Scale: new(0)},
+		`Domain "x" is not valid. It must be a name such as www.example.com.`:                  {ServiceName: "web", PublicDomainNames: map[string][]string{"c": {"x"}}},
 	} {
 		b.refused(trysail.CodeInvalid, want, func() error { _, err := b.UpdateContainerService(t.Context(), caller, in); return err })
 	}

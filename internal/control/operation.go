@@ -28,7 +28,8 @@ func recorded(operation string) (trysail.OperationStatus, bool) {
 	switch operation {
 	case "CreateContainerService", "UpdateContainerService", "DeleteContainerService", createDeployment:
 		return trysail.OperationStarted, true
-	case "RegisterContainerImage", "DeleteContainerImage", "CreateContainerServiceRegistryLogin", "TagResource", "UntagResource":
+	case "RegisterContainerImage", "DeleteContainerImage", "CreateContainerServiceRegistryLogin", "TagResource", "UntagResource",
+		"CreateCertificate", "DeleteCertificate":
 		return trysail.OperationSucceeded, true
 	}
 	return "", false
@@ -41,6 +42,15 @@ func record(tx *store.Tx, operation, resource string) (trysail.Operation, error)
 		return trysail.Operation{}, nil
 	}
 	o := trysail.Operation{ID: newUUID(), ResourceName: resource, Type: operation, Status: status, CreatedAt: tx.Now(), ChangedAt: tx.Now()}
+	o.ResourceType = trysail.ResourceService
+	switch operation {
+	case "CreateCertificate", "DeleteCertificate":
+		o.ResourceType = trysail.ResourceCertificate
+	case "TagResource", "UntagResource":
+		if _, err := tx.Certificate(resource); err == nil {
+			o.ResourceType = trysail.ResourceCertificate
+		}
+	}
 	if operation == createDeployment {
 		s, err := tx.Service(resource)
 		if err != nil {
@@ -68,10 +78,10 @@ func (c *Control) GetOperations(ctx context.Context, caller trysail.Caller, page
 	return c.operations(ctx, "", pageToken)
 }
 
-// GetOperationsForResource lists the operations on a service, also on one that is deleted.
-// Errors: Invalid (name, token), NotFound when there never was such a service.
+// GetOperationsForResource lists the operations on a service or certificate, also on one that is deleted.
+// Errors: Invalid (name, token), NotFound when there never was such a thing.
 func (c *Control) GetOperationsForResource(ctx context.Context, caller trysail.Caller, resourceName, pageToken string) (*OperationPage, error) {
-	if err := trysail.ValidateServiceName(resourceName); err != nil {
+	if err := trysail.ValidateServiceName(resourceName); err != nil && trysail.ValidateCertificateName(resourceName) != nil {
 		return nil, err
 	}
 	page, err := c.operations(ctx, resourceName, pageToken)

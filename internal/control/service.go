@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -19,7 +20,7 @@ import (
 func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Caller, in CreateContainerServiceInput) (*trysail.Service, error) {
 	err := firstError(
 		trysail.ValidateServiceName(in.ServiceName), trysail.ValidatePower(in.Power), trysail.ValidateScale(in.Scale),
-		trysail.ValidateTags(in.Tags), refuseDomains(in.PublicDomainNames))
+		trysail.ValidateTags(in.Tags), trysail.ValidatePublicDomainNames(in.PublicDomainNames))
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +35,7 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 		}
 	}
 	s := &trysail.Service{
-		ID: newUUID(), Name: in.ServiceName, HostLabel: newHostLabel(),
+		ID: newUUID(), Name: in.ServiceName, HostLabel: cmp.Or(c.HostLabel, NewHostLabel()),
 		Capacity: trysail.Capacity{Power: trysail.Power(in.Power), Scale: in.Scale},
 		State:    trysail.ServicePending, Detail: trysail.StateDetail{Code: trysail.DetailCreatingSystemResources},
 		Tags: slices.SortedFunc(slices.Values(in.Tags), func(a, b trysail.Tag) int { return cmp.Compare(a.Key, b.Key) }),
@@ -46,15 +47,19 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 		if err := c.nameFree(tx, s.Name); err != nil {
 			return err
 		}
+		var err error
+		if s.PublicDomains, err = c.publicDomains(tx, nil, in.PublicDomainNames); err != nil {
+			return err
+		}
 		s.CreatedAt = tx.Now()
-		if err := tx.InsertService(s); err != nil || d == nil {
+		if err := domainTaken(tx.InsertService(s)); err != nil || d == nil {
 			return err
 		}
 		d.CreatedAt, s.Next = tx.Now(), d
 		if err := tx.InsertDeployment(s.ID, d); err != nil {
 			return err
 		}
-		_, err := record(tx, createDeployment, s.Name)
+		_, err = record(tx, createDeployment, s.Name)
 		return err
 	})
 	if err != nil {
@@ -68,9 +73,10 @@ func (c *Control) nameFree(tx *store.Tx, name string) error {
 	switch other, err := tx.Service(name); {
 	case err == nil && other.State == trysail.ServiceDeleting:
 		return busy(other)
-	case err == nil:
-		return trysail.Errorf(trysail.CodeInvalid, "Some names are already in use: %s", name)
-	case !errors.Is(err, store.ErrNotFound):
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	if err := nameUnused(tx, name); err != nil {
 		return err
 	}
 	n, err := tx.CountServices()
@@ -95,7 +101,7 @@ func (c *Control) GetContainerServices(ctx context.Context, _ trysail.Caller, se
 	return nil, trysail.Errorf(trysail.CodeNotFound, "Service %q not found.", serviceName)
 }
 
-// UpdateContainerService changes capacity, switch and registry access. Without an effective change it only answers; a
+// UpdateContainerService changes capacity, switch, domains and registry access. Without an effective change it only answers; a
 // deployment in progress is reported nevertheless, because clients take the state in the answer for that of their update.
 // Errors: Invalid (validation, busy), NotFound.
 func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Caller, in UpdateContainerServiceInput) (*trysail.Service, error) {
@@ -106,12 +112,17 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 	if in.Scale != nil {
 		scaleErr = trysail.ValidateScale(*in.Scale)
 	}
-	if err := firstError(trysail.ValidateServiceName(in.ServiceName), powerErr, scaleErr, refuseDomains(in.PublicDomainNames)); err != nil {
+	if err := firstError(trysail.ValidateServiceName(in.ServiceName), powerErr, scaleErr, trysail.ValidatePublicDomainNames(in.PublicDomainNames)); err != nil {
 		return nil, err
 	}
 	var same *trysail.Service
-	after, err := c.changeService(ctx, caller, "UpdateContainerService", in.ServiceName, func(_ *store.Tx, s *trysail.Service) error {
+	after, err := c.changeService(ctx, caller, "UpdateContainerService", in.ServiceName, func(tx *store.Tx, s *trysail.Service) error {
 		before := *s
+		domains, err := c.publicDomains(tx, s.PublicDomains, in.PublicDomainNames)
+		if err != nil {
+			return err
+		}
+		s.PublicDomains = domains
 		if in.Power != nil {
 			s.Power = trysail.Power(*in.Power)
 		}
@@ -124,7 +135,8 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 		if in.ECRPuller != nil {
 			s.ECRPuller = *in.ECRPuller
 		}
-		unchanged := s.Capacity == before.Capacity && s.Disabled == before.Disabled && s.ECRPuller == before.ECRPuller
+		sameDomains := maps.EqualFunc(s.PublicDomains, before.PublicDomains, slices.Equal)
+		unchanged := s.Capacity == before.Capacity && s.Disabled == before.Disabled && s.ECRPuller == before.ECRPuller && sameDomains
 		if unchanged && s.State == trysail.ServiceUpdating {
 			same = s // asked for again, perhaps because the first answer was lost
 			return errUnchanged
@@ -142,6 +154,12 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 			return errUnchanged
 		}
 		s.State, s.Detail = trysail.ServiceUpdating, trysail.StateDetail{Code: trysail.DetailProvisioningService}
+		if !sameDomains {
+			s.Detail.Code = trysail.DetailProvisioningCertificate
+			if err := setPublicDomains(tx, s); err != nil {
+				return err
+			}
+		}
 		// With pods that run now there is something to go back to.
 		if s.Current != nil && !s.Disabled && !before.Disabled && s.Capacity != before.Capacity {
 			s.Fallback = &before.Capacity
@@ -172,19 +190,6 @@ func (c *Control) DeleteContainerService(ctx context.Context, caller trysail.Cal
 	return err
 }
 
-// refuseDomains says that custom domains are not served yet, rather than losing them silently.
-func refuseDomains(names map[string][]string) error {
-	if err := trysail.ValidatePublicDomainNames(names); err != nil {
-		return err
-	}
-	for _, list := range names {
-		if len(list) > 0 {
-			return trysail.Errorf(trysail.CodeInvalid, "Custom domains (publicDomainNames) are not available in this version of Trysail.")
-		}
-	}
-	return nil
-}
-
 func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
@@ -203,8 +208,8 @@ func newUUID() string {
 	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
 }
 
-// newHostLabel makes 64 random bits as 13 characters.
-func newHostLabel() string {
+// NewHostLabel makes 64 random bits as 13 characters: what makes default domains hard to guess.
+func NewHostLabel() string {
 	var b [8]byte
 	rand.Read(b[:]) // never fails, see crypto/rand
 	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))

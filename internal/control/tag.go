@@ -3,13 +3,14 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/store"
 )
 
-// TagResource adds tags to a service; a tag with the same key is overwritten. Errors: Invalid, NotFound.
+// TagResource adds tags to a service or a certificate; a tag with the same key is overwritten. Errors: Invalid, NotFound.
 func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error) {
 	if err := trysail.ValidateTags(tags); err != nil {
 		return nil, err
@@ -23,7 +24,7 @@ func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resour
 	})
 }
 
-// UntagResource removes tags from a service. A key that is not there is no error. Errors: Invalid, NotFound.
+// UntagResource removes tags from a service or a certificate. A key that is not there is no error. Errors: Invalid, NotFound.
 func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error) {
 	for _, key := range keys {
 		if err := trysail.ValidateTagKey(key); err != nil {
@@ -37,22 +38,45 @@ func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, reso
 
 func (c *Control) retag(ctx context.Context, caller trysail.Caller, operation, name string, arn *string, edit func([]trysail.Tag) []trysail.Tag) ([]trysail.Operation, error) {
 	done, err := c.change(ctx, caller, operation, name, func(tx *store.Tx) error {
-		s, err := service(tx, name)
+		r, err := c.tagged(tx, name)
 		if err != nil {
 			return err
 		}
-		if want := s.ARN(c.Region, c.Account); arn != nil && *arn != want {
-			return trysail.Errorf(trysail.CodeInvalid, "Resource %q has ARN %q, not %q.", name, want, *arn)
+		if arn != nil && *arn != r.arn {
+			return trysail.Errorf(trysail.CodeInvalid, "Resource %q has ARN %q, not %q.", name, r.arn, *arn)
 		}
-		tags := edit(slices.Clone(s.Tags))
+		tags := edit(slices.Clone(r.tags))
 		if err := trysail.ValidateTags(tags); err != nil {
 			return err // too many together
 		}
 		slices.SortFunc(tags, func(a, b trysail.Tag) int { return cmp.Compare(a.Key, b.Key) })
-		return tx.SetTags(s.ID, tags)
+		return r.set(tags)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return []trysail.Operation{done}, nil
+}
+
+// taggable is something that has tags.
+type taggable struct {
+	arn  string
+	tags []trysail.Tag
+	set  func([]trysail.Tag) error
+}
+
+// tagged finds the service or certificate of that name. Errors: NotFound.
+func (c *Control) tagged(tx *store.Tx, name string) (taggable, error) {
+	s, err := service(tx, name)
+	if err == nil {
+		return taggable{s.ARN(c.Region, c.Account), s.Tags, func(tags []trysail.Tag) error { return tx.SetTags(s.ID, tags) }}, nil
+	}
+	cert, certErr := tx.Certificate(name)
+	if errors.Is(certErr, store.ErrNotFound) {
+		return taggable{}, err
+	}
+	if certErr != nil {
+		return taggable{}, certErr
+	}
+	return taggable{cert.ARN(c.Region, c.Account), cert.Tags, func(tags []trysail.Tag) error { return tx.SetCertificateTags(cert.ID, tags) }}, nil
 }

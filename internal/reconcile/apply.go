@@ -28,7 +28,7 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 		return r.begin(ctx, w)
 	case BeginUpdate:
 		return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
-			svc.Detail = trysail.StateDetail{Code: trysail.DetailProvisioningService, Message: "Changing the capacity"}
+			svc.Detail = beginUpdate(svc.Detail)
 			return errors.Join(r.openWindow(tx, svc.ID, svc.Current), tx.UpdateService(svc))
 		})
 	case SetDetail:
@@ -118,6 +118,14 @@ func (r *Reconciler) change(ctx context.Context, w *World, fn func(*store.Tx, *t
 		w.Service = *after
 	}
 	return err
+}
+
+// beginUpdate is the detail of an update that somebody looks at now. Its code says what is changed.
+func beginUpdate(d trysail.StateDetail) trysail.StateDetail {
+	if d.Code == trysail.DetailProvisioningCertificate {
+		return trysail.StateDetail{Code: d.Code, Message: "Changing the domains"}
+	}
+	return trysail.StateDetail{Code: trysail.DetailProvisioningService, Message: "Changing the capacity"}
 }
 
 func version(d *trysail.Deployment) int {

@@ -500,9 +500,13 @@ func (p *planner) setRoute(serve *trysail.Deployment, mode trysail.RouteMode) {
 	if mode == trysail.RouteServe && (serve == nil || serve.PublicEndpoint == nil) {
 		mode = trysail.RouteNone
 	}
+	hosts := s.Hosts(p.rules.Region, p.rules.Domain)
 	r := trysail.Route{
-		Service: s.Name, ServiceID: s.ID, Host: s.Host(p.rules.Region, p.rules.Domain), Mode: mode,
+		Service: s.Name, ServiceID: s.ID, Host: hosts[0], Domains: hosts[1:], Mode: mode,
 		AccessLog: s.Settings.AccessLog, AccessLogHealthChecks: s.Settings.AccessLogHealthChecks,
+	}
+	if len(r.Domains) == 0 {
+		r.Domains = nil
 	}
 	for _, d := range []*trysail.Deployment{s.Current, s.Next} {
 		if d == nil || d.PublicEndpoint == nil || s.Disabled || s.State == trysail.ServiceDeleting {

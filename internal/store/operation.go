@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"database/sql"
 	"math"
 
@@ -13,8 +14,8 @@ const keptOperations = 10_000
 // InsertOperation records an operation and forgets the oldest ones.
 func (t *Tx) InsertOperation(o trysail.Operation) error {
 	var seq int64
-	err := t.tx.QueryRowContext(t.ctx, `INSERT INTO operations (id, resource, type, details, status, created_at, changed_at)
-VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq`, o.ID, o.ResourceName, o.Type, o.Details, o.Status, unix(o.CreatedAt), unix(o.CreatedAt)).Scan(&seq)
+	err := t.tx.QueryRowContext(t.ctx, `INSERT INTO operations (id, resource, resource_type, type, details, status, created_at, changed_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq`, o.ID, o.ResourceName, cmp.Or(o.ResourceType, trysail.ResourceService), o.Type, o.Details, o.Status, unix(o.CreatedAt), unix(o.CreatedAt)).Scan(&seq)
 	if err != nil {
 		return err
 	}
@@ -57,11 +58,11 @@ func (t *Tx) operations(where string, limit int, args ...any) (list []trysail.Op
 	err = t.query(func(r *sql.Rows) error {
 		var o trysail.Operation
 		var seq, created, changed int64
-		err := r.Scan(&seq, &o.ID, &o.ResourceName, &o.Type, &o.Details, &o.Status, &created, &changed, &o.ErrorCode, &o.ErrorDetails)
+		err := r.Scan(&seq, &o.ID, &o.ResourceName, &o.ResourceType, &o.Type, &o.Details, &o.Status, &created, &changed, &o.ErrorCode, &o.ErrorDetails)
 		o.CreatedAt, o.ChangedAt = fromUnix(created), fromUnix(changed)
 		list, seqs = append(list, o), append(seqs, seq)
 		return err
-	}, "SELECT seq, id, resource, type, details, status, created_at, changed_at, error_code, error_details FROM operations WHERE "+where+
+	}, "SELECT seq, id, resource, resource_type, type, details, status, created_at, changed_at, error_code, error_details FROM operations WHERE "+where+
 		" ORDER BY seq DESC LIMIT ?", append(args, limit)...)
 	return list, seqs, err
 }

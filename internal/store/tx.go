@@ -83,7 +83,7 @@ func fromUnix(n int64) time.Time {
 	return time.Unix(0, n).UTC()
 }
 
-const serviceColumns = `s.id, s.name, s.created_at, s.host_label, s.power, s.scale, s.state, s.detail_code, s.detail_message,
+const serviceColumns = `s.id, s.name, s.created_at, COALESCE(NULLIF(s.shared_label, ''), s.host_label), s.power, s.scale, s.state, s.detail_code, s.detail_message,
 	s.disabled, s.ecr_puller, s.fallback_power, s.fallback_scale, s.settings`
 
 // Services lists all services by creation time, with tags, current and next deployment.
@@ -133,6 +133,9 @@ func (t *Tx) selectServices(where string, args ...any) ([]trysail.Service, error
 	if err != nil {
 		return nil, fmt.Errorf("reading tags: %w", err)
 	}
+	if err := t.readPublicDomains(list, at, where, args...); err != nil {
+		return nil, fmt.Errorf("reading public domains: %w", err)
+	}
 	err = t.query(func(r *sql.Rows) error {
 		id, d, err := scanDeployment(r)
 		if err != nil {
@@ -168,12 +171,18 @@ func scanService(r *sql.Rows) (trysail.Service, error) {
 	return s, err
 }
 
-// InsertService adds a service with its tags. Its deployments are added with InsertDeployment.
+// InsertService adds a service with its tags and public domains. Its deployments are added with InsertDeployment. The
+// label of its host goes to shared_label, which need not be unique; host_label, which must be, gets the id.
 func (t *Tx) InsertService(s *trysail.Service) error {
-	err := t.exec(`INSERT INTO services (id, name, created_at, host_label, power, scale, state) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		s.ID, s.Name, unix(s.CreatedAt), s.HostLabel, s.Power, s.Scale, s.State)
+	err := t.exec(`INSERT INTO services (id, name, created_at, host_label, shared_label, power, scale, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		s.ID, s.Name, unix(s.CreatedAt), s.ID, s.HostLabel, s.Power, s.Scale, s.State)
 	if err != nil {
 		return fmt.Errorf("inserting service: %w", err)
+	}
+	if len(s.PublicDomains) > 0 {
+		if err := t.SetPublicDomains(s.ID, s.PublicDomains); err != nil {
+			return err
+		}
 	}
 	if err := t.SetTags(s.ID, s.Tags); err != nil {
 		return err
@@ -181,7 +190,7 @@ func (t *Tx) InsertService(s *trysail.Service) error {
 	return t.UpdateService(s)
 }
 
-// UpdateService writes everything of the service that can change but its tags and deployments. Errors: ErrNotFound.
+// UpdateService writes everything of the service that can change but its tags, public domains and deployments. Errors: ErrNotFound.
 func (t *Tx) UpdateService(s *trysail.Service) error {
 	var fallback trysail.Capacity
 	if s.Fallback != nil {
