@@ -69,7 +69,10 @@ func TestHandler_Domains(t *testing.T) {
 	}
 	var asked string
 	server := newServer(t, &fake{
-		domains:     func(service string) ([]trysail.DomainView, error) { asked = service; return []trysail.DomainView{view}, nil },
+		domains: func(service string) ([]trysail.DomainView, error) {
+			asked = service
+			return []trysail.DomainView{view}, nil
+		},
 		checkDomain: func(name string) (*trysail.DomainView, error) { asked = name; return &view, nil },
 	})
 	var list struct {
