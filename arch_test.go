@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"internal/engine":             {},
 	"internal/engine/containerd":  {},
 	"internal/autopsy":            {},
+	"internal/certs":              {"internal/diagnose", "internal/store"},
 	"internal/engine/podnet":      {},
 	"internal/engine/cri":         {"internal/autopsy", "internal/engine", "internal/engine/podnet"},
 	"internal/engine/enginetest":  {"internal/engine"},
@@ -39,7 +40,7 @@ var mayImport = map[string][]string{
 	"internal/push":               {},
 	"internal/cli":                {"internal/push"},
 	"cmd/trysail": {
-		"internal/api", "internal/cli", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
+		"internal/api", "internal/certs", "internal/cli", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
 		"internal/engine/cri", "internal/engine/podnet", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
 	},
 }
@@ -53,6 +54,8 @@ var fences = map[string][]string{
 	"github.com/mdlayher/netlink":            {"internal/engine/podnet"},
 	"github.com/google/go-containerregistry": {"internal/image", "internal/engine/cri", "internal/push"},
 	"modernc.org/sqlite":                     {"internal/store"},
+	"github.com/mholt/acmez/":                {"internal/certs"},
+	"github.com/miekg/dns":                   {"internal/certs"},
 	"github.com/aws/":                        {"internal/cli", "internal/image"},
 	"github.com/spf13/cobra":                 {"internal/cli", "cmd/trysail"},
 	"testing":                                {"internal/engine/enginetest"},

@@ -254,11 +254,9 @@ const (
 	CodeCertDNS     DiagnosisCode = "CERT-DNS"     // the domain does not lead to this machine
 	CodeCertCAA     DiagnosisCode = "CERT-CAA"     // its owner allows other authorities only
 	CodeCertPort    DiagnosisCode = "CERT-80"      // port 80 cannot be reached
-	CodeCertRecord  DiagnosisCode = "CERT-RECORD"  // the validation record points elsewhere
 	CodeCertZone    DiagnosisCode = "CERT-ZONE"    // our own records cannot be written
 	CodeCertCA      DiagnosisCode = "CERT-CA"      // the authority does not answer, or not as it should
 	CodeCertLimit   DiagnosisCode = "CERT-LIMIT"   // the authority wants us to wait
 	CodeCertRefused DiagnosisCode = "CERT-REFUSED" // the authority never issues for this domain
-	CodeCertPrivate DiagnosisCode = "CERT-PRIVATE" // no authority can vouch for a name of this kind
 	CodeCertAccount DiagnosisCode = "CERT-ACCOUNT" // the authority does not accept our account
 )

@@ -181,14 +181,8 @@ func problemText(f *trysail.Finding) string {
 
 // failureReason is AWS's word for why a request failed for good.
 func failureReason(d *trysail.DomainCertificate) string {
-	if d.Problem == nil {
-		return "OTHER"
-	}
-	switch d.Problem.Code {
-	case trysail.CodeCertRefused:
+	if d.Problem != nil && d.Problem.Code == trysail.CodeCertRefused {
 		return "DOMAIN_NOT_ALLOWED"
-	case trysail.CodeCertPrivate:
-		return "INVALID_PUBLIC_DOMAIN"
 	}
 	return "OTHER"
 }

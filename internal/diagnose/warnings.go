@@ -79,6 +79,12 @@ func (p podCase) ignoredTerm() (list []finding) {
 	return list
 }
 
+// Domain says what is wrong with a domain, for which no certificate can be had; nothing if it is as it should be.
+func Domain(d trysail.Domain) []trysail.Finding {
+	c := newCase(Input{})
+	return c.findings(c.domain(d))
+}
+
 // domain is about a name for which no certificate can be had.
 func (c *caseFile) domain(d trysail.Domain) (list []finding) {
 	add := func(code trysail.DiagnosisCode, summary, fix, evidence string) {

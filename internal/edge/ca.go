@@ -50,9 +50,12 @@ const (
 // when the root is made. All methods are safe for concurrent use.
 type CA struct {
 	path    string // of rootFile
+	extra   string // folder of the roots that were made for single names
 	root    *x509.Certificate
 	key     *ecdsa.PrivateKey
 	domains []string // configured ones that the root may not sign for are absent
+
+	publishing sync.Mutex // held while rootFile and extra are written
 
 	// mu guards leaves. It is not held while signing.
 	mu     sync.RWMutex
@@ -108,6 +111,53 @@ func (ca *CA) ServerConfig(hosts ...string) (*tls.Config, error) {
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return ca.certificate(hosts...) },
 	}, nil
+}
+
+// SignRequest signs the names of a request for life. Names that the root may not sign for get a root of their own, made for
+// the purpose, whose key is forgotten at once: it can never sign for anything else. All roots are in RootFile.
+func (ca *CA) SignRequest(csr *x509.CertificateRequest, life time.Duration) (chain []byte, err error) {
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("signing certificate: %w", err)
+	}
+	root, key := ca.root, ca.key
+	own := slices.ContainsFunc(csr.DNSNames, func(name string) bool { return !ca.permits(name) })
+	if own {
+		if root, key, err = newRoot(csr.DNSNames, life+backdate); err != nil {
+			return nil, err
+		}
+	}
+	template, err := leafTemplate(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	template.DNSNames, template.NotAfter = csr.DNSNames, template.NotBefore.Add(life)
+	if template.NotAfter.After(root.NotAfter) {
+		template.NotAfter = root.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, root, csr.PublicKey, key)
+	if err != nil {
+		return nil, fmt.Errorf("signing certificate: %w", err)
+	}
+	if own {
+		if err := ca.addRoot(csr.DNSNames[0], root); err != nil {
+			return nil, err
+		}
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
+// addRoot keeps a root that was made for a name, in place of an earlier one, and publishes it.
+func (ca *CA) addRoot(name string, root *x509.Certificate) error {
+	ca.publishing.Lock()
+	defer ca.publishing.Unlock()
+	if err := os.MkdirAll(ca.extra, 0o700); err != nil {
+		return err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})
+	if err := writeFile(filepath.Join(ca.extra, name+".pem"), text, 0o644); err != nil {
+		return err
+	}
+	return ca.publish()
 }
 
 // certificate returns a certificate that covers hosts, from the cache unless it ends soon.
@@ -206,22 +256,41 @@ func newSerial() (*big.Int, error) {
 
 // makeCA makes a new root and writes it to dir.
 func makeCA(dir, domain string, names []string) (*CA, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	domains := slices.Compact(slices.Sorted(slices.Values(append([]string{"localhost", domain}, names...))))
+	root, key, err := newRoot(domains, rootLife)
 	if err != nil {
 		return nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("making root certificate: %w", err)
+	}
+	var file bytes.Buffer
+	_ = pem.Encode(&file, &pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}) // a Buffer takes everything
+	_ = pem.Encode(&file, &pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})
+	if err := writeFile(filepath.Join(dir, rootKeyFile), file.Bytes(), 0o600); err != nil {
+		return nil, err
+	}
+	return loadCA(dir)
+}
+
+// newRoot makes a root that may sign for domains and what is below them.
+func newRoot(domains []string, life time.Duration) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
 	}
 	serial, err := newSerial()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	domains := slices.Compact(slices.Sorted(slices.Values(append([]string{"localhost", domain}, names...))))
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial,
 		// The serial's tail tells roots of several machines, or of several lives of one, apart in a trust store.
 		Subject:                     pkix.Name{Organization: []string{"Trysail"}, CommonName: "Trysail local CA " + hex.EncodeToString(serial.Bytes()[:3])},
 		NotBefore:                   now.Add(-backdate),
-		NotAfter:                    now.Add(rootLife),
+		NotAfter:                    now.Add(life),
 		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid:       true,
 		IsCA:                        true,
@@ -231,19 +300,10 @@ func makeCA(dir, domain string, names []string) (*CA, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		return nil, fmt.Errorf("making root certificate: %w", err)
+		return nil, nil, fmt.Errorf("making root certificate: %w", err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("making root certificate: %w", err)
-	}
-	var file bytes.Buffer
-	_ = pem.Encode(&file, &pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}) // a Buffer takes everything
-	_ = pem.Encode(&file, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := writeFile(filepath.Join(dir, rootKeyFile), file.Bytes(), 0o600); err != nil {
-		return nil, err
-	}
-	return loadCA(dir)
+	root, err := x509.ParseCertificate(der)
+	return root, key, err
 }
 
 // loadCA reads the authority in dir. The error is fs.ErrNotExist when there is none.
@@ -270,14 +330,36 @@ func loadCA(dir string) (*CA, error) {
 		return nil, fmt.Errorf("reading local CA: %w", err)
 	}
 	return &CA{
-		path: filepath.Join(dir, rootFile), root: root, key: key,
+		path: filepath.Join(dir, rootFile), extra: filepath.Join(dir, "names"), root: root, key: key,
 		domains: root.PermittedDNSDomains, leaves: map[string]*leaf{},
 	}, nil
 }
 
-// publish writes the root certificate for clients, if it is not there already.
+// publish writes the root certificates for clients, if they are not there already. Those of single names that have expired
+// are forgotten.
 func (ca *CA) publish() error {
 	want := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.root.Raw})
+	list, err := os.ReadDir(ca.extra)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading the roots of the local CA: %w", err)
+	}
+	for _, entry := range list {
+		path := filepath.Join(ca.extra, entry.Name())
+		text, err := os.ReadFile(path) //nolint:gosec // the path is configuration
+		if err != nil {
+			return fmt.Errorf("reading the roots of the local CA: %w", err)
+		}
+		block, _ := pem.Decode(text)
+		if block == nil {
+			continue
+		}
+		root, err := x509.ParseCertificate(block.Bytes)
+		if err != nil || time.Now().After(root.NotAfter) {
+			_ = os.Remove(path) // of no use to anybody
+			continue
+		}
+		want = append(want, pem.EncodeToMemory(block)...)
+	}
 	if have, err := os.ReadFile(ca.path); err == nil && bytes.Equal(have, want) {
 		return nil
 	}

@@ -72,6 +72,11 @@ func (t *Tx) Certificate(name string) (*trysail.Certificate, error) {
 // Certificates lists all certificates by creation time.
 func (t *Tx) Certificates() ([]trysail.Certificate, error) { return t.certificates("1 = 1") }
 
+// CertificatesFor lists the certificates that cover a domain.
+func (t *Tx) CertificatesFor(domain string) ([]trysail.Certificate, error) {
+	return t.certificates("c.id IN (SELECT certificate_id FROM certificate_domains WHERE domain = ?)", domain)
+}
+
 // CertificateRequests counts the calls of CreateCertificate that succeeded since a time.
 func (t *Tx) CertificateRequests(since time.Time) (n int, err error) {
 	return n, t.tx.QueryRowContext(t.ctx, "SELECT COUNT(*) FROM audit WHERE operation = 'CreateCertificate' AND at > ?", unix(since)).Scan(&n)
