@@ -42,6 +42,7 @@ type config struct {
 	subnet            string
 	logLevel          string
 	logFormat         string
+	certs             certConfig
 }
 
 // flags declares the flags of trysail serve. The help is the manual: what it does, and what follows from a change.
@@ -57,7 +58,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.https, "https", ":443",
 		"address where services are served; a port other than 443 becomes part of their URLs")
 	f.StringVar(&c.domain, "domain", "localhost",
-		"base of the services' host names, <service>.<13 characters>.<region>.cs.<domain>; for one of your own, point *.<region>.cs.<domain> at this machine")
+		"base of the services' host names, <service>.<13 characters>.<region>.cs.<domain>; for one of your own, point it and *.<domain> at this machine: the API is then at api.<domain> and the registry at registry.<domain> on the edge, too")
 	f.StringVar(&c.region, "region", "us-east-1",
 		"AWS region that the API says it is; part of the services' host names")
 	f.StringVar(&c.engine, "engine", "containerd",
@@ -80,6 +81,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"where log lines and access logs are sent to as well, separated by commas: syslog+udp://HOST, syslog+tcp://HOST, syslog+tls://HOST, otlp+http://HOST or otlp+https://HOST, with options; see docs/shipping.md")
 	f.StringVar(&c.subnet, "subnet", "",
 		"IPv4 network of the containers' addresses, /8 to /24; by default one that is free on this machine, 10.92.0.0/16 if possible; it is chosen at the first start")
+	c.certs.flags(f)
 	f.StringVar(&c.logLevel, "log-level", "info",
 		"least level of what the server itself logs to standard error: debug, info, warn or error")
 	f.StringVar(&c.logFormat, "log-format", "text",
@@ -155,6 +157,9 @@ func (c *config) validate() error {
 		return cli.Usagef("--log-format must be text or json, not %q", c.logFormat)
 	}
 	if err := checkEndpoint(c.otlpEndpoint); err != nil {
+		return err
+	}
+	if err := c.certs.validate(c.domain); err != nil {
 		return err
 	}
 	if _, err := c.level(); err != nil {

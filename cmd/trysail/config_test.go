@@ -35,8 +35,9 @@ func TestConfig_Defaults(t *testing.T) {
 		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", domain: "localhost", region: "us-east-1",
 		engine: "containerd", activationTimeout: 5 * time.Minute, drainTimeout: 30 * time.Second, maxServices: 100,
 		logRetention: 14 * 24 * time.Hour, logMaxBytes: 10_000_000_000, logLevel: "info", logFormat: "text",
+		certs: certConfig{max: 10, maxRequests: 20},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, certConfig{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 }
@@ -82,6 +83,14 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--subnet=fd00::/16", "is not an IPv4 network"},
 		{"--subnet=10.0.0.0/25", "of /8 to /24"},
 		{"--subnet=10.0.0.1/16", "is an address within 10.0.0.0/16"},
+		{"--acme-directory=http://x/dir", `--acme-directory "http://x/dir" is not an https:// address`},
+		{"--acme-directory=none,https://x/dir", "none does not go together with others"},
+		{"--acme-email=ops", `--acme-email "ops" is not an address`},
+		{"--dns=bind", `--dns "bind" is unknown; use one of: cloudflare, hetzner, rfc2136`},
+		{"--dns=cloudflare", "--dns cloudflare needs --dns-credentials"},
+		{"--dns-resolver=192.0.2.1", `--dns-resolver "192.0.2.1" is not an address`},
+		{"--public-address=here", `--public-address "here" is not an IP address`},
+		{"--max-certificates=0", "--max-certificates and --max-certificate-requests must be 1 or more"},
 		{"--log-level=loud", "--log-level must be debug, info, warn or error"},
 		{"--log-format=xml", "--log-format must be text or json"},
 	} {

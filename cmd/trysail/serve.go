@@ -18,6 +18,7 @@ import (
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/api"
+	"github.com/trysail/trysail/internal/certs"
 	"github.com/trysail/trysail/internal/cli"
 	"github.com/trysail/trysail/internal/control"
 	"github.com/trysail/trysail/internal/edge"
@@ -48,10 +49,13 @@ type server struct {
 	registry *registry.Registry
 	images   *image.Resolver
 	engine   *cri.Engine
+	certs    *certs.Manager
 	edge     *edge.Edge
 	metrics  *metrics.Collector
 	control  *control.Control
 	names    *names
+	// sharedLabel is that of the hosts of new services; empty if each has its own.
+	sharedLabel string
 
 	// failed gets why a part ended that should run as long as the server.
 	failed chan error
@@ -62,7 +66,7 @@ type server struct {
 // run is the server: it makes everything in order, serves until ctx ends or a part fails, and ends everything in
 // reverse. Containers keep running. It prints one line on out as soon as all of it works.
 func run(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, notifySocket string) (err error) {
-	s := &server{cfg: cfg, log: log, failed: make(chan error, 2)}
+	s := &server{cfg: cfg, log: log, failed: make(chan error, 3)}
 	defer func() {
 		if err == nil {
 			err = notify(notifySocket, "STOPPING=1")
@@ -217,8 +221,12 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		access.Run(ctx)
 		return nil
 	})
+	if err := s.openCerts(ctx, func() *edge.CA { return s.edge.CA() }); err != nil {
+		return err
+	}
 	cfg := edge.Config{
 		Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https, AccessLog: access.Write,
+		Certificate: s.certs.Certificate, Challenge: s.certs.Challenge,
 	}
 	if name := hostname(); name != "" {
 		cfg.Names = []string{name}
@@ -249,6 +257,7 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		LogRetention: s.cfg.logRetention, Registry: s.registry, DiskUsed: func() float64 { return diskUsed(s.cfg.dataDir) },
 	})
 	s.work(ctx, "reconciling", r.Run)
+	s.work(ctx, "managing certificates", s.certs.Run)
 	// Clients that come right after a restart must find the routes of the services that have been running all the time.
 	if missing := routes.wait(ctx, services); len(missing) > 0 {
 		s.log.WarnContext(ctx, "some services have no route yet", "services", missing)
@@ -305,9 +314,11 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		return "", fmt.Errorf("asking the engine what this machine has: %w", err)
 	}
 	s.control = control.New(control.Config{
-		Region: s.cfg.region, Account: account, Registry: cmp.Or(s.cfg.registry, registryHost), Memory: node.Memory, MaxServices: s.cfg.maxServices,
+		Region: s.cfg.region, Account: account, Registry: cmp.Or(s.cfg.registry, s.publicRegistry(), registryHost), Memory: node.Memory, MaxServices: s.cfg.maxServices,
 		Store: s.store, Logs: s.logs, Images: s.images, Log: s.log, Metrics: s.metrics.Store,
 		NodeImages: s.engine.Images, StoredSizes: s.registry.StoredSizes,
+		Domain: s.cfg.domain, OwnHosts: s.cfg.ownNames(), ValidationZone: s.cfg.validationZone(), HostLabel: s.sharedLabel,
+		MaxCertificates: s.cfg.certs.max, MaxCertificateRequests: s.cfg.certs.maxRequests, Addresses: s.publicAddresses, LookAtDomain: s.certs.Look,
 	})
 	key, err := s.control.EnsureAdminKey(ctx)
 	if err != nil {
@@ -329,13 +340,18 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		return "", err
 	}
 	mux.Handle("/metrics", scrape)
-	mux.Handle("/", api.New(api.Config{Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort}, s.control, s.log.With("part", "api")))
+	apiHandler := api.New(api.Config{
+		Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort, ValidationZone: s.cfg.validationZone(),
+	}, s.control, s.log.With("part", "api"))
+	mux.Handle("/", apiHandler)
+	s.serveOwn(apiHandler, s.registry.Handler())
 
 	var secure *tls.Config
 	if !isLoopback(s.cfg.listen) {
 		if secure, err = apiTLS(s.edge.CA(), s.cfg.listen, s.cfg.domain); err != nil {
 			return "", err
 		}
+		secure = s.withCertificates(secure)
 	}
 	if err := cli.WriteAdmin(s.cfg.dataDir, cli.Admin{
 		AccessKeyID: key.ID, SecretAccessKey: key.Secret, Region: s.cfg.region, Endpoint: endpoint, CA: s.edge.CA().RootFile(),

@@ -6,25 +6,27 @@ import (
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/certs"
+	"github.com/trysail/trysail/test/acme"
 )
 
 func TestManager_IssuesByAddress(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
+	a := newAuthority(t, w, acme.Options{})
 	for _, name := range []string{"example.com", "www.example.com"} {
-		w.dns.set(t, name, "A 127.0.0.1")
+		w.dns.Set(t, name, "A 127.0.0.1")
 	}
 	w.start(with(a))
 	w.request("cert", "example.com", "www.example.com")
 	c := w.issued("cert")
 	for _, d := range c.Domains {
-		if d.Leaf.Challenge != "http-01" && d.Leaf.Challenge != "tls-alpn-01" || d.Leaf.Authority != a.url || d.Problem != nil {
+		if d.Leaf.Challenge != "http-01" && d.Leaf.Challenge != "tls-alpn-01" || d.Leaf.Authority != a.Directory || d.Problem != nil {
 			t.Errorf("%s: %+v", d.Domain, d)
 		}
 		if left, life := d.Leaf.NotAfter.Sub(d.RenewAt), d.Leaf.NotAfter.Sub(d.Leaf.NotBefore); left != life/3 {
 			t.Errorf("%s is renewed %v before its end, of %v", d.Domain, left, life)
 		}
-		state, err := w.dial(d.Domain, a.roots)
+		state, err := w.dial(d.Domain, a.Roots)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,14 +34,15 @@ func TestManager_IssuesByAddress(t *testing.T) {
 			t.Errorf("%s shows a certificate for %v", d.Domain, names)
 		}
 	}
-	if _, err := w.dial("other.example.com", a.roots); err == nil {
+	if _, err := w.dial("other.example.com", a.Roots); err == nil {
 		t.Error("a name that nobody asked for has a certificate")
 	}
 }
 
 func TestManager_IssuesByValidationRecord(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
+	a := newAuthority(t, w, acme.Options{})
 	w.start(func(c *certs.Config) {
 		with(a)(c)
 		w.zoned(c)
@@ -47,38 +50,37 @@ func TestManager_IssuesByValidationRecord(t *testing.T) {
 	cert := w.request("cert", "shop.example.com")
 	// It leads nowhere yet, and says what to do.
 	p := w.problem("cert", trysail.CodeCertDNS)
-	record := cert.Domains[0].ValidationRecord("validations." + zoneName)
+	record := cert.Domains[0].ValidationRecord("validations." + acme.Zone)
 	want := "Set the DNS record: shop.example.com. A 127.0.0.1 Or validate by DNS: _acme-challenge.shop.example.com. CNAME _" + cert.Domains[0].Token + ".validations.apps.example.net."
 	if p.Summary != "`shop.example.com` does not resolve; this machine is 127.0.0.1." && p.Summary != "shop.example.com does not resolve; this machine is 127.0.0.1." || p.Fix != want {
 		t.Errorf("got %q, %q", p.Summary, p.Fix)
 	}
-	w.dns.set(t, record.Name[:len(record.Name)-1], record.Type+" "+record.Value)
+	w.dns.Set(t, record.Name[:len(record.Name)-1], record.Type+" "+record.Value)
 	c := w.issued("cert")
 	if l := c.Domains[0].Leaf; l.Challenge != "dns-01" {
 		t.Errorf("got %+v", l)
 	}
-	if _, err := w.dial("shop.example.com", a.roots); err != nil {
+	if _, err := w.dial("shop.example.com", a.Roots); err != nil {
 		t.Error(err)
 	}
-	w.dns.mu.Lock()
-	defer w.dns.mu.Unlock()
-	if left := w.dns.records[record.Value]; len(left) > 0 {
-		t.Errorf("the record of the challenge was not removed: %v", left)
+	if w.dns.Has(record.Value) {
+		t.Error("the record of the challenge was not removed")
 	}
 }
 
 func TestManager_HasWildcardsForItsOwnDomain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
+	a := newAuthority(t, w, acme.Options{})
 	w.start(func(c *certs.Config) {
 		with(a)(c)
 		w.zoned(c)
 		c.HostLabel = "label"
 	})
 	deadline := time.Now().Add(patience)
-	for _, name := range []string{"api." + zoneName, zoneName, "web.label.us-east-1.cs." + zoneName} {
+	for _, name := range []string{"api." + acme.Zone, acme.Zone, "web.label.us-east-1.cs." + acme.Zone} {
 		for {
-			if _, err := w.dial(name, a.roots); err == nil {
+			if _, err := w.dial(name, a.Roots); err == nil {
 				break
 			} else if time.Now().After(deadline) {
 				t.Fatalf("%s: %v", name, err)
@@ -86,7 +88,7 @@ func TestManager_HasWildcardsForItsOwnDomain(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	if _, err := w.dial("a.b."+zoneName, a.roots); err == nil {
+	if _, err := w.dial("a.b."+acme.Zone, a.Roots); err == nil {
 		t.Error("a wildcard covers more than one label")
 	}
 }

@@ -23,18 +23,20 @@ import (
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/certs"
 	"github.com/trysail/trysail/internal/store"
+	"github.com/trysail/trysail/test/acme"
 )
 
 // TestManager_Renews has certificates that live for some seconds, and looks that there is a valid one at every moment.
 func TestManager_Renews(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{life: 6 * time.Second})
-	w.dns.set(t, "example.com", "A 127.0.0.1")
+	a := newAuthority(t, w, acme.Options{Life: 6 * time.Second})
+	w.dns.Set(t, "example.com", "A 127.0.0.1")
 	w.start(with(a))
 	w.request("cert", "example.com")
 	first := w.issued("cert").Domains[0].Leaf
 	w.await("cert", "renewed twice", func(c *trysail.Certificate) bool {
-		if _, err := w.dial("example.com", a.roots); err != nil {
+		if _, err := w.dial("example.com", a.Roots); err != nil {
 			t.Errorf("while it is renewed: %v", err)
 		}
 		return c.Domains[0].Leaf.NotBefore.Sub(first.NotBefore) > 7*time.Second
@@ -44,9 +46,10 @@ func TestManager_Renews(t *testing.T) {
 // TestManager_ReplacesWhatTheAuthorityTakesBack revokes a certificate as its owner could; the authority says then that it
 // should have been renewed already.
 func TestManager_ReplacesWhatTheAuthorityTakesBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
-	w.dns.set(t, "example.com", "A 127.0.0.1")
+	a := newAuthority(t, w, acme.Options{})
+	w.dns.Set(t, "example.com", "A 127.0.0.1")
 	w.start(func(c *certs.Config) {
 		with(a)(c)
 		c.Unit = 10 * time.Millisecond // so the authority is asked every few seconds
@@ -55,13 +58,13 @@ func TestManager_ReplacesWhatTheAuthorityTakesBack(t *testing.T) {
 	first := w.issued("cert").Domains[0].Leaf
 	w.revoke(a, "example.com")
 	w.await("cert", "replaced", func(c *trysail.Certificate) bool { return c.Domains[0].Leaf.Serial != first.Serial })
-	if a.ordered() != 2 {
-		t.Errorf("%d orders", a.ordered())
+	if a.Orders() != 2 {
+		t.Errorf("%d orders", a.Orders())
 	}
 }
 
 // revoke takes back the certificate of a name with its own key (RFC 8555 §7.6).
-func (w *world) revoke(a *authority, name string) {
+func (w *world) revoke(a *acme.Authority, name string) {
 	w.Helper()
 	data, err := os.ReadFile(filepath.Join(w.dir, "certs", "names", name+".pem"))
 	if err != nil {
@@ -73,12 +76,13 @@ func (w *world) revoke(a *authority, name string) {
 		w.Fatal(err)
 	}
 	leaf, _ := pem.Decode(rest)
-	if err := certs.RevokeForTest(w.Context(), a.Client(), a.url, key.(*ecdsa.PrivateKey), leaf.Bytes); err != nil {
+	if err := certs.RevokeForTest(w.Context(), a.Client(), a.Directory, key.(*ecdsa.PrivateKey), leaf.Bytes); err != nil {
 		w.Fatal(err)
 	}
 }
 
 func TestManager_AsksTheNextAuthority(t *testing.T) {
+	t.Parallel()
 	problem := func(status int, kind, detail string) func(http.ResponseWriter, *http.Request, http.Handler) {
 		return func(rw http.ResponseWriter, r *http.Request, pass http.Handler) {
 			if !strings.HasSuffix(r.URL.Path, "/order-plz") {
@@ -102,13 +106,14 @@ func TestManager_AsksTheNextAuthority(t *testing.T) {
 		"lying":    wrongCertificate(t),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
-			bad, good := newAuthority(t, w, pebbleOptions{}), newAuthority(t, w, pebbleOptions{})
-			bad.spoil(door)
-			w.dns.set(t, "example.com", "A 127.0.0.1")
+			bad, good := newAuthority(t, w, acme.Options{}), newAuthority(t, w, acme.Options{})
+			bad.Spoil(door)
+			w.dns.Set(t, "example.com", "A 127.0.0.1")
 			w.start(with(bad, good))
 			w.request("cert", "example.com")
-			if l := w.issued("cert").Domains[0].Leaf; l.Authority != good.url {
+			if l := w.issued("cert").Domains[0].Leaf; l.Authority != good.Directory {
 				t.Errorf("issued by %s", l.Authority)
 			}
 		})
@@ -140,9 +145,10 @@ func wrongCertificate(t *testing.T) func(http.ResponseWriter, *http.Request, htt
 
 // TestManager_WaitsAsLongAsTheAuthorityWants counts what reaches an authority that said how long to wait.
 func TestManager_WaitsAsLongAsTheAuthorityWants(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
-	a.spoil(func(rw http.ResponseWriter, r *http.Request, pass http.Handler) {
+	a := newAuthority(t, w, acme.Options{})
+	a.Spoil(func(rw http.ResponseWriter, r *http.Request, pass http.Handler) {
 		if strings.HasSuffix(r.URL.Path, "/order-plz") {
 			rw.Header().Set("Content-Type", "application/problem+json")
 			rw.Header().Set("Replay-Nonce", "x")
@@ -154,7 +160,7 @@ func TestManager_WaitsAsLongAsTheAuthorityWants(t *testing.T) {
 		pass.ServeHTTP(rw, r)
 	})
 	for _, name := range []string{"a.example.com", "b.example.com"} {
-		w.dns.set(t, name, "A 127.0.0.1")
+		w.dns.Set(t, name, "A 127.0.0.1")
 	}
 	w.start(with(a))
 	w.request("first", "a.example.com")
@@ -168,32 +174,33 @@ func TestManager_WaitsAsLongAsTheAuthorityWants(t *testing.T) {
 	// That limit is for all names, so others wait without asking.
 	w.request("second", "b.example.com")
 	w.problem("second", trysail.CodeCertLimit)
-	if a.ordered() != 1 {
-		t.Errorf("%d orders", a.ordered())
+	if a.Orders() != 1 {
+		t.Errorf("%d orders", a.Orders())
 	}
 }
 
 // TestManager_ServesOnWhileTheAuthorityIsAway has a certificate that should be renewed, and an authority that is down.
 func TestManager_ServesOnWhileTheAuthorityIsAway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{life: 20 * time.Second})
-	w.dns.set(t, "example.com", "A 127.0.0.1")
+	a := newAuthority(t, w, acme.Options{Life: 20 * time.Second})
+	w.dns.Set(t, "example.com", "A 127.0.0.1")
 	w.start(with(a))
 	w.request("cert", "example.com")
 	first := w.issued("cert").Domains[0].Leaf
-	a.spoil(func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) })
+	a.Spoil(func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) })
 	w.makeDue("example.com")
 	p := w.problem("cert", trysail.CodeCertCA)
 	if !strings.HasSuffix(p.Summary, "does not answer as it should.") || len(p.Evidence) == 0 {
 		t.Errorf("got %+v", p)
 	}
-	if state, err := w.dial("example.com", a.roots); err != nil || state.PeerCertificates[0].NotAfter.Unix() != first.NotAfter.Unix() {
+	if state, err := w.dial("example.com", a.Roots); err != nil || state.PeerCertificates[0].NotAfter.Unix() != first.NotAfter.Unix() {
 		t.Errorf("while the authority is away: %v", err)
 	}
 	if c := w.certificate("cert"); c.Status(time.Now()) != trysail.CertificateIssued {
 		t.Errorf("it is %s", c.Status(time.Now()))
 	}
-	a.spoil(nil)
+	a.Spoil(nil)
 	w.await("cert", "renewed", func(c *trysail.Certificate) bool {
 		return c.Domains[0].Leaf.Serial != first.Serial && c.Domains[0].Problem == nil
 	})
@@ -221,9 +228,10 @@ func (w *world) makeDue(domain string) {
 }
 
 func TestManager_SurvivesARestart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
-	w.dns.set(t, "example.com", "A 127.0.0.1")
+	a := newAuthority(t, w, acme.Options{})
+	w.dns.Set(t, "example.com", "A 127.0.0.1")
 	w.start(with(a))
 	w.request("cert", "example.com")
 	first := w.issued("cert").Domains[0].Leaf
@@ -240,11 +248,11 @@ func TestManager_SurvivesARestart(t *testing.T) {
 	if c.Domains[0].Leaf.Serial != first.Serial {
 		t.Error("it was issued again")
 	}
-	if _, err := w.dial("example.com", a.roots); err != nil {
+	if _, err := w.dial("example.com", a.Roots); err != nil {
 		t.Error(err)
 	}
-	if a.ordered() != 1 {
-		t.Errorf("%d orders", a.ordered())
+	if a.Orders() != 1 {
+		t.Errorf("%d orders", a.Orders())
 	}
 	err = filepath.Walk(filepath.Join(w.dir, "certs"), func(path string, info os.FileInfo, err error) error {
 		if err == nil && info.Mode().Perm()&0o077 != 0 {
@@ -258,10 +266,11 @@ func TestManager_SurvivesARestart(t *testing.T) {
 }
 
 func TestManager_BindsAccounts(t *testing.T) {
+	t.Parallel()
 	const key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{eab: map[string]string{"kid-1": key}})
-	w.dns.set(t, "example.com", "A 127.0.0.1")
+	a := newAuthority(t, w, acme.Options{EAB: map[string]string{"kid-1": key}})
+	w.dns.Set(t, "example.com", "A 127.0.0.1")
 	w.start(with(a))
 	w.request("cert", "example.com")
 	if p := w.problem("cert", trysail.CodeCertAccount); !strings.Contains(p.Fix, "--acme-eab-file") {
@@ -276,8 +285,9 @@ func TestManager_BindsAccounts(t *testing.T) {
 }
 
 func TestManager_SaysWhatIsInTheWay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{blocked: "blocked.example.com", identity: "pebble.example"})
+	a := newAuthority(t, w, acme.Options{Blocked: "blocked.example.com", Identity: "pebble.example"})
 	w.start(with(a))
 	elsewhere := netip.MustParseAddr("127.0.0.9")
 	for name, tt := range map[string]struct {
@@ -292,7 +302,7 @@ func TestManager_SaysWhatIsInTheWay(t *testing.T) {
 		"blocked.example.com":   {[]string{"A 127.0.0.1"}, trysail.CodeCertRefused, "does not issue certificates for blocked.example.com.", "Use another domain"},
 	} {
 		if tt.records != nil {
-			w.dns.set(t, name, tt.records...)
+			w.dns.Set(t, name, tt.records...)
 		}
 		w.request(strings.ReplaceAll(name, ".", "-"), name)
 		p := w.problem(strings.ReplaceAll(name, ".", "-"), tt.code)
@@ -304,21 +314,22 @@ func TestManager_SaysWhatIsInTheWay(t *testing.T) {
 	if blocked.Domains[0].Seen == nil || blocked.Domains[0].Seen.PointsTo[0] != here {
 		t.Errorf("seen: %+v", blocked.Domains[0].Seen)
 	}
-	if a.ordered() != 1 {
-		t.Errorf("%d orders: names that cannot be validated must not bother the authority", a.ordered())
+	if a.Orders() != 1 {
+		t.Errorf("%d orders: names that cannot be validated must not bother the authority", a.Orders())
 	}
 	// CAA of a parent counts, the closest one first; who looks finds out when it is right.
-	w.dns.set(t, "caa.example.com", "A 127.0.0.1", `CAA 0 issue "pebble.example"`)
+	w.dns.Set(t, "caa.example.com", "A 127.0.0.1", `CAA 0 issue "pebble.example"`)
 	w.issued("caa-example-com")
-	w.dns.set(t, "elsewhere.example.com", "A 127.0.0.1")
+	w.dns.Set(t, "elsewhere.example.com", "A 127.0.0.1")
 	w.issued("elsewhere-example-com")
 }
 
 // TestManager_SaysWhichPortIsClosed has a name that leads here, and an authority that finds the ports closed.
 func TestManager_SaysWhichPortIsClosed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
-	w.dns.set(t, "example.com", "A 127.0.0.1")
+	a := newAuthority(t, w, acme.Options{})
+	w.dns.Set(t, "example.com", "A 127.0.0.1")
 	w.plain.Close()
 	w.secure.Close()
 	w.start(with(a))
@@ -330,6 +341,7 @@ func TestManager_SaysWhichPortIsClosed(t *testing.T) {
 }
 
 func TestManager_SignsLocallyWithoutAnAuthority(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start(func(*certs.Config) {})
 	w.request("cert", "shop.localhost", "shop.example.com")
@@ -351,16 +363,17 @@ func TestManager_SignsLocallyWithoutAnAuthority(t *testing.T) {
 		}
 	}
 	// With an authority it is asked for what it can vouch for.
-	a := newAuthority(t, w, pebbleOptions{})
-	w.dns.set(t, "shop.example.com", "A 127.0.0.1")
+	a := newAuthority(t, w, acme.Options{})
+	w.dns.Set(t, "shop.example.com", "A 127.0.0.1")
 	w.halt()
 	w.start(with(a))
 	w.await("cert", "issued by the authority", func(c *trysail.Certificate) bool {
-		return c.Domains[1].Leaf.Authority == a.url && c.Domains[0].Leaf.Authority == "local"
+		return c.Domains[1].Leaf.Authority == a.Directory && c.Domains[0].Leaf.Authority == "local"
 	})
 }
 
 func TestManager_ForgetsWhatIsNotWanted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start(func(*certs.Config) {})
 	c := w.request("cert", "shop.localhost")
@@ -381,8 +394,9 @@ func TestManager_ForgetsWhatIsNotWanted(t *testing.T) {
 }
 
 func TestLook_MakesTheTurnComeAtOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, pebbleOptions{})
+	a := newAuthority(t, w, acme.Options{})
 	m := w.start(func(c *certs.Config) {
 		with(a)(c)
 		c.Unit = time.Hour
@@ -393,7 +407,7 @@ func TestLook_MakesTheTurnComeAtOnce(t *testing.T) {
 	if _, p := m.Look(t.Context(), d); p == nil || p.Code != trysail.CodeCertDNS {
 		t.Errorf("got %+v", p)
 	}
-	w.dns.set(t, "example.com", "A 127.0.0.1")
+	w.dns.Set(t, "example.com", "A 127.0.0.1")
 	if seen, p := m.Look(t.Context(), d); p != nil || seen.Port80 != trysail.ReachOK {
 		t.Errorf("got %+v, %+v", seen, p)
 	}
@@ -402,6 +416,7 @@ func TestLook_MakesTheTurnComeAtOnce(t *testing.T) {
 
 // TestZones_SpeakTheAPIs has the providers' APIs played by a server of ours, in the form that their documentation shows.
 func TestZones_SpeakTheAPIs(t *testing.T) {
+	t.Parallel()
 	for provider, want := range map[string]string{
 		"cloudflare": "POST /zones/z1/dns_records _x.validations.apps.example.net \"v1\"; DELETE /zones/z1/dns_records/r1; ",
 		"hetzner":    "POST /zones/example.net/rrsets/_x.validations.apps/TXT/actions/add_records \"v1\"; POST /zones/example.net/rrsets/_x.validations.apps/TXT/actions/remove_records \"v1\"; ",
@@ -410,24 +425,24 @@ func TestZones_SpeakTheAPIs(t *testing.T) {
 			var did strings.Builder
 			var unauthorised atomic.Int32
 			s := newAPI(t, &did, &unauthorised)
-			z, err := certs.OpenZone(provider, zoneName, map[string]string{"token": "t0ken", "endpoint": s})
+			z, err := certs.OpenZone(provider, acme.Zone, map[string]string{"token": "t0ken", "endpoint": s})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := z.SetTXT(t.Context(), "_x.validations."+zoneName, "v1"); err != nil {
+			if err := z.SetTXT(t.Context(), "_x.validations."+acme.Zone, "v1"); err != nil {
 				t.Fatal(err)
 			}
-			if err := z.DeleteTXT(t.Context(), "_x.validations."+zoneName, "v1"); err != nil {
+			if err := z.DeleteTXT(t.Context(), "_x.validations."+acme.Zone, "v1"); err != nil {
 				t.Fatal(err)
 			}
 			if did.String() != want {
 				t.Errorf("it did  %s\nwant    %s", did.String(), want)
 			}
-			z, err = certs.OpenZone(provider, zoneName, map[string]string{"token": "wr0ng", "endpoint": s})
+			z, err = certs.OpenZone(provider, acme.Zone, map[string]string{"token": "wr0ng", "endpoint": s})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := z.SetTXT(t.Context(), "_x."+zoneName, "v"); err == nil || strings.Contains(err.Error(), "wr0ng") || !strings.Contains(err.Error(), "403") {
+			if err := z.SetTXT(t.Context(), "_x."+acme.Zone, "v"); err == nil || strings.Contains(err.Error(), "wr0ng") || !strings.Contains(err.Error(), "403") {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -481,6 +496,7 @@ func newAPI(t *testing.T, did *strings.Builder, unauthorised *atomic.Int32) stri
 }
 
 func TestReadSettings_RefusesWhatOthersCanRead(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "dns")
 	if err := os.WriteFile(path, []byte("# a comment\n\ntoken = \"s3cret\"\nserver=192.0.2.1\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -507,6 +523,7 @@ func TestReadSettings_RefusesWhatOthersCanRead(t *testing.T) {
 }
 
 func TestOpenZone_Refuses(t *testing.T) {
+	t.Parallel()
 	for want, tt := range map[string]struct {
 		provider string
 		settings map[string]string
@@ -517,7 +534,7 @@ func TestOpenZone_Refuses(t *testing.T) {
 		`needs "key-name" and "key" together`: {"rfc2136", map[string]string{"server": "192.0.2.1", "key": "k"}},
 		`key algorithm "md5" is unknown`:      {"rfc2136", map[string]string{"server": "192.0.2.1", "key": "k", "key-name": "n", "key-algorithm": "md5"}},
 	} {
-		if _, err := certs.OpenZone(tt.provider, zoneName, tt.settings); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := certs.OpenZone(tt.provider, acme.Zone, tt.settings); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}

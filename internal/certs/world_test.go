@@ -13,245 +13,31 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/letsencrypt/pebble/v2/ca"
-	"github.com/letsencrypt/pebble/v2/db"
-	"github.com/letsencrypt/pebble/v2/va"
-	"github.com/letsencrypt/pebble/v2/wfe"
-	"github.com/miekg/dns"
-
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/certs"
 	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/store"
+	"github.com/trysail/trysail/test/acme"
 )
 
-const (
-	tsigName   = "trysail-test."
-	tsigSecret = "c2VjcmV0IG9mIHRoZSB0ZXN0cyBvZiB0cnlzYWls"
-	zoneName   = "apps.example.net"
-	// patience is how long things may take on a machine that does a lot else.
-	patience = time.Minute
-)
+// patience is how long things may take on a machine that does a lot else.
+const patience = time.Minute
 
 var here = netip.MustParseAddr("127.0.0.1")
 
-// nameServer is a DNS server with records of the test's, which takes dynamic updates for zoneName.
-type nameServer struct {
-	addr string
-
-	mu      sync.Mutex
-	records map[string][]dns.RR // by lower-case name with dot
-	asked   map[string]int      // by name and type
-	updates int
-	broken  bool
-}
-
-func newNameServer(t *testing.T) *nameServer {
-	t.Helper()
-	s := &nameServer{records: map[string][]dns.RR{}, asked: map[string]int{}}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// TestMain sets Pebble to hurry.
+func TestMain(m *testing.M) {
+	if err := acme.Hurry(); err != nil {
+		panic(err)
 	}
-	s.addr = pc.LocalAddr().String()
-	l, err := net.Listen("tcp", s.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	accept := func(h dns.Header) dns.MsgAcceptAction { return dns.MsgAccept }
-	for _, srv := range []*dns.Server{{PacketConn: pc}, {Listener: l}} {
-		srv.Handler, srv.TsigSecret, srv.MsgAcceptFunc = s, map[string]string{tsigName: tsigSecret}, accept
-		started, done := make(chan struct{}), make(chan struct{})
-		srv.NotifyStartedFunc = func() { close(started) }
-		go func() {
-			defer close(done)
-			if err := srv.ActivateAndServe(); err != nil {
-				t.Errorf("name server: %v", err)
-			}
-		}()
-		<-started
-		t.Cleanup(func() {
-			if err := srv.Shutdown(); err != nil {
-				t.Error(err)
-			}
-			<-done
-		})
-	}
-	return s
-}
-
-func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := new(dns.Msg)
-	m.SetReply(q)
-	switch {
-	case s.broken:
-		m.Rcode = dns.RcodeServerFailure
-	case q.Opcode == dns.OpcodeUpdate:
-		s.update(w, q, m)
-	default:
-		s.answer(q.Question[0], m)
-	}
-	_ = w.WriteMsg(m)
-}
-
-func (s *nameServer) answer(q dns.Question, m *dns.Msg) {
-	name := strings.ToLower(q.Name)
-	s.asked[name+" "+dns.TypeToString[q.Qtype]]++
-	for range 8 {
-		set, known := s.records[name]
-		if !known {
-			m.Rcode = dns.RcodeNameError
-			return
-		}
-		next := ""
-		for _, rr := range set {
-			if rr.Header().Rrtype == q.Qtype {
-				m.Answer = append(m.Answer, rr)
-			} else if c, ok := rr.(*dns.CNAME); ok {
-				m.Answer = append(m.Answer, rr)
-				next = strings.ToLower(c.Target)
-			}
-		}
-		if next == "" || q.Qtype == dns.TypeCNAME {
-			return
-		}
-		name = next
-	}
-}
-
-// update carries out a dynamic update, if it is signed and within the zone.
-func (s *nameServer) update(w dns.ResponseWriter, q, m *dns.Msg) {
-	if q.IsTsig() == nil || w.TsigStatus() != nil || q.Question[0].Name != zoneName+"." {
-		m.Rcode = dns.RcodeNotAuth
-		return
-	}
-	m.SetTsig(tsigName, dns.HmacSHA256, 300, time.Now().Unix())
-	s.updates++
-	for _, rr := range q.Ns {
-		name := strings.ToLower(rr.Header().Name)
-		if rr.Header().Class == dns.ClassINET {
-			s.records[name] = append(s.records[name], rr)
-			continue
-		}
-		gone := dns.Copy(rr)
-		gone.Header().Class = dns.ClassINET
-		s.records[name] = slices.DeleteFunc(s.records[name], func(have dns.RR) bool { return dns.IsDuplicate(have, gone) })
-		if len(s.records[name]) == 0 {
-			delete(s.records, name)
-		}
-	}
-}
-
-// set replaces the records of a name, written as in a zone file.
-func (s *nameServer) set(t *testing.T, name string, records ...string) {
-	t.Helper()
-	var list []dns.RR
-	for _, r := range records {
-		rr, err := dns.NewRR(name + ". 60 IN " + r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		list = append(list, rr)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.records[name+"."] = list
-}
-
-func (s *nameServer) remove(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.records, name+".")
-}
-
-// authority is a Pebble with a door in front of it, by which a test can spoil what it says.
-type authority struct {
-	*httptest.Server
-	url   string
-	roots *x509.CertPool // that vouch for its certificates
-
-	mu     sync.Mutex
-	door   func(w http.ResponseWriter, r *http.Request, pass http.Handler) // nil: open
-	orders int
-}
-
-type pebbleOptions struct {
-	life     time.Duration // of certificates; zero: 90 days
-	ocsp     string
-	eab      map[string]string
-	blocked  string
-	identity string // in CAA records
-}
-
-func newAuthority(t *testing.T, w *world, o pebbleOptions) *authority {
-	t.Helper()
-	// Pebble is set by the environment: no artificial waiting, no nonces that are wrong by intent, no authorisation twice.
-	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
-	t.Setenv("PEBBLE_WFE_NONCEREJECT", "0")
-	t.Setenv("PEBBLE_AUTHZREUSE", "0")
-	logger := log.New(io.Discard, "", 0)
-	mem := db.NewMemoryStore()
-	for id, key := range o.eab {
-		if err := mem.AddExternalAccountKeyByID(id, key); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if o.blocked != "" {
-		if err := mem.AddBlockedDomain(o.blocked); err != nil {
-			t.Fatal(err)
-		}
-	}
-	life := o.life
-	if life == 0 {
-		life = 90 * 24 * time.Hour
-	}
-	if o.identity == "" {
-		o.identity = "pebble.example"
-	}
-	issuer := ca.New(logger, mem, o.ocsp, "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: uint64(life/time.Second) + 1}})
-	validation := va.New(logger, w.httpPort(), w.tlsPort(), false, w.dns.addr, mem)
-	front := wfe.New(logger, mem, validation, issuer, []string{o.identity}, false, len(o.eab) > 0, 0, 0)
-	handler := front.Handler()
-	a := &authority{roots: x509.NewCertPool()}
-	a.roots.AddCert(issuer.GetRootCert(0).Cert)
-	a.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.mu.Lock()
-		door := a.door
-		if strings.HasSuffix(r.URL.Path, "/order-plz") {
-			a.orders++
-		}
-		a.mu.Unlock()
-		if door != nil {
-			door(w, r, handler)
-			return
-		}
-		handler.ServeHTTP(w, r)
-	}))
-	t.Cleanup(a.Close)
-	a.url = a.URL + "/dir"
-	return a
-}
-
-// spoil makes the door do something else; nil opens it.
-func (a *authority) spoil(door func(http.ResponseWriter, *http.Request, http.Handler)) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.door = door
-}
-
-func (a *authority) ordered() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.orders
+	os.Exit(m.Run())
 }
 
 // world is everything around a Manager: store, DNS, the ports of an edge.
@@ -259,7 +45,7 @@ type world struct {
 	*testing.T
 	dir   string
 	store *store.Store
-	dns   *nameServer
+	dns   *acme.NameServer
 	ca    *edge.CA
 
 	plain, secure net.Listener
@@ -271,7 +57,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, dir: t.TempDir(), dns: newNameServer(t)}
+	w := &world{T: t, dir: t.TempDir(), dns: acme.NewNameServer(t)}
 	var err error
 	if w.store, err = store.Open(t.Context(), w.dir); err != nil {
 		t.Fatal(err)
@@ -286,6 +72,12 @@ func newWorld(t *testing.T) *world {
 	w.plain, w.secure = listen(t), listen(t)
 	w.serve()
 	return w
+}
+
+func newAuthority(t *testing.T, w *world, o acme.Options) *acme.Authority {
+	t.Helper()
+	o.HTTPPort, o.TLSPort, o.Resolver = w.httpPort(), w.tlsPort(), w.dns.Addr
+	return acme.NewAuthority(t, o)
 }
 
 func listen(t *testing.T) net.Listener {
@@ -340,7 +132,7 @@ func (w *world) start(change func(*certs.Config)) *certs.Manager {
 	w.Helper()
 	cfg := certs.Config{
 		Dir: filepath.Join(w.dir, "certs"), Store: w.store, Sign: w.ca.SignRequest, Log: slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Resolvers: []string{w.dns.addr}, Addresses: func() []netip.Addr { return []netip.Addr{here} }, HTTPPort: w.httpPort(),
+		Resolvers: []string{w.dns.Addr}, Addresses: func() []netip.Addr { return []netip.Addr{here} }, HTTPPort: w.httpPort(),
 		Unit: 200 * time.Millisecond, Email: "ops@example.com",
 	}
 	change(&cfg)
@@ -374,11 +166,11 @@ func (w *world) halt() {
 }
 
 // with makes a Manager use these authorities.
-func with(list ...*authority) func(*certs.Config) {
+func with(list ...*acme.Authority) func(*certs.Config) {
 	return func(c *certs.Config) {
 		c.Roots = x509.NewCertPool()
 		for _, a := range list {
-			c.Directories = append(c.Directories, certs.Directory{URL: a.url})
+			c.Directories = append(c.Directories, certs.Directory{URL: a.Directory})
 			c.Roots.AddCert(a.Certificate())
 		}
 	}
@@ -387,11 +179,11 @@ func with(list ...*authority) func(*certs.Config) {
 // zoned gives a Manager a zone that it can write to.
 func (w *world) zoned(c *certs.Config) {
 	w.Helper()
-	zone, err := certs.OpenZone("rfc2136", zoneName, map[string]string{"server": w.dns.addr, "key-name": "trysail-test", "key": tsigSecret})
+	zone, err := certs.OpenZone("rfc2136", acme.Zone, map[string]string{"server": w.dns.Addr, "key-name": "trysail-test", "key": acme.TSIGSecret})
 	if err != nil {
 		w.Fatal(err)
 	}
-	c.Zone, c.Domain, c.ValidationZone, c.Region = zone, zoneName, "validations."+zoneName, "us-east-1"
+	c.Zone, c.Domain, c.ValidationZone, c.Region = zone, acme.Zone, "validations."+acme.Zone, "us-east-1"
 }
 
 // request asks for a certificate.

@@ -70,7 +70,7 @@ const maxSettings = 64 << 10
 // ReadSettings reads a file of lines "name = value". Empty lines and those that begin with # do not count. A file that
 // others may read is refused, because it holds secrets.
 func ReadSettings(path string) (map[string]string, error) {
-	f, err := openSecret(path)
+	f, err := OpenSecret(path)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,8 @@ func ReadSettings(path string) (map[string]string, error) {
 	return settings, nil
 }
 
-func openSecret(path string) (*os.File, error) {
+// OpenSecret opens a file that holds secrets. One that others may read is refused.
+func OpenSecret(path string) (*os.File, error) {
 	f, err := os.Open(path) //nolint:gosec // the path is configuration
 	if err != nil {
 		return nil, err

@@ -1,9 +1,11 @@
 package edge
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"time"
 )
 
@@ -16,6 +18,11 @@ type Config struct {
 	// Names are further DNS names, beside Domain and localhost, that the local CA may sign for: those under which the
 	// API is reached. They are written into the root when it is made; later additions need a new root.
 	Names []string
+	// Certificate returns the certificate that an authority gave for the name of a handshake, nil if there is none. Nil: the
+	// local CA signs for everything.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Challenge answers what certificate authorities ask over plain HTTP, and reports whether a request was that.
+	Challenge func(http.ResponseWriter, *http.Request) bool
 	// HTTPAddr is where plain HTTP is redirected to HTTPS. Default ":80".
 	HTTPAddr string
 	// HTTPSAddr is where the services are served. Default ":443".

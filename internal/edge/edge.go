@@ -2,14 +2,15 @@ package edge
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -26,7 +27,8 @@ type Edge struct {
 	proxy   *httputil.ReverseProxy
 	dial    dialFunc
 
-	in listeners // http, https, and what became of them
+	in  listeners                               // http, https, and what became of them
+	own atomic.Pointer[map[string]http.Handler] // by name; see ServeOwn
 
 	stopChanges chan struct{}
 	tasks       sync.WaitGroup // probers and the delivery of changes
@@ -71,10 +73,7 @@ func (e *Edge) CA() *CA { return e.ca }
 // that are not listed any more are forgotten (requests in flight there go on, and Drain still knows them), and the
 // targets that serve are exchanged atomically. Applying a route twice changes nothing.
 func (e *Edge) Apply(r trysail.Route) {
-	host, ok := hostname(r.Host)
-	if !ok && r.Host != "" {
-		e.log.Error("route has an impossible host", "service", r.Service, "host", r.Host)
-	}
+	hosts := e.hosts(r)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -89,14 +88,40 @@ func (e *Edge) Apply(r trysail.Route) {
 	forgotten := s.apply(r,
 		func(spec trysail.Target) *target { return e.newTarget(s, spec) },
 		e.configure)
-	e.router.move(s, s.host, host)
-	s.host = host
+	e.setHosts(s, hosts)
 	for _, t := range forgotten {
 		t.retire()
 	}
 }
 
-// Remove forgets the service: its host answers 404, its targets are not probed any more, and requests that are still
+// hosts lists the names that lead to a route.
+func (e *Edge) hosts(r trysail.Route) []string {
+	var list []string
+	for _, h := range append([]string{r.Host}, r.Domains...) {
+		host, ok := hostname(h)
+		if ok {
+			list = append(list, host)
+		} else if h != "" {
+			e.log.Error("route has an impossible host", "service", r.Service, "host", h)
+		}
+	}
+	return list
+}
+
+// setHosts gives s these names and takes from it those that it has had besides. Edge.mu is held.
+func (e *Edge) setHosts(s *service, hosts []string) {
+	for _, h := range hosts {
+		e.router.move(s, "", h)
+	}
+	for _, h := range s.hosts {
+		if !slices.Contains(hosts, h) {
+			e.router.move(s, h, "")
+		}
+	}
+	s.hosts = hosts
+}
+
+// Remove forgets the service: its hosts answer 404, its targets are not probed any more, and requests that are still
 // in flight are cut. Removing an unknown service does nothing.
 func (e *Edge) Remove(name string) {
 	e.mu.Lock()
@@ -106,7 +131,7 @@ func (e *Edge) Remove(name string) {
 		return
 	}
 	delete(e.services, name)
-	e.router.move(s, s.host, "")
+	e.setHosts(s, nil)
 	maps.DeleteFunc(e.counters, func(key countersKey, _ *counters) bool { return key.service == name })
 	s.view.Store(&view{}) // for requests that found s just now
 	for _, t := range s.all() {
@@ -238,31 +263,9 @@ func (e *Edge) configure(t *target, spec trysail.Target) {
 	t.spec = spec
 }
 
-// getCertificate chooses the certificate for a connection: that of a default domain or of a host that has a route.
-// Other names are refused with the alert made for it, rather than signed for on a stranger's demand. A client that
-// sends no name (it came by address) gets the certificate of the bare domain.
-func (e *Edge) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if hello.ServerName == "" {
-		return e.ca.certificate(e.cfg.Domain, "127.0.0.1", "::1")
-	}
-	name, ok := hostname(hello.ServerName)
-	if !ok || !e.serves(name) {
-		return nil, nil // crypto/tls sends unrecognized_name
-	}
-	return e.ca.certificate(name)
-}
-
-// serves reports whether the edge answers HTTPS under the name.
-func (e *Edge) serves(name string) bool {
-	if !e.ca.permits(name) {
-		return false
-	}
-	return name == e.cfg.Domain || inDomain(name, "cs."+e.cfg.Domain) || e.router.lookup(name) != nil
-}
-
 // handler is what every HTTPS request goes through.
 func (e *Edge) handler() http.Handler {
-	return e.recorded(func(x *exchange, r *http.Request) {
+	return e.ownFirst(e.recorded(func(x *exchange, r *http.Request) {
 		w := x.client
 		if r.ProtoMajor == 1 {
 			// The last bytes of an answer are written after the handler, so only a deadline can bound that. It belongs
@@ -286,7 +289,7 @@ func (e *Edge) handler() http.Handler {
 		default:
 			e.refuse(x, r, http.StatusNotFound)
 		}
-	})
+	}))
 }
 
 // refuse answers a request whose body nobody wants, without waiting long for it.

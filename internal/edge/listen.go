@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,7 +55,7 @@ func (e *Edge) Start() error {
 	redirect := e.newServer(e.recorded(func(x *exchange, r *http.Request) { e.redirect(x.client, r) }))
 	redirect.ReadTimeout, redirect.WriteTimeout = e.cfg.HeaderTimeout, e.cfg.HeaderTimeout // nothing here is long
 	serve := e.newServer(e.handler())
-	serve.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: e.getCertificate}
+	serve.TLSConfig = e.tlsConfig()
 	e.in.state.Lock()
 	e.in.servers = []*http.Server{redirect, serve}
 	e.in.addrs = [2]string{plain.Addr().String(), secure.Addr().String()}
@@ -166,8 +165,12 @@ func (e *Edge) newServer(h http.Handler) *http.Server {
 
 // redirect sends plain HTTP to HTTPS: same host, path and query. 301 is what Lightsail answers; for methods other than
 // GET and HEAD it is 308, as clients turn a POST that got 301 into a GET and lose its body. Names that HTTPS would not
-// answer under get the 404 page, so the edge never vouches for a Host that somebody made up.
+// answer under get the 404 page, so the edge never vouches for a Host that somebody made up. What certificate authorities ask
+// to validate a name is answered here as well.
 func (e *Edge) redirect(w http.ResponseWriter, r *http.Request) {
+	if e.cfg.Challenge != nil && e.cfg.Challenge(w, r) {
+		return
+	}
 	name, ok := hostname(r.Host)
 	if !ok || !e.serves(name) || r.Method == http.MethodConnect {
 		writeError(w, r, http.StatusNotFound, requestID(r))

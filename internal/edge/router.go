@@ -44,7 +44,7 @@ type service struct {
 	name     string
 	counters *counters // of requests that no pod was asked for
 	view     atomic.Pointer[view]
-	host     string
+	hosts    []string
 	targets  map[trysail.PodID]*target
 	// leaving are targets that a Route does not list any more but that still have requests in flight.
 	leaving []*target
