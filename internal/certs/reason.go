@@ -118,6 +118,9 @@ func refusal(problem acme.Problem, s *sight, who string) (f *trysail.Finding, as
 	case acme.ProblemTypeDNS:
 		return prove(finding(trysail.CodeCertDNS, "Check the name servers of the domain, and the record: "+records(s), "%s could not look %s up.", who, s.Name), "acme", said), false
 	case acme.ProblemTypeUnauthorized, acme.ProblemTypeIncorrectResponse:
+		if strings.Contains(strings.ToLower(said), "failed to connect") {
+			return unreached(problem, s, who), false
+		}
 		return prove(finding(trysail.CodeCertDNS, "Let every address of "+s.Name+" lead to this machine (AAAA records, too): "+records(s),
 			"%s asked for %s and got an answer from somebody else.", who, s.Name), "acme", said), false
 	}

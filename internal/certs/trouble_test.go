@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,7 +136,6 @@ func wrongCertificate(t *testing.T) func(http.ResponseWriter, *http.Request, htt
 	return func(rw http.ResponseWriter, r *http.Request, pass http.Handler) {
 		if strings.Contains(r.URL.Path, "/certZ/") {
 			rw.Header().Set("Content-Type", "application/pem-certificate-chain")
-			rw.Header().Set("Replay-Nonce", "x")
 			_ = pem.Encode(rw, &pem.Block{Type: "CERTIFICATE", Bytes: der})
 			return
 		}
@@ -328,16 +328,36 @@ func TestManager_SaysWhatIsInTheWay(t *testing.T) {
 func TestManager_SaysWhichPortIsClosed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := newAuthority(t, w, acme.Options{})
+	closed := closedPort(t)
+	a := acme.NewAuthority(t, acme.Options{HTTPPort: closed, TLSPort: closed, Resolver: w.dns.Addr})
 	w.dns.Set(t, "example.com", "A 127.0.0.1")
-	w.plain.Close()
-	w.secure.Close()
-	w.start(with(a))
+	w.start(func(c *certs.Config) {
+		with(a)(c)
+		c.HTTPPort = closed
+	})
 	w.request("cert", "example.com")
 	p := w.problem("cert", trysail.CodeCertPort)
 	if p.Summary != "Port 80 of 127.0.0.1 is closed to the outside (it refuses connections); the certificate authority must reach it." || p.Fix != "Open port 80 in the firewall, or use a DNS challenge." {
 		t.Errorf("got %+v", p)
 	}
+}
+
+// closedPort is a port that is bound, so that nobody else gets it, and refuses connections.
+func closedPort(t *testing.T) int {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr.(*syscall.SockaddrInet4).Port
 }
 
 func TestManager_SignsLocallyWithoutAnAuthority(t *testing.T) {

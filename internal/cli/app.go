@@ -31,6 +31,9 @@ type App struct {
 	// Probe tells doctor what the machine has to offer to the engine. Nil: doctor leaves that out.
 	Probe func(ctx context.Context, dataDir string) []Check
 
+	// Root is where the system's files are, for trust; empty means /.
+	Root string
+
 	// ran is set as soon as a command has accepted its flags and arguments: an error before that is wrong usage.
 	ran bool
 }
@@ -116,7 +119,7 @@ The file is the JSON of aws lightsail create-container-service-deployment --cli-
 	root.AddCommand(
 		a.servicesCommand(), a.createCommand(), a.updateCommand(), a.deleteCommand(),
 		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.checkCommand(), a.deployCommand(), a.cancelCommand(), a.deploymentsCommand(),
-		a.psCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(),
+		a.psCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(), a.certsCommand(), a.domainsCommand(), a.trustCommand(),
 		a.keysCommand(), a.envCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(),
 	)
 	return root

@@ -22,6 +22,7 @@ type fakeServer struct {
 	services map[string]*fakeService
 	logs     map[string][]fakeLine // by service/container
 	keys     []map[string]any
+	certs    []*fakeCert
 	pageSize int
 	// before runs at the begin of each call; it may answer the call itself and return true.
 	before func(w http.ResponseWriter, operation string) bool
@@ -40,6 +41,7 @@ type fakeService struct {
 	detail        map[string]any
 	diagnosis     map[string]any
 	settings      map[string]any
+	domains       map[string]any // publicDomainNames
 }
 
 type fakeLine struct {
@@ -131,6 +133,12 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		if v, ok := in["scale"].(float64); ok {
 			s.scale = int(v)
 		}
+		if v, ok := in["publicDomainNames"].(map[string]any); ok {
+			if s.domains == nil {
+				s.domains = map[string]any{}
+			}
+			maps.Copy(s.domains, v)
+		}
 		s.stages = []func(*fakeService){func(s *fakeService) { s.state = "RUNNING" }}
 		return map[string]any{"containerService": s.wire()}, nil
 	case "Lightsail_20161128.DeleteContainerService":
@@ -194,7 +202,7 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		f.keys = slices.DeleteFunc(f.keys, func(k map[string]any) bool { return k["accessKeyId"] == in["accessKeyId"] })
 		return map[string]any{}, nil
 	}
-	return nil, &fakeError{404, "UnknownOperationException", target}
+	return f.domainOperation(target, in)
 }
 
 // deploy makes a deployment that becomes ACTIVE, or FAILED if its image is named broken.
@@ -348,7 +356,7 @@ func (s *fakeService) wire() map[string]any {
 		"containerServiceName": s.name, "state": s.state, "power": s.power, "scale": s.scale, "isDisabled": s.disabled,
 		"createdAt": 1.7e9, "tags": []any{}, "url": "https://" + s.name + ".0123456789abc.us-east-1.cs.localhost/",
 	}
-	for key, v := range map[string]map[string]any{"currentDeployment": s.current, "nextDeployment": s.next, "stateDetail": s.detail} {
+	for key, v := range map[string]map[string]any{"currentDeployment": s.current, "nextDeployment": s.next, "stateDetail": s.detail, "publicDomainNames": s.domains} {
 		if v != nil {
 			out[key] = maps.Clone(v)
 		}
