@@ -172,6 +172,9 @@ for_test() {
 	need libc6-dev /usr/include/stdlib.h
 	need iproute2 ip /usr/sbin/ip # a network namespace as the outside of the pods' network
 	need awscli /usr/bin/aws
+	need openssl openssl           # shows what the edge presents, with curl and dig
+	need bind9-dnsutils dig
+	need libnss3-tools certutil # the browsers' stores of trusted certificates
 	need python3-boto3 /usr/lib/python3/dist-packages/boto3
 	need python3 /usr/bin/python3         # it, busybox and node are put into images
 	need busybox-static /bin/busybox

@@ -171,6 +171,14 @@ func (c *config) ownNames() []string {
 // validationZone is where the records that validate domains point to.
 func (c *config) validationZone() string { return "validations." + c.domain }
 
+// answeredZone is validationZone if a DNS provider can answer there, else empty.
+func (c *config) answeredZone() string {
+	if c.certs.dns == "" {
+		return ""
+	}
+	return c.validationZone()
+}
+
 // openCerts makes the manager of certificates. The CA is that of the edge, which is made after it.
 func (s *server) openCerts(ctx context.Context, ca func() *edge.CA) (err error) {
 	c := &s.cfg.certs

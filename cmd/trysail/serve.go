@@ -317,7 +317,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		Region: s.cfg.region, Account: account, Registry: cmp.Or(s.cfg.registry, s.publicRegistry(), registryHost), Memory: node.Memory, MaxServices: s.cfg.maxServices,
 		Store: s.store, Logs: s.logs, Images: s.images, Log: s.log, Metrics: s.metrics.Store,
 		NodeImages: s.engine.Images, StoredSizes: s.registry.StoredSizes,
-		Domain: s.cfg.domain, OwnHosts: s.cfg.ownNames(), ValidationZone: s.cfg.validationZone(), HostLabel: s.sharedLabel,
+		Domain: s.cfg.domain, OwnHosts: s.cfg.ownNames(), ValidationZone: s.cfg.answeredZone(), HostLabel: s.sharedLabel,
 		MaxCertificates: s.cfg.certs.max, MaxCertificateRequests: s.cfg.certs.maxRequests, Addresses: s.publicAddresses, LookAtDomain: s.certs.Look,
 	})
 	key, err := s.control.EnsureAdminKey(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -253,12 +254,9 @@ func (a *App) showCert(ctx context.Context, c *client, name string, asJSON bool)
 	fmt.Fprintln(s, ".")
 	for _, r := range d.DomainValidationRecords {
 		info := domainInfo{DomainName: aws.ToString(r.DomainName), Status: certStatus(r.ValidationStatus)}
-		for _, k := range known {
-			if k.DomainName == info.DomainName {
-				info = k
-			}
-		}
-		if rr := r.ResourceRecord; info.ValidationRecord == nil && rr != nil {
+		if i := slices.IndexFunc(known, func(k domainInfo) bool { return k.DomainName == info.DomainName }); i >= 0 {
+			info = known[i]
+		} else if rr := r.ResourceRecord; rr != nil {
 			info.ValidationRecord = &recordInfo{aws.ToString(rr.Name), aws.ToString(rr.Type), aws.ToString(rr.Value)}
 		}
 		fmt.Fprintln(s)

@@ -122,7 +122,7 @@ func (c *Control) refuseReserved(d string) error {
 	if c.Domain == "" {
 		return nil
 	}
-	for _, zone := range []string{"cs." + c.Domain, c.ValidationZone} {
+	for _, zone := range []string{"cs." + c.Domain, "validations." + c.Domain} {
 		if d == zone || strings.HasSuffix(d, "."+zone) {
 			return trysail.Errorf(trysail.CodeInvalid, "Domain %q is reserved for the default domains of this Trysail.", d)
 		}

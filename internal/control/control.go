@@ -31,7 +31,7 @@ type Config struct {
 	// Domain is the base of the default domains. OwnHosts are the names that Trysail itself answers under.
 	Domain   string
 	OwnHosts []string
-	// ValidationZone is where the records that validate domains point to.
+	// ValidationZone is where the records that validate domains point to; empty if nobody answers there.
 	ValidationZone string
 	// HostLabel is the label that the hosts of new services share; empty means that each gets one of its own.
 	HostLabel string

@@ -47,10 +47,17 @@ func (c *Control) CheckDomain(ctx context.Context, caller trysail.Caller, name s
 	if c.LookAtDomain != nil {
 		seen, problem := c.LookAtDomain(ctx, view.DomainCertificate)
 		view.Seen = &seen
-		view.Problem = cmp.Or(problem, view.Problem)
+		if problem != nil || view.Problem != nil && seenFromHere(view.Problem.Code) {
+			view.Problem = problem // what was wrong then may be right now
+		}
 		view.Addresses = trysail.AddressRecords(name, seen.Ours)
 	}
 	return &view, nil
+}
+
+// seenFromHere reports whether a problem is one that our own look finds.
+func seenFromHere(code trysail.DiagnosisCode) bool {
+	return code == trysail.CodeCertDNS || code == trysail.CodeCertCAA
 }
 
 // domains gathers all domains, by kind and name.

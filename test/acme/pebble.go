@@ -23,7 +23,8 @@ import (
 type Authority struct {
 	*httptest.Server
 	Directory string
-	Roots     *x509.CertPool // that vouch for its certificates
+	Root      *x509.Certificate // that vouches for its certificates
+	Roots     *x509.CertPool    // the same
 
 	mu     sync.Mutex
 	door   func(w http.ResponseWriter, r *http.Request, pass http.Handler) // nil: open
@@ -73,7 +74,8 @@ func NewAuthority(t *testing.T, o Options) *Authority {
 	front := wfe.New(logger, mem, validation, issuer, []string{o.Identity}, false, len(o.EAB) > 0, 0, 0)
 	handler := front.Handler()
 	a := &Authority{Roots: x509.NewCertPool()}
-	a.Roots.AddCert(issuer.GetRootCert(0).Cert)
+	a.Root = issuer.GetRootCert(0).Cert
+	a.Roots.AddCert(a.Root)
 	a.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.mu.Lock()
 		door := a.door

@@ -21,6 +21,7 @@ import (
 	"github.com/aws/smithy-go"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/trysail/trysail/test/acme"
 	"github.com/trysail/trysail/test/kit"
 )
 
@@ -44,6 +45,9 @@ func TestMain(m *testing.M) {
 func runTests(m *testing.M) (code int, err error) {
 	if os.Getuid() != 0 {
 		return 1, errors.New("the end-to-end tests need root: they run containers")
+	}
+	if err := acme.Hurry(); err != nil {
+		return 1, err
 	}
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "trysail-registry-")
