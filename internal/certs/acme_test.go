@@ -39,6 +39,29 @@ func TestManager_IssuesByAddress(t *testing.T) {
 	}
 }
 
+// TestManager_SolvesEachChallenge has an authority that reaches one port only.
+func TestManager_SolvesEachChallenge(t *testing.T) {
+	t.Parallel()
+	for challenge, limit := range map[string]func(*acme.Options, int){
+		"http-01":     func(o *acme.Options, closed int) { o.TLSPort = closed },
+		"tls-alpn-01": func(o *acme.Options, closed int) { o.HTTPPort = closed },
+	} {
+		t.Run(challenge, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			o := acme.Options{HTTPPort: w.httpPort(), TLSPort: w.tlsPort(), Resolver: w.dns.Addr}
+			limit(&o, closedPort(t))
+			a := acme.NewAuthority(t, o)
+			w.dns.Set(t, "example.com", "A 127.0.0.1")
+			w.start(with(a))
+			w.request("cert", "example.com")
+			if l := w.issued("cert").Domains[0].Leaf; l.Challenge != challenge {
+				t.Errorf("validated by %s", l.Challenge)
+			}
+		})
+	}
+}
+
 func TestManager_IssuesByValidationRecord(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

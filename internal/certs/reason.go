@@ -130,9 +130,11 @@ func refusal(problem acme.Problem, s *sight, who string) (f *trysail.Finding, as
 // unreached is about an authority that could not connect to the name.
 func unreached(problem acme.Problem, s *sight, who string) *trysail.Finding {
 	d := s.Domain
-	d.Port80 = trysail.ReachTimeout
-	if strings.Contains(strings.ToLower(problem.Detail), "refused") {
+	switch {
+	case strings.Contains(strings.ToLower(problem.Detail), "refused"):
 		d.Port80 = trysail.ReachRefused
+	case d.Port80 == "" || d.Port80 == trysail.ReachOK: // it is open to us
+		d.Port80 = trysail.ReachTimeout
 	}
 	s.Port80 = d.Port80
 	for _, f := range diagnose.Domain(d) {

@@ -92,8 +92,22 @@ func loadEdge(ctx context.Context, s *kit.Server, url string, window time.Durati
 	if err != nil {
 		return 0, 0, err
 	}
+	return wrk(ctx, host[1], port, window)
+}
+
+// loadAddr is loadEdge for an address that answers for localhost.
+func loadAddr(ctx context.Context, addr string, window time.Duration) (rate, requests float64, err error) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return 0, 0, err
+	}
+	return wrk(ctx, "localhost", port, window)
+}
+
+// wrk loads a port of this machine and returns the requests per second and in all.
+func wrk(ctx context.Context, host, port string, window time.Duration) (rate, requests float64, err error) {
 	// wrk asks the system for names, and many know localhost only; the edge goes by the Host header.
-	cmd := exec.CommandContext(ctx, "wrk", "-t1", "-c64", "-d"+strconv.Itoa(max(int(window.Seconds()), 1))+"s", "-H", "Host: "+host[1],
+	cmd := exec.CommandContext(ctx, "wrk", "-t1", "-c64", "-d"+strconv.Itoa(max(int(window.Seconds()), 1))+"s", "-H", "Host: "+host,
 		"https://localhost:"+port+"/")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -17,10 +17,17 @@ import (
 )
 
 func main() {
+	if dir := os.Getenv(edgeRole); dir != "" {
+		if err := beEdge(context.Background(), dir, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "edge:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs or access")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access or tls")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
@@ -73,6 +80,7 @@ func run(ctx context.Context, o options) error {
 		{"images", func() error { return transfers(ctx, t, o, registry, dir) }},
 		{"logs", func() error { return logStore(ctx, t, o, images, dir) }},
 		{"access", func() error { return accessLog(ctx, t, o, images) }},
+		{"tls", func() error { return measureTLS(ctx, t, o, dir) }},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue
