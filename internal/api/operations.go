@@ -70,7 +70,6 @@ func operations(c Control, v view) []operation {
 
 // lightsailOperations are those that have to do with container services, in the order of the API's guide.
 func lightsailOperations(c Control, v view) []operation {
-	const later = "%s is not available in this version of Trysail."
 	return []operation{
 		changing("CreateContainerService", "0.1", readCreateService, c.CreateContainerService, v.serviceResult),
 		reading("GetContainerServices", "0.1", readGetServices, c.GetContainerServices, v.servicesResult),

@@ -248,7 +248,7 @@ func (m *Manager) authorityOf(l *trysail.Leaf) *authority {
 // ask asks the authority when a certificate should be replaced, and returns when to ask again. An authority that does not
 // know the question leaves everything as it is.
 func (m *Manager) ask(ctx context.Context, state *trysail.DomainCertificate) (next time.Time) {
-	next = time.Now().Add(jitter(renewalEvery * m.cfg.Unit / time.Minute))
+	next = time.Now().Add(jitter(scale(renewalEvery, m.cfg.Unit)))
 	a := m.authorityOf(state.Leaf)
 	_, leaf, err := m.files.load(state.Domain)
 	if err != nil || a == nil {

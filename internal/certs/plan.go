@@ -58,19 +58,23 @@ func renewAt(notBefore, notAfter time.Time) time.Time {
 // pause is how long to wait after a number of tries that failed in a row. Let's Encrypt allows five failed validations of a
 // name in an hour: these are the first four, then it goes on more slowly. unit is a minute, but in tests.
 func pause(tries int, unit time.Duration) time.Duration {
-	steps := [...]time.Duration{1, 5, 15, 60, 180, 360}
-	d := steps[min(max(tries-1, 0), len(steps)-1)] * unit
-	return jitter(min(d, tryLate))
+	steps := [...]int{1, 5, 15, 60, 180, 360}
+	d := time.Duration(steps[min(max(tries-1, 0), len(steps)-1)]) * time.Minute
+	return jitter(scale(min(d, tryLate), unit))
 }
 
 // lookPause is how long to wait before we look again at a name that was found not to be ready.
 func lookPause(tries int, unit time.Duration) time.Duration {
-	scale := float64(unit) / float64(time.Minute)
-	d := time.Duration(float64(lookSoon) * scale)
+	d := lookSoon
 	for range min(tries-1, 10) {
 		d = d * 3 / 2
 	}
-	return jitter(min(d, time.Duration(float64(lookLate)*scale)))
+	return jitter(scale(min(d, lookLate), unit))
+}
+
+// scale shortens a pause in tests, where a minute is a unit.
+func scale(d, unit time.Duration) time.Duration {
+	return time.Duration(float64(d) * float64(unit) / float64(time.Minute))
 }
 
 // jitter spreads what would come at the same time: up to a tenth earlier or later.

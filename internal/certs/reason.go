@@ -45,7 +45,8 @@ func (s *sight) unready(validate *trysail.DNSRecord) *trysail.Finding {
 	if s.answers {
 		d.Ours = nil // whatever its addresses are, they lead here
 	}
-	for _, f := range diagnose.Domain(d) {
+	if found := diagnose.Domain(d); len(found) > 0 {
+		f := found[0]
 		if f.Code == trysail.CodeCertDNS {
 			f.Fix += also
 		}
@@ -65,8 +66,7 @@ func (s *sight) unready(validate *trysail.DNSRecord) *trysail.Finding {
 
 // failed says why an authority gave no certificate, and whether that is its own affair, so that another one may be asked.
 func failed(err error, s *sight, who string) (f *trysail.Finding, ask bool) {
-	var zone zoneError
-	if errors.As(err, &zone) {
+	if zone, ok := errors.AsType[zoneError](err); ok {
 		return prove(finding(trysail.CodeCertZone, "Check --dns and the credentials of --dns-credentials.", "The DNS record that validates %s could not be set.", s.Name), "dns", zone.Error()), false
 	}
 	problem, ok := errors.AsType[acme.Problem](err)
@@ -99,10 +99,11 @@ func offline(err error, who string) *trysail.Finding {
 
 // refusal is about an authority that says what it does not like.
 func refusal(problem acme.Problem, s *sight, who string) (f *trysail.Finding, ask bool) {
-	said := problem.Detail
+	details := []string{problem.Detail}
 	for _, sub := range problem.Subproblems {
-		said += " " + sub.Detail
+		details = append(details, sub.Detail)
 	}
+	said := strings.Join(details, " ")
 	switch problem.Type {
 	case acme.ProblemTypeRateLimited:
 		return prove(finding(trysail.CodeCertLimit, "Nothing: the next try follows when the authority allows it.", "%s wants us to wait.", who), "acme", said), true

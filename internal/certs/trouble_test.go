@@ -442,6 +442,7 @@ func TestZones_SpeakTheAPIs(t *testing.T) {
 		"hetzner":    "POST /zones/example.net/rrsets/_x.validations.apps/TXT/actions/add_records \"v1\"; POST /zones/example.net/rrsets/_x.validations.apps/TXT/actions/remove_records \"v1\"; ",
 	} {
 		t.Run(provider, func(t *testing.T) {
+			t.Parallel()
 			var did strings.Builder
 			var unauthorised atomic.Int32
 			s := newAPI(t, &did, &unauthorised)

@@ -190,8 +190,9 @@ func (a *App) waitCert(ctx context.Context, c *client, w waiting, name string, a
 			return true, nil
 		case types.CertificateStatusPendingValidation:
 			return false, nil
+		default:
+			return false, WithHint(fmt.Errorf("certificate %q is %s", name, d.Status), "See why with: trysail certs show %s", name)
 		}
-		return false, WithHint(fmt.Errorf("certificate %q is %s", name, d.Status), "See why with: trysail certs show %s", name)
 	})
 	if err == nil {
 		return nil

@@ -114,10 +114,8 @@ func (c *Control) plainName(d string) error {
 
 // refuseReserved refuses the names that Trysail itself answers under: whoever had one could pose as the API.
 func (c *Control) refuseReserved(d string) error {
-	for _, own := range c.OwnHosts {
-		if d == own {
-			return trysail.Errorf(trysail.CodeInvalid, "Domain %q is that of this Trysail itself.", d)
-		}
+	if slices.Contains(c.OwnHosts, d) {
+		return trysail.Errorf(trysail.CodeInvalid, "Domain %q is that of this Trysail itself.", d)
 	}
 	if c.Domain == "" {
 		return nil

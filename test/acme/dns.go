@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// TSIGName and TSIGSecret are the key that updates are signed with.
-	TSIGName   = "trysail-test."
+	// TSIGName is the name of the key that updates are signed with.
+	TSIGName = "trysail-test."
+	// TSIGSecret is that key, in base64.
 	TSIGSecret = "c2VjcmV0IG9mIHRoZSB0ZXN0cyBvZiB0cnlzYWls"
 	// Zone is the one that takes updates.
 	Zone = "apps.example.net"
@@ -30,17 +31,17 @@ type NameServer struct {
 }
 
 // NewNameServer starts one that ends with the test.
-func NewNameServer(t testing.TB) *NameServer {
-	t.Helper()
+func NewNameServer(tb testing.TB) *NameServer {
+	tb.Helper()
 	s := &NameServer{records: map[string][]dns.RR{}}
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s.Addr = pc.LocalAddr().String()
 	l, err := net.Listen("tcp", s.Addr)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	accept := func(h dns.Header) dns.MsgAcceptAction { return dns.MsgAccept }
 	for _, srv := range []*dns.Server{{PacketConn: pc}, {Listener: l}} {
@@ -50,13 +51,13 @@ func NewNameServer(t testing.TB) *NameServer {
 		go func() {
 			defer close(done)
 			if err := srv.ActivateAndServe(); err != nil {
-				t.Errorf("name server: %v", err)
+				tb.Errorf("name server: %v", err)
 			}
 		}()
 		<-started
-		t.Cleanup(func() {
+		tb.Cleanup(func() {
 			if err := srv.Shutdown(); err != nil {
-				t.Error(err)
+				tb.Error(err)
 			}
 			<-done
 		})
@@ -70,10 +71,9 @@ func (s *NameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	defer s.mu.Unlock()
 	m := new(dns.Msg)
 	m.SetReply(q)
-	switch {
-	case q.Opcode == dns.OpcodeUpdate:
+	if q.Opcode == dns.OpcodeUpdate {
 		s.update(w, q, m)
-	default:
+	} else {
 		s.answer(q.Question[0], m)
 	}
 	_ = w.WriteMsg(m)
@@ -126,13 +126,13 @@ func (s *NameServer) update(w dns.ResponseWriter, q, m *dns.Msg) {
 }
 
 // Set replaces the records of a name, written as in a zone file.
-func (s *NameServer) Set(t testing.TB, name string, records ...string) {
-	t.Helper()
+func (s *NameServer) Set(tb testing.TB, name string, records ...string) {
+	tb.Helper()
 	var list []dns.RR
 	for _, r := range records {
 		rr, err := dns.NewRR(name + ". 60 IN " + r)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		list = append(list, rr)
 	}

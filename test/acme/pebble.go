@@ -4,7 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
-	"log"
+	"log" //nolint:depguard // Pebble wants one
 	"net/http"
 	"net/http/httptest"
 	"os"
