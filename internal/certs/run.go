@@ -26,6 +26,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	group.Go(func() { m.stapler.run(ctx) })
 	slots := make(chan struct{}, maxOrders)
+	hourly := time.NewTicker(time.Hour) // certificates are given up when their time is over, without anybody saying so
+	defer hourly.Stop()
 	for {
 		next := m.start(ctx, &group, slots)
 		var later <-chan time.Time
@@ -43,16 +45,23 @@ func (m *Manager) Run(ctx context.Context) error {
 				m.rest(ctx, 200*time.Millisecond)
 				sub.Take()
 			}
-			if err := m.scan(ctx); err != nil && ctx.Err() == nil {
-				m.log.WarnContext(ctx, "the wanted certificates cannot be read", "error", err)
-				m.rest(ctx, time.Second)
-			}
+			m.rescan(ctx)
+		case <-hourly.C:
+			m.rescan(ctx)
 		case <-m.nudge:
 		case <-later:
 		}
 		if timer != nil {
 			timer.Stop()
 		}
+	}
+}
+
+// rescan is scan; what goes wrong is tried again with the next change, or in an hour.
+func (m *Manager) rescan(ctx context.Context) {
+	if err := m.scan(ctx); err != nil && ctx.Err() == nil {
+		m.log.WarnContext(ctx, "the wanted certificates cannot be read", "error", err)
+		m.rest(ctx, time.Second)
 	}
 }
 
@@ -116,7 +125,7 @@ func (m *Manager) start(ctx context.Context, group *sync.WaitGroup, slots chan s
 // work does one step for a name, on a copy of its state, and keeps what came of it.
 func (m *Manager) work(ctx context.Context, j *job, state trysail.DomainCertificate, s step) {
 	var askAt time.Time
-	looked := false
+	looked, before := false, state.Leaf
 	if s == stepAsk {
 		askAt = m.ask(ctx, &state)
 	} else {
@@ -126,13 +135,13 @@ func (m *Manager) work(ctx context.Context, j *job, state trysail.DomainCertific
 			askAt = time.Time{}
 		}
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && state.Leaf == before {
 		m.mu.Lock()
 		j.running = false
 		m.mu.Unlock()
 		return // what was cut short says nothing
 	}
-	if err := m.keep(ctx, &state); err != nil {
+	if err := m.keep(context.WithoutCancel(ctx), &state); err != nil {
 		m.log.WarnContext(ctx, "what became of a certificate cannot be kept", "domain", state.Domain, "error", err)
 		state.NextTry = time.Now().Add(m.cfg.Unit)
 	}
