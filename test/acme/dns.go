@@ -34,15 +34,8 @@ type NameServer struct {
 func NewNameServer(tb testing.TB) *NameServer {
 	tb.Helper()
 	s := &NameServer{records: map[string][]dns.RR{}}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s.Addr = pc.LocalAddr().String()
-	l, err := net.Listen("tcp", s.Addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	pc, l := bothPorts(tb)
+	s.Addr = l.Addr().String()
 	accept := func(h dns.Header) dns.MsgAcceptAction { return dns.MsgAccept }
 	for _, srv := range []*dns.Server{{PacketConn: pc}, {Listener: l}} {
 		srv.Handler, srv.TsigSecret, srv.MsgAcceptFunc = s, map[string]string{TSIGName: TSIGSecret}, accept
@@ -63,6 +56,23 @@ func NewNameServer(tb testing.TB) *NameServer {
 		})
 	}
 	return s
+}
+
+// bothPorts listens on a port that is free for UDP and TCP.
+func bothPorts(tb testing.TB) (net.PacketConn, net.Listener) {
+	tb.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if pc, err := net.ListenPacket("udp", l.Addr().String()); err == nil {
+			return pc, l
+		}
+		l.Close()
+	}
+	tb.Fatal("no port is free for UDP and TCP")
+	return nil, nil
 }
 
 // ServeDNS answers.
