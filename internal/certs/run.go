@@ -151,7 +151,7 @@ func (m *Manager) work(ctx context.Context, j *job, state trysail.DomainCertific
 	if !askAt.IsZero() {
 		j.askAt = askAt
 	}
-	if j.gone {
+	if j.gone && m.jobs[state.Domain] == nil { // it may be wanted again meanwhile
 		m.table.remove(state.Domain)
 	}
 }
