@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/diagnose/lastwords"
 )
 
 // Input is everything known of a version that failed.
@@ -76,6 +77,12 @@ func Diagnose(in Input) trysail.Diagnosis {
 	}
 	return d
 }
+
+// LogLook is how many of a container's last lines KeepLog can make use of.
+const LogLook = lastwords.Look
+
+// KeepLog chooses at most most of the last lines of a log: those that say why a program ended.
+func KeepLog(lines []string, most int) []string { return lastwords.Keep(lines, most) }
 
 // Final names the cause if it is certain and no further start can change it, so that the version may fail at once instead
 // of being started again. It looks at what is known so far: images, autopsies and pods.

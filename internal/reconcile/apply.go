@@ -239,6 +239,10 @@ func (r *Reconciler) start(ctx context.Context, w *World, rec trysail.PodRecord)
 				r.note(versionKey{rec.ServiceID, rec.Version}, func(n *notes) { n.oomKills[rec.ID] = m.OOMKills })
 			}
 		}
+		// Each start may fill the disk again.
+		if err := r.Store.Reserve(); err != nil {
+			r.Log.WarnContext(actx, "the reserve for a full disk cannot be made", "error", err)
+		}
 		err := r.Engine.Start(actx, spec)
 		if err == nil || actx.Err() != nil || errors.Is(err, engine.ErrUnavailable) {
 			return err

@@ -24,12 +24,12 @@ func (r *Reconciler) evidence(ctx context.Context, w *World, rec trysail.PodReco
 		return e
 	}
 	for _, name := range d.ContainerNames() {
-		tail, err := r.Logs.Tail(rec.ServiceID, string(rec.ID), name, trysail.MaxLogTail)
+		tail, err := r.Logs.Tail(rec.ServiceID, string(rec.ID), name, diagnose.LogLook)
 		if err != nil {
 			r.Log.WarnContext(ctx, "the last lines of a container cannot be read", "pod", rec.ID, "container", name, "error", err)
 		}
 		if len(tail) > 0 {
-			e.LogTail[name] = tail
+			e.LogTail[name] = diagnose.KeepLog(tail, trysail.MaxLogTail)
 		}
 	}
 	witness, ok := r.Engine.(engine.Witness)
