@@ -35,8 +35,7 @@ func exits() []corpus.Case {
 		},
 		{Name: "exit-zero", Deployment: corpus.Web("say migrations done", "exit 0"), Code: "EXIT-ZERO", Says: "finished", Fix: "foreground", Confidence: certain, Quick: true},
 		{Name: "exit-zero-shell", Deployment: corpus.WebImage("busybox:1"), Code: "EXIT-ZERO", Says: "finished", Confidence: certain},
-		{Name: "exit-worker", Deployment: corpus.Worker("cry no queue", "exit 2"), Container: "worker", Code: "EXIT-CODE", Says: "no queue", Confidence: certain,
-		},
+		{Name: "exit-worker", Deployment: corpus.Worker("cry no queue", "exit 2"), Container: "worker", Code: "EXIT-CODE", Says: "no queue", Confidence: certain},
 		{
 			Name: "exit-forked", Deployment: corpus.Web("daemon", "sleep 3s", "serve"), Code: "EXIT-FORKED", Says: "background", Fix: "foreground", Confidence: certain,
 			Miss: "which processes a container leaves behind when its first one ends is not looked at; well-known programs are told by their names",
