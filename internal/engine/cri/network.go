@@ -31,9 +31,14 @@ func (c Config) network(log *slog.Logger) (podnet.Config, error) {
 }
 
 // chooseSubnet returns the network of the pods' addresses. What was chosen once is kept, as pods have addresses of it.
+// One that the machine uses for something else is refused: packets for pods would go there.
 func chooseSubnet(cfg Config) (netip.Prefix, error) {
+	used, err := usedNetworks(cfg.Bridge)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
 	if cfg.Subnet.IsValid() {
-		return cfg.Subnet.Masked(), nil
+		return cfg.Subnet.Masked(), conflict(cfg.Subnet, used)
 	}
 	file := filepath.Join(cfg.Dir, "subnet")
 	b, err := os.ReadFile(file) //nolint:gosec // the path is ours
@@ -42,13 +47,9 @@ func chooseSubnet(cfg Config) (netip.Prefix, error) {
 		if err != nil {
 			return p, fmt.Errorf("reading %s: %w", file, err)
 		}
-		return p, nil
+		return p, conflict(p, used)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return netip.Prefix{}, err
-	}
-	used, err := usedNetworks(cfg.Bridge)
-	if err != nil {
 		return netip.Prefix{}, err
 	}
 	p, ok := freeSubnet(cfg, used)
@@ -58,9 +59,27 @@ func chooseSubnet(cfg Config) (netip.Prefix, error) {
 	return p, writeFile(file, []byte(p.String()+"\n"))
 }
 
+// usedNetwork is a network that an interface has an address in or a route to.
+type usedNetwork struct {
+	netip.Prefix
+	link string
+}
+
+// conflict refuses a subnet that is used already, whole or in part. That it lies within a larger network, such as the one
+// of a company, is for whoever chose it to know: the pods' addresses go before the rest of that network.
+func conflict(subnet netip.Prefix, used []usedNetwork) error {
+	for _, u := range used {
+		if u.Overlaps(subnet) && u.Bits() >= subnet.Bits() {
+			return fmt.Errorf("the pods' network %s is in use on this machine: %s goes to the interface %s; choose another with --subnet, or remove that one (ip link delete %s) if it is left over from another data directory",
+				subnet.Masked(), u.Prefix, u.link, u.link)
+		}
+	}
+	return nil
+}
+
 // freeSubnet finds a /20 in 10.92.0.0–10.107.255.255 that overlaps no network in use. Where the search begins depends
 // on the engine, so that two on one machine, started at the same moment, do not choose the same.
-func freeSubnet(cfg Config, used []netip.Prefix) (netip.Prefix, bool) {
+func freeSubnet(cfg Config, used []usedNetwork) (netip.Prefix, bool) {
 	const choices = 256
 	id := cfg.id()
 	var first uint32
@@ -84,12 +103,12 @@ func freeSubnet(cfg Config, used []netip.Prefix) (netip.Prefix, bool) {
 
 // usedNetworks lists the IPv4 networks that the machine has addresses in or routes to, except by our bridge and by the
 // default route.
-func usedNetworks(bridge string) ([]netip.Prefix, error) {
+func usedNetworks(bridge string) ([]usedNetwork, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		return nil, err
 	}
-	var used []netip.Prefix
+	var used []usedNetwork
 	for _, i := range interfaces {
 		addrs, err := i.Addrs()
 		if err != nil || i.Name == bridge {
@@ -97,7 +116,7 @@ func usedNetworks(bridge string) ([]netip.Prefix, error) {
 		}
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-				used = append(used, p.Masked())
+				used = append(used, usedNetwork{p.Masked(), i.Name})
 			}
 		}
 	}
@@ -113,7 +132,7 @@ func usedNetworks(bridge string) ([]netip.Prefix, error) {
 
 // parseRoutes reads the kernel's table of routes: interface, destination and (eighth) mask, in hexadecimal digits of
 // the machine's byte order.
-func parseRoutes(text, bridge string) (routes []netip.Prefix) {
+func parseRoutes(text, bridge string) (routes []usedNetwork) {
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) < 8 || f[0] == bridge {
@@ -127,7 +146,7 @@ func parseRoutes(text, bridge string) (routes []netip.Prefix) {
 		binary.NativeEndian.PutUint32(a[:], dest)
 		binary.NativeEndian.PutUint32(m[:], mask)
 		ones, _ := net.IPMask(m[:]).Size()
-		routes = append(routes, netip.PrefixFrom(netip.AddrFrom4(a), ones).Masked())
+		routes = append(routes, usedNetwork{netip.PrefixFrom(netip.AddrFrom4(a), ones).Masked(), f[0]})
 	}
 	return routes
 }
