@@ -13,6 +13,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
@@ -164,6 +165,25 @@ func (f *common) json() (bool, error) {
 		return false, nil
 	}
 	return false, Usagef("--output must be table or json, not %q", f.output)
+}
+
+// begin is how a command begins whose flags are good: it makes the client and says whether the output shall be JSON. The
+// server is not called yet. Errors: usage, and no Trysail is known.
+func (a *App) begin(f *common) (c *client, asJSON bool, err error) {
+	if asJSON, err = f.json(); err != nil {
+		return nil, false, err
+	}
+	c, err = a.connect(f.dataDir)
+	return c, asJSON, err
+}
+
+// done says that something was done that has no result: a sentence, or an empty object of JSON.
+func (a *App) done(asJSON bool, format string, args ...any) error {
+	if asJSON {
+		return printJSON(a.Out, struct{}{})
+	}
+	_, err := fmt.Fprintf(a.Out, format+"\n", args...)
+	return err
 }
 
 // must panics for an error that only a mistake in this package can cause.

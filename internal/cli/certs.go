@@ -62,11 +62,7 @@ func (c *client) certificates(ctx context.Context, name string) ([]types.Certifi
 }
 
 func (a *App) listCerts(cmd *cobra.Command, f *common) error {
-	asJSON, err := f.json()
-	if err != nil {
-		return err
-	}
-	c, err := a.connect(f.dataDir)
+	c, asJSON, err := a.begin(f)
 	if err != nil {
 		return err
 	}
@@ -139,11 +135,7 @@ func (a *App) createCertCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is issued")
 	cmd.Flags().DurationVar(&w.timeout, "timeout", 10*time.Minute, "how long --wait waits")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -222,11 +214,7 @@ func (a *App) showCertCommand() *cobra.Command {
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -278,22 +266,20 @@ func certStatus(v types.CertificateDomainValidationStatus) string {
 }
 
 func (a *App) deleteCertCommand() *cobra.Command {
-	var dataDir string
 	cmd := &cobra.Command{
 		Use: "delete NAME", Short: "Delete a certificate that no service uses",
 		Args: exactArgs("NAME"), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.dataDirFlag(cmd, &dataDir)
+	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect(dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
 		if _, err := c.DeleteCertificate(cmd.Context(), &lightsail.DeleteCertificateInput{CertificateName: &args[0]}); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Out, "Certificate %s is deleted.\n", clean(args[0]))
-		return nil
+		return a.done(asJSON, "Certificate %s is deleted.", clean(args[0]))
 	}
 	return cmd
 }

@@ -37,10 +37,6 @@ would fail for certain.`,
 	cmd.Flags().StringVarP(&file, "file", "f", "", "the deployment as JSON; - reads standard input")
 	must(cmd.MarkFlagFilename("file", "json"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		if file == "" {
 			return Usagef("the deployment file is missing: -f FILE")
 		}
@@ -52,7 +48,7 @@ would fail for certain.`,
 		if err != nil {
 			return err
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}

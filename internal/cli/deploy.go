@@ -52,10 +52,6 @@ look into them. They make way for the next deployment.`,
 	cmd.Flags().DurationVar(&hold, "hold", 0, "keep the pods of a FAILED deployment so long, such as 15m; at most 24h")
 	must(cmd.MarkFlagFilename("file", "json"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		if file == "" {
 			return Usagef("the deployment file is missing: -f FILE")
 		}
@@ -70,7 +66,7 @@ look into them. They make way for the next deployment.`,
 		if err != nil {
 			return err
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -125,22 +121,14 @@ func (a *App) cancelCommand() *cobra.Command {
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
 		if err := c.call(cmd.Context(), "CancelDeployment", map[string]any{"serviceName": args[0]}, new(struct{})); err != nil {
 			return err
 		}
-		if asJSON {
-			return printJSON(a.Out, struct{}{})
-		}
-		fmt.Fprintf(a.Out, "The deployment of service %s is being canceled.\n", args[0])
-		return nil
+		return a.done(asJSON, "The deployment of service %s is being canceled.", clean(args[0]))
 	}
 	return cmd
 }

@@ -117,11 +117,7 @@ Without a subcommand the domains are listed, with the state of their certificate
 }
 
 func (a *App) listDomains(cmd *cobra.Command, f *common, service string) error {
-	asJSON, err := f.json()
-	if err != nil {
-		return err
-	}
-	c, err := a.connect(f.dataDir)
+	c, asJSON, err := a.begin(f)
 	if err != nil {
 		return err
 	}
@@ -159,11 +155,7 @@ func (a *App) checkDomainCommand() *cobra.Command {
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -203,11 +195,7 @@ it shows. When the time is over, run the same command again; what was done is fo
 	cmd.Flags().StringVar(&certificate, "certificate", "", "name of the certificate; by default one that covers the domains, or a new one named after the first")
 	cmd.Flags().DurationVar(&w.timeout, "timeout", 10*time.Minute, "how long to wait for the certificate")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -319,11 +307,7 @@ func (a *App) removeDomainsCommand() *cobra.Command {
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}

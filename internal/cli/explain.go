@@ -35,14 +35,10 @@ pods, and logs. The values of environment variables are masked in it.`,
 	cmd.Flags().StringVar(&bundle, "bundle", "", "write all that is kept of the version into this archive; - writes to standard output")
 	must(cmd.MarkFlagFilename("bundle", "gz", "tgz"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		if version < 0 {
 			return Usagef("--version must be 1 or more")
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}

@@ -36,11 +36,7 @@ server's machine, largest first, and why each is kept. An image that nothing nee
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -99,7 +95,6 @@ func shortDigest(digest string) string {
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 func (a *App) deleteImageCommand() *cobra.Command {
-	var dataDir string
 	cmd := &cobra.Command{
 		Use:               "delete :SERVICE.LABEL.N",
 		Short:             "Take an image off its service",
@@ -107,21 +102,20 @@ func (a *App) deleteImageCommand() *cobra.Command {
 		Args:              exactArgs(":SERVICE.LABEL.N"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.dataDirFlag(cmd, &dataDir)
+	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		service, _, ok := strings.Cut(strings.TrimPrefix(args[0], ":"), ".")
 		if !ok || !strings.HasPrefix(args[0], ":") {
 			return Usagef("%q is not the name of an image; it looks like :web.www.3", args[0])
 		}
-		c, err := a.connect(dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
 		if _, err := c.DeleteContainerImage(cmd.Context(), &lightsail.DeleteContainerImageInput{ServiceName: &service, Image: &args[0]}); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Out, "Image %s is deleted.\n", args[0])
-		return nil
+		return a.done(asJSON, "Image %s is deleted.", clean(args[0]))
 	}
 	return cmd
 }

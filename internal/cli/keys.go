@@ -54,11 +54,7 @@ func (a *App) listKeysCommand() *cobra.Command {
 }
 
 func (a *App) listKeys(cmd *cobra.Command, f *common) error {
-	asJSON, err := f.json()
-	if err != nil {
-		return err
-	}
-	c, err := a.connect(f.dataDir)
+	c, asJSON, err := a.begin(f)
 	if err != nil {
 		return err
 	}
@@ -92,11 +88,7 @@ func (a *App) createKeyCommand() *cobra.Command {
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -117,24 +109,22 @@ func (a *App) createKeyCommand() *cobra.Command {
 }
 
 func (a *App) deleteKeyCommand() *cobra.Command {
-	var dataDir string
 	cmd := &cobra.Command{
 		Use:               "delete ACCESS-KEY-ID",
 		Short:             "Delete an access key; calls signed with it are refused from then on",
 		Args:              exactArgs("ACCESS-KEY-ID"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.dataDirFlag(cmd, &dataDir)
+	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect(dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
 		if err := c.call(cmd.Context(), "DeleteAccessKey", map[string]string{"accessKeyId": args[0]}, &struct{}{}); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Out, "Access key %s is deleted.\n", args[0])
-		return nil
+		return a.done(asJSON, "Access key %s is deleted.", clean(args[0]))
 	}
 	return cmd
 }

@@ -64,20 +64,17 @@ Without CONTAINER the logs of all containers are merged, and each line names its
 	cmd.Flags().IntVarP(&o.tail, "tail", "n", -1, "only the last so many lines; -1: all")
 	cmd.Flags().BoolVar(&o.noTime, "no-time", false, "leave out the time of each line")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var err error
-		if o.json, err = f.json(); err != nil {
-			return err
-		}
 		if err := o.parse(time.Now()); err != nil {
 			return err
 		}
 		if o.access && (len(args) > 1 || len(o.container) > 0 || o.version != 0 || o.previous) {
 			return Usagef("--access is for the whole service: it excludes CONTAINER, --version and --previous")
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
+		o.json = asJSON
 		return a.logs(cmd.Context(), c, o, args)
 	}
 	return cmd

@@ -80,16 +80,12 @@ Metrics: ` + strings.Join(trysail.Metrics(), ", "),
 	cmd.Flags().DurationVar(&o.period, "period", 0, "span of one point, such as 5m, in whole minutes up to 24h; by default what fits")
 	cmd.Flags().IntVar(&o.version, "version", 0, "only this version of the deployment; 0: all together")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		s := a.screen(a.Out)
 		in, err := o.request(args, time.Now(), s.chartWidth())
 		if err != nil {
 			return err
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}

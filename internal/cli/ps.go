@@ -47,14 +47,10 @@ func (a *App) psCommand() *cobra.Command {
 	cmd.Flags().IntVar(&in.Version, "version", 0, "only the pods of this version")
 	cmd.Flags().BoolVarP(&in.Ended, "all", "a", false, "also pods that have ended, of all kept versions")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		if in.Version < 0 {
 			return Usagef("--version must be 1 or more")
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}

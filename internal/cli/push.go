@@ -44,14 +44,10 @@ The last line names the image as deployments do: ":SERVICE.LABEL.N". What the re
 	cmd.Flags().StringVar(&p.platform, "platform", "", "the one platform to push of an image that has several, such as linux/arm64")
 	must(cmd.RegisterFlagCompletionFunc("service", a.completeService))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		if p.service == "" || p.label == "" {
 			return Usagef("the service or the label is missing: --service SERVICE --label LABEL")
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}

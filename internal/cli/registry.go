@@ -193,11 +193,7 @@ func (a *App) registryListCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List what is known of registries; secrets are not shown", Args: exactArgs()}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -220,19 +216,17 @@ func (a *App) registryListCommand() *cobra.Command {
 }
 
 func (a *App) registryDeleteCommand() *cobra.Command {
-	var dataDir string
 	cmd := &cobra.Command{Use: "delete HOST", Short: "Forget everything about a registry", Args: exactArgs("HOST"), ValidArgsFunction: cobra.NoFileCompletions}
-	a.dataDirFlag(cmd, &dataDir)
+	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect(dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
 		if err := c.call(cmd.Context(), "DeleteRegistry", map[string]string{"host": args[0]}, &struct{}{}); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Out, "Registry %s is forgotten.\n", args[0])
-		return nil
+		return a.done(asJSON, "Registry %s is forgotten.", clean(args[0]))
 	}
 	return cmd
 }

@@ -25,11 +25,7 @@ func (a *App) servicesCommand() *cobra.Command {
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -126,10 +122,6 @@ func (a *App) createCommand() *cobra.Command {
 	cmd.Flags().StringArrayVar(&tags, "tag", nil, "tag of the service, KEY or KEY=VALUE; may be given several times")
 	cmd.Flags().StringVarP(&file, "file", "f", "", "first deployment, a file as for trysail deploy")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		in := &lightsail.CreateContainerServiceInput{
 			ServiceName: &args[0], Power: types.ContainerServicePowerName(size.power), Scale: aws.Int32(int32(size.scale)), Tags: parseTags(tags), //nolint:gosec // the server refuses what is out of range
 		}
@@ -140,7 +132,7 @@ func (a *App) createCommand() *cobra.Command {
 			}
 			in.Deployment = &types.ContainerServiceDeploymentRequest{Containers: d.Containers, PublicEndpoint: d.PublicEndpoint}
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -197,10 +189,6 @@ func (a *App) updateCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&disable, "disable", false, "stop all nodes; the URL answers 503")
 	cmd.Flags().BoolVar(&enable, "enable", false, "start the last active deployment again, at the same URL")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
 		in := &lightsail.UpdateContainerServiceInput{ServiceName: &args[0]}
 		if err := size.change(cmd, in); err != nil {
 			return err
@@ -213,7 +201,7 @@ func (a *App) updateCommand() *cobra.Command {
 		case in.Power == "" && in.Scale == nil:
 			return Usagef("nothing to change: give --power, --scale, --disable or --enable")
 		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -252,12 +240,11 @@ func (a *App) deleteCommand() *cobra.Command {
 		Args:              exactArgs("SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
-	var dataDir string
-	a.dataDirFlag(cmd, &dataDir)
+	f := a.commonFlags(cmd)
 	w.flags(cmd, "the service is gone")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect(dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
@@ -270,14 +257,12 @@ func (a *App) deleteCommand() *cobra.Command {
 			return err
 		}
 		if w.wait {
-			if err := a.waitGone(cmd.Context(), c, w, args[0]); err != nil {
+			if err := a.waitGone(cmd.Context(), c, w, args[0], asJSON); err != nil {
 				return err
 			}
-			fmt.Fprintf(a.Out, "Service %s is gone.\n", args[0])
-			return nil
+			return a.done(asJSON, "Service %s is gone.", clean(args[0]))
 		}
-		fmt.Fprintf(a.Out, "Service %s is being deleted.\n", args[0])
-		return nil
+		return a.done(asJSON, "Service %s is being deleted.", clean(args[0]))
 	}
 	return cmd
 }
@@ -308,11 +293,7 @@ func (a *App) deploymentsCommand() *cobra.Command {
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := f.json()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(f.dataDir)
+		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}

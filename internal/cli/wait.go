@@ -172,10 +172,10 @@ func (a *App) waitService(ctx context.Context, c *client, w waiting, service str
 }
 
 // waitGone waits until there is no service of that name any more.
-func (a *App) waitGone(ctx context.Context, c *client, w waiting, service string) error {
+func (a *App) waitGone(ctx context.Context, c *client, w waiting, service string, asJSON bool) error {
 	ctx, cancel := w.context(ctx)
 	defer cancel()
-	watch := a.watch(c, service, false)
+	watch := a.watch(c, service, asJSON)
 	err := watch.poll(ctx, func(ctx context.Context) (bool, error) {
 		_, err := watch.look(ctx)
 		if isCode(err, "NotFoundException") {
