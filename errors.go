@@ -38,9 +38,3 @@ func ErrorCode(err error) Code {
 	}
 	return CodeInternal
 }
-
-// Caller is who makes an API call.
-type Caller struct {
-	AccessKeyID string
-	Name        string // what the key was made for: "admin", "ci"
-}

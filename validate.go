@@ -185,6 +185,30 @@ func ValidateKeyName(name string) error {
 	return nil
 }
 
+// ValidateRole checks the role of an access key.
+func ValidateRole(role Role) error {
+	if !slices.Contains(Roles(), role) {
+		return invalid("Role %s is not valid. The roles are read, deploy and admin.", quote(string(role)))
+	}
+	return nil
+}
+
+// MaxKeyServices is how many services an access key may be bound to.
+const MaxKeyServices = 100
+
+// ValidateKeyServices checks the names of the services that an access key is for.
+func ValidateKeyServices(names []string) error {
+	if len(names) > MaxKeyServices {
+		return invalid("An access key can be for %d services, not for %d.", MaxKeyServices, len(names))
+	}
+	for _, name := range names {
+		if err := ValidateServiceName(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ValidatePublicDomainNames checks the shape of publicDomainNames: certificate name → domains. Whether the
 // certificates exist is for somebody else to say.
 func ValidatePublicDomainNames(names map[string][]string) error {

@@ -92,7 +92,7 @@ type Control interface {
 	HoldDeployment(context.Context, trysail.Caller, control.HoldDeploymentInput) error
 	CancelDeployment(ctx context.Context, caller trysail.Caller, serviceName string) error
 	ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error)
-	CreateAccessKey(ctx context.Context, caller trysail.Caller, name string) (*control.AccessKey, error)
+	CreateAccessKey(context.Context, trysail.Caller, control.CreateAccessKeyInput) (*control.AccessKey, error)
 	DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) error
 
 	// Identify returns the secret of an access key and who calls with it; ok is false if there is no such key.

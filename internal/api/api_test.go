@@ -148,7 +148,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 	var gotSettings control.PutServiceSettingsInput
 	server := newServer(t, &fake{
 		keys: func() ([]control.AccessKey, error) {
-			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Secret: "leak", CreatedAt: at}}, nil
+			return []control.AccessKey{{ID: "TSAK1", Name: "ci", Role: trysail.RoleAdmin, Secret: "leak", CreatedAt: at}}, nil
 		},
 		check: func(in control.CheckDeploymentInput) (*control.Check, error) {
 			gotCheck = in
@@ -190,8 +190,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 			return []control.Registry{{Registry: trysail.Registry{Host: "ghcr.io", Secret: "leak", Mirrors: []string{"https://m"}, CA: "PEM", PlainHTTP: true, UpdatedAt: at}}}, nil
 		},
 		deleteReg: func(host string) error { gotHost = host; return nil },
-		createKey: func(name string) (*control.AccessKey, error) {
-			return &control.AccessKey{ID: "TSAK2", Name: name, Secret: "s3cret", CreatedAt: at}, nil
+		createKey: func(in control.CreateAccessKeyInput) (*control.AccessKey, error) {
+			return &control.AccessKey{ID: "TSAK2", Name: in.Name, Secret: "s3cret", Role: in.Role, Services: in.Services, CreatedAt: at}, nil
 		},
 		deleteKey: func(id string) error { deleted = id; return nil },
 		record: func(string, int) (*control.DeploymentRecord, error) {
@@ -209,8 +209,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 		},
 	})
 	tests := []struct{ target, request, want string }{
-		{"ListAccessKeys", `{}`, `{"accessKeys":[{"accessKeyId":"TSAK1","name":"ci","createdAt":1800000000}]}`},
-		{"CreateAccessKey", `{"name":"ci"}`, `{"accessKey":{"accessKeyId":"TSAK2","secretAccessKey":"s3cret","name":"ci","createdAt":1800000000}}`},
+		{"ListAccessKeys", `{}`, `{"accessKeys":[{"accessKeyId":"TSAK1","role":"admin","name":"ci","createdAt":1800000000}]}`},
+		{"CreateAccessKey", `{"name":"ci","role":"deploy","serviceNames":["web"]}`, `{"accessKey":{"accessKeyId":"TSAK2","secretAccessKey":"s3cret","role":"deploy","serviceNames":["web"],"name":"ci","createdAt":1800000000}}`},
 		{"DeleteAccessKey", `{"accessKeyId":"TSAK1"}`, `{}`},
 		{"CheckDeployment", `{"serviceName":"web","containers":{"app":{"image":"nginx"}}}`, `{"problems":["p"],"warnings":[],"images":[{"container":"app","image":"nginx","digest":"sha256:aa","architecture":"amd64","exposedPorts":["80/tcp"]}]}`},
 		{"ListPods", `{"serviceName":"web","version":3,"ended":true}`, `{"pods":[{"id":"p","version":3,"power":"nano","slot":1,"attempt":2,"state":"FAILED","createdAt":1800000000,"stoppedAt":1800000000,"endedAt":1800000000,"reason":"r","exits":[{"name":"app","exitCode":3,"oomKilled":false}]},` +

@@ -138,7 +138,7 @@ func FuzzDecode(f *testing.F) {
 		return &control.ServiceMetrics{}, nil
 	}
 	c.keys = func() ([]control.AccessKey, error) { return nil, nil }
-	c.createKey = func(string) (*control.AccessKey, error) { return &control.AccessKey{}, nil }
+	c.createKey = func(control.CreateAccessKeyInput) (*control.AccessKey, error) { return &control.AccessKey{}, nil }
 	c.deleteKey = func(string) error { return nil }
 	table := operations(c, view{testConfig})
 	for i := range 27 {

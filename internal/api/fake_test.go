@@ -25,7 +25,7 @@ const (
 )
 
 var (
-	testCaller = trysail.Caller{AccessKeyID: testKey, Name: "admin"}
+	testCaller = trysail.Caller{AccessKeyID: testKey, Name: "admin", Role: trysail.RoleAdmin}
 	testConfig = Config{Region: "eu-central-1", Account: "111122223333", Domain: "example.test", EdgePort: ":8443"}
 )
 
@@ -51,7 +51,7 @@ type fake struct {
 	hold          func(control.HoldDeploymentInput) error
 	cancel        func(string) error
 	keys          func() ([]control.AccessKey, error)
-	createKey     func(string) (*control.AccessKey, error)
+	createKey     func(control.CreateAccessKeyInput) (*control.AccessKey, error)
 	deleteKey     func(string) error
 	operation     func(string) (trysail.Operation, error)
 	operations    func(resource, token string) (*control.OperationPage, error)
@@ -157,8 +157,8 @@ func (f *fake) ListAccessKeys(context.Context, trysail.Caller) ([]control.Access
 	return f.keys()
 }
 
-func (f *fake) CreateAccessKey(_ context.Context, _ trysail.Caller, name string) (*control.AccessKey, error) {
-	return f.createKey(name)
+func (f *fake) CreateAccessKey(_ context.Context, _ trysail.Caller, in control.CreateAccessKeyInput) (*control.AccessKey, error) {
+	return f.createKey(in)
 }
 
 func (f *fake) DeleteAccessKey(_ context.Context, _ trysail.Caller, id string) error {

@@ -159,7 +159,11 @@ func readListPods(m members) control.ListPodsInput {
 	return control.ListPodsInput{ServiceName: zeroIfNil(m.string("serviceName")), Version: zeroIfNil(m.int("version")), Ended: zeroIfNil(m.bool("ended"))}
 }
 
-func readCreateKey(m members) string { return zeroIfNil(m.require("name").string("name")) }
+func readCreateKey(m members) control.CreateAccessKeyInput {
+	return control.CreateAccessKeyInput{
+		Name: zeroIfNil(m.require("name").string("name")), Role: trysail.Role(zeroIfNil(m.string("role"))), Services: m.strings("serviceNames"),
+	}
+}
 
 func readDeleteKey(m members) string {
 	return zeroIfNil(m.require("accessKeyId").string("accessKeyId"))

@@ -298,10 +298,13 @@ type availabilityZone struct {
 }
 
 type accessKey struct {
-	AccessKeyID     string  `json:"accessKeyId"`
-	SecretAccessKey string  `json:"secretAccessKey,omitzero"` // only in the answer of CreateAccessKey
-	Name            string  `json:"name"`
-	CreatedAt       float64 `json:"createdAt"`
+	AccessKeyID     string `json:"accessKeyId"`
+	SecretAccessKey string `json:"secretAccessKey,omitzero"` // only in the answer of CreateAccessKey
+	// Role is read, deploy or admin; ServiceNames are the only services that the key is for, absent if it is for all.
+	Role         trysail.Role `json:"role"`
+	ServiceNames []string     `json:"serviceNames,omitempty"`
+	Name         string       `json:"name"`
+	CreatedAt    float64      `json:"createdAt"`
 }
 
 // view makes answers of what control returns.
@@ -506,7 +509,7 @@ func (v view) accessKeyResult(k *control.AccessKey) accessKeyResult {
 }
 
 func newAccessKey(k control.AccessKey) accessKey {
-	return accessKey{AccessKeyID: k.ID, SecretAccessKey: k.Secret, Name: k.Name, CreatedAt: seconds(k.CreatedAt)}
+	return accessKey{AccessKeyID: k.ID, SecretAccessKey: k.Secret, Name: k.Name, Role: k.Role, ServiceNames: k.Services, CreatedAt: seconds(k.CreatedAt)}
 }
 
 func (v view) registryLoginResult(l *trysail.RegistryLogin) registryLoginResult {

@@ -60,7 +60,7 @@ func newFakeServer(tb testing.TB) *fakeServer {
 	tb.Helper()
 	f := &fakeServer{
 		services: map[string]*fakeService{}, logs: map[string][]fakeLine{}, pageSize: 1000, calls: map[string]int{},
-		keys: []map[string]any{{"accessKeyId": "AKADMIN", "name": "admin", "createdAt": 1.7e9}},
+		keys: []map[string]any{{"accessKeyId": "AKADMIN", "name": "admin", "role": "admin", "createdAt": 1.7e9}},
 	}
 	f.Server = httptest.NewServer(f)
 	tb.Cleanup(f.Close)
@@ -195,7 +195,7 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 	case "Trysail_20261120.ListAccessKeys":
 		return map[string]any{"accessKeys": f.keys}, nil
 	case "Trysail_20261120.CreateAccessKey":
-		k := map[string]any{"accessKeyId": "AKNEW", "name": in["name"], "createdAt": 1.8e9}
+		k := map[string]any{"accessKeyId": "AKNEW", "name": in["name"], "role": in["role"], "serviceNames": in["serviceNames"], "createdAt": 1.8e9}
 		f.keys = append(f.keys, k)
 		return map[string]any{"accessKey": map[string]any{"accessKeyId": "AKNEW", "secretAccessKey": "s3cret", "name": in["name"], "createdAt": 1.8e9}}, nil
 	case "Trysail_20261120.DeleteAccessKey":

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,13 +13,22 @@ type accessKey struct {
 	AccessKeyID     string  `json:"accessKeyId"`
 	SecretAccessKey string  `json:"secretAccessKey,omitempty"` // only in the answer of CreateAccessKey
 	Name            string  `json:"name"`
-	CreatedAt       float64 `json:"createdAt"` // Unix seconds
+	Role            string  `json:"role,omitempty"`
+	// ServiceNames are the only services that the key is for; empty: all.
+	ServiceNames []string `json:"serviceNames,omitempty"`
+	CreatedAt    float64  `json:"createdAt"` // Unix seconds
 }
 
 func (k accessKey) created() time.Time { return time.UnixMilli(int64(k.CreatedAt * 1000)) }
 
 func (k accessKey) wire() map[string]any {
 	m := map[string]any{"accessKeyId": k.AccessKeyID, "name": k.Name, "createdAt": wire(k.created())}
+	if k.Role != "" {
+		m["role"] = k.Role
+	}
+	if len(k.ServiceNames) > 0 {
+		m["serviceNames"] = k.ServiceNames
+	}
 	if k.SecretAccessKey != "" {
 		m["secretAccessKey"] = k.SecretAccessKey
 	}
@@ -29,7 +39,11 @@ func (a *App) keysCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keys",
 		Short: "List, make and delete access keys",
-		Long: `List, make and delete access keys. Whoever has one may do everything with this Trysail.
+		Long: `List, make and delete access keys. What a key may do is its role, for all services or for some:
+
+  read     look at services, deployments (with their environment), logs and metrics
+  deploy   that, and push images, deploy, cancel and run tasks: enough for CI
+  admin    everything; of a key for some services: everything with them
 
 Without a subcommand the keys are listed.`,
 	}
@@ -74,19 +88,38 @@ func (a *App) listKeys(cmd *cobra.Command, f *common) error {
 	var rows [][]string
 	for _, k := range out.AccessKeys {
 		t := k.created()
-		rows = append(rows, []string{k.AccessKeyID, when(&t), clean(k.Name)})
+		services := "all"
+		if len(k.ServiceNames) > 0 {
+			services = strings.Join(k.ServiceNames, ",")
+		}
+		rows = append(rows, []string{k.AccessKeyID, when(&t), orDash(k.Role), clean(services), clean(k.Name)})
 	}
-	return a.screen(a.Out).table([]string{"ACCESS KEY ID", "CREATED", "NAME"}, rows)
+	return a.screen(a.Out).table([]string{"ACCESS KEY ID", "CREATED", "ROLE", "SERVICES", "NAME"}, rows)
 }
 
 func (a *App) createKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "create NAME",
-		Short:             "Make an access key; its secret is shown this one time",
-		Args:              exactArgs("NAME"),
+		Use:   "create [NAME]",
+		Short: "Make an access key; its secret is shown this one time",
+		Long: `Make an access key; its secret is shown this one time. NAME says what the key is for; by default it is made of the role
+and the services. The roles are told by trysail keys --help.`,
+		Example: `  trysail keys create --role deploy --service web
+  trysail keys create laptop`,
+		Args:              rangeArgs(0, "NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := a.commonFlags(cmd)
+	var in struct {
+		Name         string   `json:"name"`
+		Role         string   `json:"role"`
+		ServiceNames []string `json:"serviceNames,omitempty"`
+	}
+	cmd.Flags().StringVar(&in.Role, "role", "admin", "read, deploy or admin")
+	cmd.Flags().StringSliceVar(&in.ServiceNames, "service", nil, "the only service that the key is for; may be repeated; default: all")
+	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"read", "deploy", "admin"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("service", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return a.completeService(cmd, nil, word)
+	}))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, asJSON, err := a.begin(f)
 		if err != nil {
@@ -95,7 +128,11 @@ func (a *App) createKeyCommand() *cobra.Command {
 		var out struct {
 			AccessKey accessKey `json:"accessKey"`
 		}
-		if err := c.call(cmd.Context(), "CreateAccessKey", map[string]string{"name": args[0]}, &out); err != nil {
+		in.Name = strings.Join(append([]string{in.Role}, in.ServiceNames...), "-")
+		if len(args) > 0 {
+			in.Name = args[0]
+		}
+		if err := c.call(cmd.Context(), "CreateAccessKey", in, &out); err != nil {
 			return err
 		}
 		if asJSON {

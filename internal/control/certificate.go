@@ -57,6 +57,9 @@ type CertificateOperation struct {
 // CreateCertificate asks for a certificate. It is issued later, when its domains have been validated.
 // Errors: Invalid (validation, name in use, quota).
 func (c *Control) CreateCertificate(ctx context.Context, caller trysail.Caller, in CreateCertificateInput) (*CertificateOperation, error) {
+	if err := caller.May(trysail.RoleAdmin, "CreateCertificate", ""); err != nil {
+		return nil, err
+	}
 	domains, err := c.certificateDomains(in)
 	if err := firstError(trysail.ValidateCertificateName(in.Name), err, trysail.ValidateTags(in.Tags)); err != nil {
 		return nil, err
@@ -182,7 +185,10 @@ func certificate(tx *store.Tx, name string) (*trysail.Certificate, error) {
 }
 
 // GetCertificates lists certificates, oldest first. Errors: Invalid (status, token), NotFound.
-func (c *Control) GetCertificates(ctx context.Context, _ trysail.Caller, in GetCertificatesInput) (*CertificatePage, error) {
+func (c *Control) GetCertificates(ctx context.Context, caller trysail.Caller, in GetCertificatesInput) (*CertificatePage, error) {
+	if err := caller.May(trysail.RoleRead, "GetCertificates", ""); err != nil {
+		return nil, err
+	}
 	for _, s := range in.Statuses {
 		if known := trysail.CertificateStatuses(); !slices.Contains(known, trysail.CertificateStatus(s)) {
 			return nil, trysail.Errorf(trysail.CodeInvalid, "Certificate status %q is not valid. It must be one of: %s.", s, joinWords(known))
@@ -234,6 +240,9 @@ func (p *CertificatePage) cut(all []trysail.Certificate, token string) error {
 
 // DeleteCertificate removes a certificate that no service uses. Errors: Invalid (in use), NotFound.
 func (c *Control) DeleteCertificate(ctx context.Context, caller trysail.Caller, name string) (*CertificateOperation, error) {
+	if err := caller.May(trysail.RoleAdmin, "DeleteCertificate", ""); err != nil {
+		return nil, err
+	}
 	o, err := c.change(ctx, caller, "DeleteCertificate", name, func(tx *store.Tx) error {
 		cert, err := certificate(tx, name)
 		if err != nil {

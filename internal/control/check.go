@@ -32,7 +32,14 @@ type CheckedImage struct {
 
 // CheckDeployment says what is wrong with a deployment without making it. What is wrong with it is in the answer; an
 // error means that it could not be checked.
-func (c *Control) CheckDeployment(ctx context.Context, _ trysail.Caller, in CheckDeploymentInput) (*Check, error) {
+func (c *Control) CheckDeployment(ctx context.Context, caller trysail.Caller, in CheckDeploymentInput) (*Check, error) {
+	who := caller
+	if in.ServiceName == "" {
+		who = anywhere(caller)
+	}
+	if err := firstError(who.May(trysail.RoleDeploy, "CheckDeployment", in.ServiceName), mayUseImages(caller, "CheckDeployment", in.Deployment)); err != nil {
+		return nil, err
+	}
 	check := &Check{}
 	note := func(err error) error {
 		e, ok := errors.AsType[*trysail.Error](err)

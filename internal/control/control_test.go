@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func anyImage(_ context.Context, name string) (trysail.Image, error) {
 	return trysail.Image{Name: name, Digest: "sha256:of-" + name}, nil
 }
 
-var caller = trysail.Caller{AccessKeyID: "AKIATEST", Name: "test"}
+var caller = trysail.Caller{AccessKeyID: "AKIATEST", Name: "test", Role: trysail.RoleAdmin}
 
 // bed is a Control on a real store.
 type bed struct {
@@ -185,7 +186,7 @@ func TestCreateContainerService_MakesAService(t *testing.T) {
 		t.Errorf("answered and stored differ (-answered +stored):\n%s", d)
 	}
 	audit := b.state().Audit
-	if len(audit) != 1 || audit[0].Operation != "CreateContainerService" || audit[0].Resource != "web" || audit[0].Caller != caller {
+	if len(audit) != 1 || audit[0].Operation != "CreateContainerService" || audit[0].Resource != "web" || audit[0].Caller.AccessKeyID != caller.AccessKeyID || audit[0].Caller.Name != caller.Name {
 		t.Errorf("audit: got %v", audit)
 	}
 }
@@ -734,23 +735,37 @@ func TestAccessKeys(t *testing.T) {
 	if err != nil || admin.Name != "admin" {
 		t.Fatalf("EnsureAdminKey: got %v, %v", admin.Name, err)
 	}
-	if again, err := b.EnsureAdminKey(t.Context()); err != nil || again != admin {
+	if again, err := b.EnsureAdminKey(t.Context()); err != nil || !reflect.DeepEqual(again, admin) {
 		t.Errorf("EnsureAdminKey again: got another key, %v", err)
 	}
-	ci, err := b.CreateAccessKey(t.Context(), caller, "ci")
+	ci, err := b.CreateAccessKey(t.Context(), caller, control.CreateAccessKeyInput{Name: "ci", Role: trysail.RoleDeploy, Services: []string{"web", "api", "web"}})
 	if err != nil || len(ci.ID) != 20 || len(ci.Secret) != 40 || ci.ID == admin.ID || ci.Secret == admin.Secret {
 		t.Fatalf("CreateAccessKey: got a key %q with a secret of %d characters, %v", ci.ID, len(ci.Secret), err)
 	}
 	secret, who, ok, err := b.Identify(t.Context(), ci.ID)
-	if secret != ci.Secret || who != (trysail.Caller{AccessKeyID: ci.ID, Name: "ci"}) || !ok || err != nil {
-		t.Errorf("Identify: got %v, %v, %v", who, ok, err)
+	scoped := trysail.Caller{AccessKeyID: ci.ID, Name: "ci", Role: trysail.RoleDeploy, Services: []string{"api", "web"}}
+	if d := cmp.Diff(scoped, who); secret != ci.Secret || d != "" || !ok || err != nil {
+		t.Errorf("Identify: %v, %v (-want +got):\n%s", ok, err, d)
 	}
 	list, err := b.ListAccessKeys(t.Context(), caller)
-	want := []control.AccessKey{{ID: admin.ID, Name: "admin", CreatedAt: admin.CreatedAt}, {ID: ci.ID, Name: "ci", CreatedAt: ci.CreatedAt}}
-	if d := cmp.Diff(want, list); d != "" || err != nil {
+	want := []control.AccessKey{
+		{ID: admin.ID, Name: "admin", Role: trysail.RoleAdmin, CreatedAt: admin.CreatedAt},
+		{ID: ci.ID, Name: "ci", Role: trysail.RoleDeploy, Services: []string{"api", "web"}, CreatedAt: ci.CreatedAt},
+	}
+	if d := cmp.Diff(want, list, cmpopts.EquateEmpty()); d != "" || err != nil {
 		t.Errorf("ListAccessKeys: %v (-want +got):\n%s", err, d)
 	}
-	b.refused(trysail.CodeInvalid, `Access key name "" is not valid. It must have 1 to 64 printable characters.`, func() error { _, err := b.CreateAccessKey(t.Context(), caller, ""); return err })
+	b.refused(trysail.CodeInvalid, `Access key name "" is not valid. It must have 1 to 64 printable characters.`, func() error {
+		_, err := b.CreateAccessKey(t.Context(), caller, control.CreateAccessKeyInput{})
+		return err
+	})
+	b.refused(trysail.CodeInvalid, `Role "owner" is not valid. The roles are read, deploy and admin.`, func() error {
+		_, err := b.CreateAccessKey(t.Context(), caller, control.CreateAccessKeyInput{Name: "x", Role: "owner"})
+		return err
+	})
+	if _, err := b.CreateAccessKey(t.Context(), caller, control.CreateAccessKeyInput{Name: "x", Services: []string{"No Such"}}); trysail.ErrorCode(err) != trysail.CodeInvalid {
+		t.Errorf("a service that cannot be: got %v", err)
+	}
 	b.refused(trysail.CodeNotFound, `Access key "nope" not found.`, func() error { return b.DeleteAccessKey(t.Context(), caller, "nope") })
 	if err := b.DeleteAccessKey(t.Context(), caller, ci.ID); err != nil {
 		t.Fatal(err)

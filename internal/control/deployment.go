@@ -14,7 +14,10 @@ import (
 // CreateContainerServiceDeployment makes the service's next version and begins to activate it.
 // Errors: Invalid (validation, an image that does not exist, busy, disabled), NotFound.
 func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller trysail.Caller, serviceName string, in DeploymentInput) (*trysail.Service, error) {
-	if err := trysail.ValidateServiceName(serviceName); err != nil {
+	if err := caller.May(trysail.RoleDeploy, "CreateContainerServiceDeployment", serviceName); err != nil {
+		return nil, err
+	}
+	if err := firstError(trysail.ValidateServiceName(serviceName), mayUseImages(caller, "CreateContainerServiceDeployment", in)); err != nil {
 		return nil, err
 	}
 	d, err := c.newDeployment(ctx, serviceName, in, func(tx *store.Tx) error {
@@ -150,7 +153,10 @@ func (c *Control) resolve(ctx context.Context, d *trysail.Deployment) (found map
 }
 
 // GetContainerServiceDeployments lists the kept deployments, newest first. Errors: NotFound.
-func (c *Control) GetContainerServiceDeployments(ctx context.Context, _ trysail.Caller, serviceName string) (list []trysail.Deployment, err error) {
+func (c *Control) GetContainerServiceDeployments(ctx context.Context, caller trysail.Caller, serviceName string) (list []trysail.Deployment, err error) {
+	if err := caller.May(trysail.RoleRead, "GetContainerServiceDeployments", serviceName); err != nil {
+		return nil, err
+	}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
 		if err != nil {
@@ -165,7 +171,10 @@ func (c *Control) GetContainerServiceDeployments(ctx context.Context, _ trysail.
 // GetDeploymentDiagnosis says why a version failed, or why a pod of it failed while it was ACTIVE, and what there is to
 // warn about; version 0 means the newest one that something was wrong with.
 // Errors: NotFound (service, version, or nothing was wrong with the version).
-func (c *Control) GetDeploymentDiagnosis(ctx context.Context, _ trysail.Caller, serviceName string, version int) (found *trysail.Diagnosis, err error) {
+func (c *Control) GetDeploymentDiagnosis(ctx context.Context, caller trysail.Caller, serviceName string, version int) (found *trysail.Diagnosis, err error) {
+	if err := caller.May(trysail.RoleRead, "GetDeploymentDiagnosis", serviceName); err != nil {
+		return nil, err
+	}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
 		if err != nil {

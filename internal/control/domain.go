@@ -13,7 +13,10 @@ import (
 
 // GetDomains lists every domain of this installation with what is known of its certificate: those of Trysail itself, the
 // default ones, and those of certificates and services. With a service's name only what leads there. Errors: NotFound.
-func (c *Control) GetDomains(ctx context.Context, _ trysail.Caller, serviceName string) (list []trysail.DomainView, err error) {
+func (c *Control) GetDomains(ctx context.Context, caller trysail.Caller, serviceName string) (list []trysail.DomainView, err error) {
+	if err := maySee(caller, "GetDomains", serviceName); err != nil {
+		return nil, err
+	}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		if serviceName != "" {
 			if _, err := service(tx, serviceName); err != nil {
@@ -26,12 +29,15 @@ func (c *Control) GetDomains(ctx context.Context, _ trysail.Caller, serviceName 
 	if serviceName != "" {
 		list = slices.DeleteFunc(list, func(d trysail.DomainView) bool { return d.Service != serviceName })
 	}
-	return list, err
+	return slices.DeleteFunc(list, func(d trysail.DomainView) bool { return !caller.Sees(d.Service) }), err
 }
 
 // CheckDomain looks at a domain now: what DNS says of it, whether it leads here, and what is missing. A domain that is
 // not known yet is looked at as well. Errors: Invalid.
 func (c *Control) CheckDomain(ctx context.Context, caller trysail.Caller, name string) (*trysail.DomainView, error) {
+	if err := caller.May(trysail.RoleAdmin, "CheckDomain", ""); err != nil {
+		return nil, err
+	}
 	name = strings.ToLower(name)
 	if err := firstError(c.plainName(name), trysail.ValidateDomain(name)); err != nil {
 		return nil, err

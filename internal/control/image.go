@@ -20,6 +20,10 @@ const RegistryUser = "AWS"
 // CreateContainerServiceRegistryLogin makes a login for this installation's own registry. Its password is in this answer
 // and never again: only its hash is kept.
 func (c *Control) CreateContainerServiceRegistryLogin(ctx context.Context, caller trysail.Caller) (*trysail.RegistryLogin, error) {
+	// There is one repository for all services. What a login may do there is the registry's to say, by its key's role.
+	if err := anywhere(caller).May(trysail.RoleDeploy, "CreateContainerServiceRegistryLogin", ""); err != nil {
+		return nil, err
+	}
 	var secret [32]byte
 	rand.Read(secret[:]) // never fails, see crypto/rand
 	login := &trysail.RegistryLogin{Username: RegistryUser, Password: base64.RawURLEncoding.EncodeToString(secret[:]), Registry: c.Registry}
@@ -44,6 +48,9 @@ type RegisterContainerImageInput struct {
 // RegisterContainerImage gives an image that was pushed to the registry its name on a service.
 // Errors: Invalid (label, digest, an image that cannot run here, 150 images), NotFound (service, digest).
 func (c *Control) RegisterContainerImage(ctx context.Context, caller trysail.Caller, in RegisterContainerImageInput) (*trysail.RegisteredImage, error) {
+	if err := caller.May(trysail.RoleDeploy, "RegisterContainerImage", in.ServiceName); err != nil {
+		return nil, err
+	}
 	if err := firstError(trysail.ValidateServiceName(in.ServiceName), trysail.ValidateLabel(in.Label), trysail.ValidateDigest(in.Digest)); err != nil {
 		return nil, err
 	}
@@ -78,7 +85,10 @@ func (c *Control) RegisterContainerImage(ctx context.Context, caller trysail.Cal
 }
 
 // GetContainerImages lists the images registered on a service, newest first. Errors: NotFound.
-func (c *Control) GetContainerImages(ctx context.Context, _ trysail.Caller, serviceName string) (list []trysail.RegisteredImage, err error) {
+func (c *Control) GetContainerImages(ctx context.Context, caller trysail.Caller, serviceName string) (list []trysail.RegisteredImage, err error) {
+	if err := caller.May(trysail.RoleRead, "GetContainerImages", serviceName); err != nil {
+		return nil, err
+	}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
 		if err != nil {
@@ -99,6 +109,9 @@ type DeleteContainerImageInput struct {
 // DeleteContainerImage takes an image off a service. Old versions that used it keep what they need to run again.
 // Errors: Invalid (name, in use by a current deployment), NotFound.
 func (c *Control) DeleteContainerImage(ctx context.Context, caller trysail.Caller, in DeleteContainerImageInput) error {
+	if err := caller.May(trysail.RoleDeploy, "DeleteContainerImage", in.ServiceName); err != nil {
+		return err
+	}
 	name, ok := trysail.ParseStoredImage(in.Image)
 	if !ok || name.Number == 0 || name.Service != in.ServiceName {
 		return trysail.Errorf(trysail.CodeInvalid, "Image %q is not the name of an image of service %q. Example of a valid name: \":%s.www.1\".", in.Image, in.ServiceName, in.ServiceName)
@@ -169,6 +182,9 @@ func newRegistry(r trysail.Registry) Registry {
 
 // PutRegistry sets what is known of a registry elsewhere. Errors: Invalid.
 func (c *Control) PutRegistry(ctx context.Context, caller trysail.Caller, in PutRegistryInput) (Registry, error) {
+	if err := caller.May(trysail.RoleAdmin, "PutRegistry", ""); err != nil {
+		return Registry{}, err
+	}
 	var r trysail.Registry
 	_, err := c.change(ctx, caller, "PutRegistry", in.Host, func(tx *store.Tx) (err error) {
 		if r, err = tx.Registry(in.Host); err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -190,7 +206,10 @@ func (c *Control) PutRegistry(ctx context.Context, caller trysail.Caller, in Put
 }
 
 // ListRegistries lists what is known of registries elsewhere, by host.
-func (c *Control) ListRegistries(ctx context.Context, _ trysail.Caller) (list []Registry, err error) {
+func (c *Control) ListRegistries(ctx context.Context, caller trysail.Caller) (list []Registry, err error) {
+	if err := caller.May(trysail.RoleAdmin, "ListRegistries", ""); err != nil {
+		return nil, err
+	}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		all, err := tx.Registries()
 		for _, r := range all {
@@ -203,6 +222,9 @@ func (c *Control) ListRegistries(ctx context.Context, _ trysail.Caller) (list []
 
 // DeleteRegistry forgets a registry. Errors: NotFound.
 func (c *Control) DeleteRegistry(ctx context.Context, caller trysail.Caller, host string) error {
+	if err := caller.May(trysail.RoleAdmin, "DeleteRegistry", ""); err != nil {
+		return err
+	}
 	_, err := c.change(ctx, caller, "DeleteRegistry", host, func(tx *store.Tx) error {
 		err := tx.DeleteRegistry(host)
 		if errors.Is(err, store.ErrNotFound) {
@@ -228,7 +250,10 @@ type NodeImage struct {
 }
 
 // ListNodeImages lists the images that take up room on this machine, and why each is kept, largest first.
-func (c *Control) ListNodeImages(ctx context.Context, _ trysail.Caller) (*NodeImages, error) {
+func (c *Control) ListNodeImages(ctx context.Context, caller trysail.Caller) (*NodeImages, error) {
+	if err := caller.May(trysail.RoleRead, "ListNodeImages", ""); err != nil {
+		return nil, err
+	}
 	var uses []trysail.ImageUse
 	var registered []trysail.RegisteredImage
 	err := c.Store.View(ctx, func(tx *store.Tx) (err error) {

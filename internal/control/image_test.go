@@ -65,7 +65,7 @@ func TestCreateContainerServiceRegistryLogin_KeepsOnlyAHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := time.Now()
-	login, err := b.CreateContainerServiceRegistryLogin(t.Context(), trysail.Caller{AccessKeyID: admin.ID, Name: "admin"})
+	login, err := b.CreateContainerServiceRegistryLogin(t.Context(), trysail.Caller{AccessKeyID: admin.ID, Name: "admin", Role: trysail.RoleAdmin})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,12 +15,18 @@ import (
 // GetContainerLog returns a page of the lines of a container name: those of all its pods in all kept deployments, with
 // the system lines between them. Errors: Invalid (range, pattern, token), NotFound (service, container).
 func (c *Control) GetContainerLog(ctx context.Context, caller trysail.Caller, in GetContainerLogInput) (*LogPage, error) {
+	if err := caller.May(trysail.RoleRead, "GetContainerLog", in.ServiceName); err != nil {
+		return nil, err
+	}
 	return c.GetPodLog(ctx, caller, GetPodLogInput{GetContainerLogInput: in})
 }
 
 // GetPodLog is GetContainerLog that can be asked for the lines of some pods, and says of each line which pod wrote it.
 // With a version, the system lines are those that name it; with Previous there are none. Errors: as GetContainerLog.
-func (c *Control) GetPodLog(ctx context.Context, _ trysail.Caller, in GetPodLogInput) (*LogPage, error) {
+func (c *Control) GetPodLog(ctx context.Context, caller trysail.Caller, in GetPodLogInput) (*LogPage, error) {
+	if err := caller.May(trysail.RoleRead, "GetPodLog", in.ServiceName); err != nil {
+		return nil, err
+	}
 	if err := firstError(trysail.ValidateServiceName(in.ServiceName), trysail.ValidateContainerName(in.ContainerName)); err != nil {
 		return nil, err
 	}
@@ -45,7 +51,10 @@ func (c *Control) GetPodLog(ctx context.Context, _ trysail.Caller, in GetPodLogI
 
 // GetAccessLog returns a page of the requests that the edge logged for a service; in.ContainerName has no meaning.
 // Errors: Invalid (range, pattern, token), NotFound.
-func (c *Control) GetAccessLog(ctx context.Context, _ trysail.Caller, in GetContainerLogInput) (*LogPage, error) {
+func (c *Control) GetAccessLog(ctx context.Context, caller trysail.Caller, in GetContainerLogInput) (*LogPage, error) {
+	if err := caller.May(trysail.RoleRead, "GetAccessLog", in.ServiceName); err != nil {
+		return nil, err
+	}
 	if err := trysail.ValidateServiceName(in.ServiceName); err != nil {
 		return nil, err
 	}

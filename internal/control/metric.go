@@ -69,6 +69,9 @@ const maxMetricPoints = 400_000
 // GetContainerServiceMetricData returns points of CPU or memory. Unlike on AWS those of earlier deployments stay.
 // Errors: Invalid, NotFound.
 func (c *Control) GetContainerServiceMetricData(ctx context.Context, caller trysail.Caller, in GetContainerServiceMetricDataInput) (*MetricData, error) {
+	if err := caller.May(trysail.RoleRead, "GetContainerServiceMetricData", in.ServiceName); err != nil {
+		return nil, err
+	}
 	err := firstError(
 		trysail.ValidateServiceName(in.ServiceName), trysail.ValidateMetricName(in.MetricName, trysail.LightsailMetrics()),
 		trysail.ValidateMetricPeriod(in.Period), trysail.ValidateTimeRange(in.StartTime, in.EndTime))
@@ -110,6 +113,9 @@ func (d *MetricData) add(b *metrics.Bucket) {
 
 // GetServiceMetricData returns points of any metrics, with the deployments of the time. Errors: Invalid, NotFound.
 func (c *Control) GetServiceMetricData(ctx context.Context, caller trysail.Caller, in GetServiceMetricDataInput) (*ServiceMetrics, error) {
+	if err := caller.May(trysail.RoleRead, "GetServiceMetricData", in.ServiceName); err != nil {
+		return nil, err
+	}
 	if err := trysail.ValidateServiceName(in.ServiceName); err != nil {
 		return nil, err
 	}

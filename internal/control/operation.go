@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/trysail/trysail"
@@ -62,25 +63,42 @@ func record(tx *store.Tx, operation, resource string) (trysail.Operation, error)
 }
 
 // GetOperation finds an operation by its id. Errors: NotFound.
-func (c *Control) GetOperation(ctx context.Context, _ trysail.Caller, id string) (o trysail.Operation, err error) {
+func (c *Control) GetOperation(ctx context.Context, caller trysail.Caller, id string) (o trysail.Operation, err error) {
+	if err := maySee(caller, "GetOperation", ""); err != nil {
+		return o, err
+	}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		o, err = tx.Operation(id)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) || err == nil && !caller.Sees(o.ResourceName) {
 			return trysail.Errorf(trysail.CodeNotFound, "Operation %q not found.", id)
 		}
 		return err
 	})
-	return o, err
+	if err != nil {
+		return trysail.Operation{}, err
+	}
+	return o, nil
 }
 
-// GetOperations lists all operations. Errors: Invalid (token).
+// GetOperations lists all operations that the caller may see. Errors: Invalid (token).
 func (c *Control) GetOperations(ctx context.Context, caller trysail.Caller, pageToken string) (*OperationPage, error) {
-	return c.operations(ctx, "", pageToken)
+	if err := maySee(caller, "GetOperations", ""); err != nil {
+		return nil, err
+	}
+	page, err := c.operations(ctx, "", pageToken)
+	if err != nil {
+		return nil, err
+	}
+	page.Operations = slices.DeleteFunc(page.Operations, func(o trysail.Operation) bool { return !caller.Sees(o.ResourceName) })
+	return page, nil
 }
 
 // GetOperationsForResource lists the operations on a service or certificate, also on one that is deleted.
 // Errors: Invalid (name, token), NotFound when there never was such a thing.
 func (c *Control) GetOperationsForResource(ctx context.Context, caller trysail.Caller, resourceName, pageToken string) (*OperationPage, error) {
+	if err := caller.May(trysail.RoleRead, "GetOperationsForResource", resourceName); err != nil {
+		return nil, err
+	}
 	if err := trysail.ValidateServiceName(resourceName); err != nil && trysail.ValidateCertificateName(resourceName) != nil {
 		return nil, err
 	}

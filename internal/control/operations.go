@@ -90,5 +90,7 @@ type AccessKey struct {
 	ID        string
 	Name      string
 	Secret    string
+	Role      trysail.Role
+	Services  []string // the only ones it is for; empty: all
 	CreatedAt time.Time
 }

@@ -17,7 +17,10 @@ type ListPodsInput struct {
 }
 
 // ListPods lists the pods of a service, newest first, with the reason why each was stopped. Errors: NotFound (service).
-func (c *Control) ListPods(ctx context.Context, _ trysail.Caller, in ListPodsInput) (list []trysail.PodRecord, err error) {
+func (c *Control) ListPods(ctx context.Context, caller trysail.Caller, in ListPodsInput) (list []trysail.PodRecord, err error) {
+	if err := caller.May(trysail.RoleRead, "ListPods", in.ServiceName); err != nil {
+		return nil, err
+	}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, in.ServiceName)
 		if err != nil {

@@ -22,7 +22,10 @@ type DeploymentRecord struct {
 }
 
 // GetDeploymentRecord returns what is kept of a version. Version 0 is the newest. Errors: NotFound (service, version).
-func (c *Control) GetDeploymentRecord(ctx context.Context, _ trysail.Caller, serviceName string, version int) (r *DeploymentRecord, err error) {
+func (c *Control) GetDeploymentRecord(ctx context.Context, caller trysail.Caller, serviceName string, version int) (r *DeploymentRecord, err error) {
+	if err := caller.May(trysail.RoleRead, "GetDeploymentRecord", serviceName); err != nil {
+		return nil, err
+	}
 	r = &DeploymentRecord{}
 	err = c.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := service(tx, serviceName)
@@ -79,6 +82,9 @@ type HoldDeploymentInput struct {
 // HoldDeployment asks for the pods of the deployment that is being activated to be kept for a while if it fails, out of
 // rotation, so that a person can look into them. Errors: Invalid (time, nothing is being deployed), NotFound.
 func (c *Control) HoldDeployment(ctx context.Context, caller trysail.Caller, in HoldDeploymentInput) error {
+	if err := caller.May(trysail.RoleDeploy, "HoldDeployment", in.ServiceName); err != nil {
+		return err
+	}
 	if in.Hold < 0 || in.Hold > maxHold {
 		return trysail.Errorf(trysail.CodeInvalid, "A failed deployment can be held for 0 to %d seconds.", int(maxHold.Seconds()))
 	}
@@ -91,6 +97,9 @@ func (c *Control) HoldDeployment(ctx context.Context, caller trysail.Caller, in 
 // CancelDeployment gives up the deployment that is being activated: it becomes FAILED, and the version before goes on
 // serving. Errors: Invalid (nothing is being deployed), NotFound.
 func (c *Control) CancelDeployment(ctx context.Context, caller trysail.Caller, serviceName string) error {
+	if err := caller.May(trysail.RoleDeploy, "CancelDeployment", serviceName); err != nil {
+		return err
+	}
 	return c.changeNext(ctx, caller, "CancelDeployment", serviceName, func(tx *store.Tx, s *trysail.Service) error {
 		seen, err := tx.DeploymentEvidence(s.ID, s.Next.Version)
 		if err != nil {

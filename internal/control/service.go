@@ -18,6 +18,9 @@ import (
 // CreateContainerService makes a service, with its first deployment if the request has one.
 // Errors: Invalid (validation, name in use, quota).
 func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Caller, in CreateContainerServiceInput) (*trysail.Service, error) {
+	if err := caller.May(trysail.RoleAdmin, "CreateContainerService", in.ServiceName); err != nil {
+		return nil, err
+	}
 	err := firstError(
 		trysail.ValidateServiceName(in.ServiceName), trysail.ValidatePower(in.Power), trysail.ValidateScale(in.Scale),
 		trysail.ValidateTags(in.Tags), trysail.ValidatePublicDomainNames(in.PublicDomainNames))
@@ -86,12 +89,21 @@ func (c *Control) nameFree(tx *store.Tx, name string) error {
 	return err
 }
 
-// GetContainerServices lists the service of that name, or all for "". The result is shared: the caller must not change it.
+// GetContainerServices lists the service of that name, or all that the caller may see for "". The result is shared: the caller must not change it.
 // Errors: NotFound.
-func (c *Control) GetContainerServices(ctx context.Context, _ trysail.Caller, serviceName string) ([]trysail.Service, error) {
+func (c *Control) GetContainerServices(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Service, error) {
+	if err := maySee(caller, "GetContainerServices", serviceName); err != nil {
+		return nil, err
+	}
 	all, err := c.Store.Services(ctx)
-	if err != nil || serviceName == "" {
-		return all, err
+	if err != nil {
+		return nil, err
+	}
+	if serviceName == "" {
+		if len(caller.Services) == 0 {
+			return all, nil
+		}
+		return slices.DeleteFunc(slices.Clone(all), func(s trysail.Service) bool { return !caller.Sees(s.Name) }), nil
 	}
 	for i := range all {
 		if all[i].Name == serviceName {
@@ -105,6 +117,9 @@ func (c *Control) GetContainerServices(ctx context.Context, _ trysail.Caller, se
 // deployment in progress is reported nevertheless, because clients take the state in the answer for that of their update.
 // Errors: Invalid (validation, busy), NotFound.
 func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Caller, in UpdateContainerServiceInput) (*trysail.Service, error) {
+	if err := caller.May(trysail.RoleAdmin, "UpdateContainerService", in.ServiceName); err != nil {
+		return nil, err
+	}
 	var powerErr, scaleErr error
 	if in.Power != nil {
 		powerErr = trysail.ValidatePower(*in.Power)
@@ -177,6 +192,9 @@ var errUnchanged = errors.New("nothing to change")
 
 // DeleteContainerService begins to delete a service with everything that belongs to it. Errors: Invalid (busy), NotFound.
 func (c *Control) DeleteContainerService(ctx context.Context, caller trysail.Caller, serviceName string) error {
+	if err := caller.May(trysail.RoleAdmin, "DeleteContainerService", serviceName); err != nil {
+		return err
+	}
 	if err := trysail.ValidateServiceName(serviceName); err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@ type PutServiceSettingsInput struct {
 // PutServiceSettings changes the settings of a service and returns all of them. It never starts or stops a container.
 // Errors: Invalid, NotFound.
 func (c *Control) PutServiceSettings(ctx context.Context, caller trysail.Caller, in PutServiceSettingsInput) (trysail.ServiceSettings, error) {
+	if err := caller.May(trysail.RoleAdmin, "PutServiceSettings", in.ServiceName); err != nil {
+		return trysail.ServiceSettings{}, err
+	}
 	if err := trysail.ValidateServiceName(in.ServiceName); err != nil {
 		return trysail.ServiceSettings{}, err
 	}
@@ -32,7 +35,10 @@ func (c *Control) PutServiceSettings(ctx context.Context, caller trysail.Caller,
 }
 
 // GetServiceSettings returns the settings of a service. Errors: Invalid, NotFound.
-func (c *Control) GetServiceSettings(ctx context.Context, _ trysail.Caller, serviceName string) (settings trysail.ServiceSettings, err error) {
+func (c *Control) GetServiceSettings(ctx context.Context, caller trysail.Caller, serviceName string) (settings trysail.ServiceSettings, err error) {
+	if err := caller.May(trysail.RoleRead, "GetServiceSettings", serviceName); err != nil {
+		return trysail.ServiceSettings{}, err
+	}
 	if err := trysail.ValidateServiceName(serviceName); err != nil {
 		return settings, err
 	}

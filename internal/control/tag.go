@@ -12,6 +12,9 @@ import (
 
 // TagResource adds tags to a service or a certificate; a tag with the same key is overwritten. Errors: Invalid, NotFound.
 func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error) {
+	if err := caller.May(trysail.RoleAdmin, "TagResource", resourceName); err != nil {
+		return nil, err
+	}
 	if err := trysail.ValidateTags(tags); err != nil {
 		return nil, err
 	}
@@ -26,6 +29,9 @@ func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resour
 
 // UntagResource removes tags from a service or a certificate. A key that is not there is no error. Errors: Invalid, NotFound.
 func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error) {
+	if err := caller.May(trysail.RoleAdmin, "UntagResource", resourceName); err != nil {
+		return nil, err
+	}
 	for _, key := range keys {
 		if err := trysail.ValidateTagKey(key); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/store"
 )
 
@@ -93,9 +94,15 @@ func (r *Registry) checkLogin(req *http.Request) error {
 	}
 	hash := sha256.Sum256([]byte(password))
 	var expires, now time.Time
-	err := r.cfg.Store.View(req.Context(), func(tx *store.Tx) (err error) {
+	var key store.AccessKey
+	err := r.cfg.Store.View(req.Context(), func(tx *store.Tx) error {
 		now = tx.Now()
-		_, expires, err = tx.Login(hash[:])
+		id, until, err := tx.Login(hash[:])
+		if err != nil {
+			return err
+		}
+		expires = until
+		key, err = tx.Key(id)
 		return err
 	})
 	switch {
@@ -105,6 +112,22 @@ func (r *Registry) checkLogin(req *http.Request) error {
 		return err
 	case !now.Before(expires):
 		return errorf(codeUnauthorized, "this login expired at %s, make a new one with: aws lightsail create-container-service-registry-login", expires.UTC().Format(time.RFC3339))
+	}
+	return mayRequest(key, req)
+}
+
+// mayRequest refuses what the login's access key has no right to. All services share one repository: who may deploy
+// needs to push to it, and to pull by digests and tags that it knows, but not to list or remove what others have pushed.
+// Error: DENIED.
+func mayRequest(key store.AccessKey, req *http.Request) error {
+	if key.Role == trysail.RoleAdmin && len(key.Services) == 0 {
+		return nil
+	}
+	isUpload := strings.HasPrefix(req.URL.Path, base+"/blobs/uploads/")
+	lists := strings.HasSuffix(req.URL.Path, "/_catalog") || strings.HasSuffix(req.URL.Path, "/tags/list") || strings.Contains(req.URL.Path, "/referrers/")
+	removes := req.Method == http.MethodDelete && !isUpload
+	if !key.Role.Includes(trysail.RoleDeploy) || lists || removes {
+		return &clientError{code: codeDenied, status: http.StatusForbidden, message: "the access key of this login (role " + string(key.Role) + ") may push and pull, but not list or delete"}
 	}
 	return nil
 }

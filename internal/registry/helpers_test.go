@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/registry"
 	"github.com/trysail/trysail/internal/store"
 )
@@ -45,7 +46,7 @@ func openBench(ctx context.Context, dir string, cfg registry.Config) (*bench, er
 		if _, _, err := tx.Login(hash[:]); !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		return errors.Join(tx.InsertKey(store.AccessKey{ID: "KEY", Name: "test", Secret: "secret", CreatedAt: tx.Now()}),
+		return errors.Join(tx.InsertKey(store.AccessKey{ID: "KEY", Name: "test", Secret: "secret", Role: trysail.RoleAdmin, CreatedAt: tx.Now()}),
 			tx.InsertLogin(hash[:], "KEY", tx.Now().AddDate(50, 0, 0)))
 	})
 	if err != nil {

@@ -165,14 +165,14 @@ func TestStore_Keeps50Versions(t *testing.T) {
 func TestStore_SealsSecrets(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	key := store.AccessKey{ID: "AKIA1", Name: "admin", Secret: "very-secret-words", CreatedAt: time.Now().UTC()}
+	key := store.AccessKey{ID: "AKIA1", Name: "admin", Secret: "very-secret-words", Role: trysail.RoleDeploy, Services: []string{"api", "web"}, CreatedAt: time.Now().UTC()}
 	update(t, s, func(tx *store.Tx) error { return tx.InsertKey(key) })
 	var got store.AccessKey
 	if err := s.View(t.Context(), func(tx *store.Tx) (err error) { got, err = tx.Key("AKIA1"); return err }); err != nil {
 		t.Fatal(err)
 	}
-	if got != key {
-		t.Errorf("Key: got %v, want %v", got, key)
+	if d := cmp.Diff(key, got); d != "" {
+		t.Errorf("Key (-want +got):\n%s", d)
 	}
 	s.Close()
 	for _, name := range []string{"trysail.db", "trysail.db-wal"} {

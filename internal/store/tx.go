@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -417,12 +418,15 @@ type AccessKey struct {
 	ID        string
 	Name      string
 	Secret    string
+	Role      trysail.Role
+	Services  []string // the only ones it is for; empty: all
 	CreatedAt time.Time
 }
 
 // InsertKey adds an access key; its secret is sealed on the disk.
 func (t *Tx) InsertKey(k AccessKey) error {
-	return t.exec("INSERT INTO access_keys (id, name, secret, created_at) VALUES (?, ?, ?, ?)", k.ID, k.Name, t.seal.seal(k.ID, k.Secret), unix(k.CreatedAt))
+	return t.exec("INSERT INTO access_keys (id, name, secret, role, services, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+		k.ID, k.Name, t.seal.seal(k.ID, k.Secret), k.Role, strings.Join(k.Services, " "), unix(k.CreatedAt))
 }
 
 // DeleteKey removes an access key. Errors: ErrNotFound.
@@ -449,15 +453,19 @@ func (t *Tx) keys(where string, args ...any) ([]AccessKey, error) {
 		var k AccessKey
 		var sealed []byte
 		var created int64
-		if err := r.Scan(&k.ID, &k.Name, &sealed, &created); err != nil {
+		var services string
+		if err := r.Scan(&k.ID, &k.Name, &sealed, &k.Role, &services, &created); err != nil {
 			return err
 		}
 		k.CreatedAt = fromUnix(created)
+		if services != "" {
+			k.Services = strings.Fields(services)
+		}
 		secret, err := t.seal.open(k.ID, sealed)
 		k.Secret = secret
 		list = append(list, k)
 		return err
-	}, "SELECT id, name, secret, created_at FROM access_keys WHERE "+where+" ORDER BY created_at, id", args...)
+	}, "SELECT id, name, secret, role, services, created_at FROM access_keys WHERE "+where+" ORDER BY created_at, id", args...)
 	return list, err
 }
 

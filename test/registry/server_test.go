@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/registry"
 	"github.com/trysail/trysail/internal/store"
 )
@@ -26,7 +27,7 @@ func open(ctx context.Context, dir string, grace time.Duration) (*registry.Regis
 		if _, _, err := tx.Login(hash[:]); !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		return errors.Join(tx.InsertKey(store.AccessKey{ID: "KEY", Name: "test", Secret: "secret", CreatedAt: tx.Now()}),
+		return errors.Join(tx.InsertKey(store.AccessKey{ID: "KEY", Name: "test", Secret: "secret", Role: trysail.RoleAdmin, CreatedAt: tx.Now()}),
 			tx.InsertLogin(hash[:], "KEY", tx.Now().Add(time.Hour)))
 	})
 	if err != nil {
