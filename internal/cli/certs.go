@@ -268,7 +268,7 @@ func certStatus(v types.CertificateDomainValidationStatus) string {
 func (a *App) deleteCertCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "delete NAME", Short: "Delete a certificate that no service uses",
-		Args: exactArgs("NAME"), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: exactArgs("NAME"), ValidArgsFunction: inOrder(a.certificateNames()),
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -34,6 +34,7 @@ pods, and logs. The values of environment variables are masked in it.`,
 	cmd.Flags().IntVar(&version, "version", 0, "version of the deployment; 0: the newest that something was wrong with")
 	cmd.Flags().StringVar(&bundle, "bundle", "", "write all that is kept of the version into this archive; - writes to standard output")
 	must(cmd.MarkFlagFilename("bundle", "gz", "tgz"))
+	a.completeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if version < 0 {
 			return Usagef("--version must be 1 or more")

@@ -161,7 +161,14 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 	case "Lightsail_20161128.GetContainerLog":
 		return f.readLog(name, in)
 	case "Trysail_20261120.GetDeploymentRecord":
-		return map[string]any{"serviceName": name, "diagnosis": s.diagnosis, "pods": []any{}}, nil
+		return map[string]any{"serviceName": name, "diagnosis": s.diagnosis, "pods": []any{}, "digests": map[string]any{"nginx": "sha256:old", "busybox": "sha256:bb"}}, nil
+	case "Trysail_20261120.CheckDeployment":
+		// The tag of nginx has been moved since.
+		return map[string]any{"problems": []any{}, "warnings": []any{}, "images": []any{
+			map[string]any{"container": "app", "image": "nginx", "digest": "sha256:new"}, map[string]any{"container": "side", "image": "busybox", "digest": "sha256:bb"},
+		}}, nil
+	case "Trysail_20261120.GetAuditTrail":
+		return f.auditTrail(in), nil
 	case "Trysail_20261120.GetPodLog":
 		return f.readPodLog(name, in)
 	case "Trysail_20261120.GetAccessLog":
@@ -360,6 +367,33 @@ func (s *fakeService) wire() map[string]any {
 		if v != nil {
 			out[key] = maps.Clone(v)
 		}
+	}
+	return out
+}
+
+// auditTrail has three entries, and two on a page.
+func (f *fakeServer) auditTrail(in map[string]any) any {
+	entry := func(operation, service, outcome, code string) map[string]any {
+		return map[string]any{
+			"time": 1.7e9, "accessKeyId": "AKADMIN", "caller": "admin", "role": "admin", "operation": operation, "serviceName": service,
+			"outcome": outcome, "errorCode": code, "requestId": "r1", "sourceAddress": "192.0.2.7", "userAgent": "aws-cli",
+		}
+	}
+	all := []any{
+		entry("DeleteContainerService", "web", "failure", "AccessDeniedException"), entry("CreateContainerService", "web", "success", ""),
+		entry("CreateAccessKey", "", "success", ""),
+	}
+	if name, ok := in["serviceName"]; ok {
+		all = slices.DeleteFunc(all, func(e any) bool { return e.(map[string]any)["serviceName"] != name })
+	}
+	first := 0
+	if token, ok := in["pageToken"].(string); ok {
+		fmt.Sscan(token, &first)
+	}
+	last := min(first+2, first+int(in["limit"].(float64)), len(all))
+	out := map[string]any{"events": all[first:last]}
+	if last < len(all) {
+		out["nextPageToken"] = fmt.Sprint(last)
 	}
 	return out
 }

@@ -100,7 +100,7 @@ func (a *App) deleteImageCommand() *cobra.Command {
 		Short:             "Take an image off its service",
 		Long:              "Take an image off its service. An image that the current deployment runs stays. Old versions keep what they need.",
 		Args:              exactArgs(":SERVICE.LABEL.N"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: inOrder(a.imageNames()),
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

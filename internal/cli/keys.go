@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -10,10 +11,10 @@ import (
 
 // accessKey is a key as the API shows it.
 type accessKey struct {
-	AccessKeyID     string  `json:"accessKeyId"`
-	SecretAccessKey string  `json:"secretAccessKey,omitempty"` // only in the answer of CreateAccessKey
-	Name            string  `json:"name"`
-	Role            string  `json:"role,omitempty"`
+	AccessKeyID     string `json:"accessKeyId"`
+	SecretAccessKey string `json:"secretAccessKey,omitempty"` // only in the answer of CreateAccessKey
+	Name            string `json:"name"`
+	Role            string `json:"role,omitempty"`
 	// ServiceNames are the only services that the key is for; empty: all.
 	ServiceNames []string `json:"serviceNames,omitempty"`
 	CreatedAt    float64  `json:"createdAt"` // Unix seconds
@@ -72,21 +73,19 @@ func (a *App) listKeys(cmd *cobra.Command, f *common) error {
 	if err != nil {
 		return err
 	}
-	var out struct {
-		AccessKeys []accessKey `json:"accessKeys"`
-	}
-	if err := c.call(cmd.Context(), "ListAccessKeys", struct{}{}, &out); err != nil {
+	list, err := c.keys(cmd.Context())
+	if err != nil {
 		return err
 	}
 	if asJSON {
 		keys := []any{}
-		for _, k := range out.AccessKeys {
+		for _, k := range list {
 			keys = append(keys, k.wire())
 		}
 		return printJSON(a.Out, map[string]any{"accessKeys": keys})
 	}
 	var rows [][]string
-	for _, k := range out.AccessKeys {
+	for _, k := range list {
 		t := k.created()
 		services := "all"
 		if len(k.ServiceNames) > 0 {
@@ -95,6 +94,14 @@ func (a *App) listKeys(cmd *cobra.Command, f *common) error {
 		rows = append(rows, []string{k.AccessKeyID, when(&t), orDash(k.Role), clean(services), clean(k.Name)})
 	}
 	return a.screen(a.Out).table([]string{"ACCESS KEY ID", "CREATED", "ROLE", "SERVICES", "NAME"}, rows)
+}
+
+func (c *client) keys(ctx context.Context) ([]accessKey, error) {
+	var out struct {
+		AccessKeys []accessKey `json:"accessKeys"`
+	}
+	err := c.call(ctx, "ListAccessKeys", struct{}{}, &out)
+	return out.AccessKeys, err
 }
 
 func (a *App) createKeyCommand() *cobra.Command {
@@ -117,9 +124,7 @@ and the services. The roles are told by trysail keys --help.`,
 	cmd.Flags().StringVar(&in.Role, "role", "admin", "read, deploy or admin")
 	cmd.Flags().StringSliceVar(&in.ServiceNames, "service", nil, "the only service that the key is for; may be repeated; default: all")
 	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"read", "deploy", "admin"}, cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("service", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
-		return a.completeService(cmd, nil, word)
-	}))
+	must(cmd.RegisterFlagCompletionFunc("service", a.serviceNames()))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, asJSON, err := a.begin(f)
 		if err != nil {
@@ -150,7 +155,7 @@ func (a *App) deleteKeyCommand() *cobra.Command {
 		Use:               "delete ACCESS-KEY-ID",
 		Short:             "Delete an access key; calls signed with it are refused from then on",
 		Args:              exactArgs("ACCESS-KEY-ID"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: inOrder(a.keyNames()),
 	}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

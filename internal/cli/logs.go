@@ -63,6 +63,7 @@ Without CONTAINER the logs of all containers are merged, and each line names its
 	cmd.Flags().BoolVar(&o.previous, "previous", false, "only lines of the pods that ended last: what a container said before it was restarted or replaced")
 	cmd.Flags().IntVarP(&o.tail, "tail", "n", -1, "only the last so many lines; -1: all")
 	cmd.Flags().BoolVar(&o.noTime, "no-time", false, "leave out the time of each line")
+	a.completeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := o.parse(time.Now()); err != nil {
 			return err
@@ -451,29 +452,4 @@ func (p *logPrinter) print(l line) error {
 	}
 	_, err := io.WriteString(p.w, l.message+"\n")
 	return err
-}
-
-// completeContainer offers services, then the containers of the service.
-func (a *App) completeContainer(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-	if len(args) == 0 {
-		return a.completeService(cmd, args, word)
-	}
-	if len(args) > 1 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	dir, err := cmd.Flags().GetString("data-dir")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	c, err := a.connect(dir)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
-	defer cancel()
-	names, err := c.containers(ctx, args[0], logOptions{})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -79,6 +79,7 @@ Metrics: ` + strings.Join(trysail.Metrics(), ", "),
 	cmd.Flags().StringVar(&o.until, "until", "", "up to then; by default until now")
 	cmd.Flags().DurationVar(&o.period, "period", 0, "span of one point, such as 5m, in whole minutes up to 24h; by default what fits")
 	cmd.Flags().IntVar(&o.version, "version", 0, "only this version of the deployment; 0: all together")
+	a.completeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s := a.screen(a.Out)
 		in, err := o.request(args, time.Now(), s.chartWidth())

@@ -46,6 +46,7 @@ func (a *App) psCommand() *cobra.Command {
 	f := a.commonFlags(cmd)
 	cmd.Flags().IntVar(&in.Version, "version", 0, "only the pods of this version")
 	cmd.Flags().BoolVarP(&in.Ended, "all", "a", false, "also pods that have ended, of all kept versions")
+	a.completeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if in.Version < 0 {
 			return Usagef("--version must be 1 or more")

@@ -116,7 +116,7 @@ func (a *App) readSecret(prompt string, fromStdin bool) (string, error) {
 
 func (a *App) registryLogoutCommand() *cobra.Command {
 	var dataDir string
-	cmd := &cobra.Command{Use: "logout HOST", Short: "Forget the login for a registry", Args: exactArgs("HOST"), ValidArgsFunction: cobra.NoFileCompletions}
+	cmd := &cobra.Command{Use: "logout HOST", Short: "Forget the login for a registry", Args: exactArgs("HOST"), ValidArgsFunction: inOrder(a.registryNames())}
 	a.dataDirFlag(cmd, &dataDir)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		none := ""
@@ -216,7 +216,7 @@ func (a *App) registryListCommand() *cobra.Command {
 }
 
 func (a *App) registryDeleteCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "delete HOST", Short: "Forget everything about a registry", Args: exactArgs("HOST"), ValidArgsFunction: cobra.NoFileCompletions}
+	cmd := &cobra.Command{Use: "delete HOST", Short: "Forget everything about a registry", Args: exactArgs("HOST"), ValidArgsFunction: inOrder(a.registryNames())}
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, asJSON, err := a.begin(f)

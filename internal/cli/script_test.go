@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -39,7 +42,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "called": called, "taken": taken,
+			"status": status, "called": called, "taken": taken, "pty": onTerminal,
 		},
 		Setup: func(env *testscript.Env) error {
 			f := newFakeServer(env.T().(testing.TB))
@@ -89,6 +92,56 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	if fmt.Sprint(got) != args[0] {
 		ts.Fatalf("exit status %d, want %s", got, args[0])
 	}
+}
+
+// pty N [-stdin FILE] COMMAND…: the command runs on a terminal of its own, 100 columns wide, and ends with exit status N. What
+// the terminal shows is its standard output; FILE is what is typed.
+func onTerminal(ts *testscript.TestScript, _ bool, args []string) {
+	var typed string
+	if len(args) > 2 && args[1] == "-stdin" {
+		typed = ts.ReadFile(args[2])
+		args = append(args[:1], args[3:]...)
+	}
+	path, err := exec.LookPath(args[1])
+	ts.Check(err)
+	cmd := exec.Command(path, args[2:]...)
+	cmd.Dir, cmd.Env = ts.MkAbs("."), environ(ts)
+	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 100})
+	ts.Check(err)
+	defer f.Close()
+	_, err = io.WriteString(f, typed)
+	ts.Check(err)
+	shown, err := io.ReadAll(f)
+	if err != nil && !errors.Is(err, syscall.EIO) { // which is how a terminal ends
+		ts.Check(err)
+	}
+	got := 0
+	if err := cmd.Wait(); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	_, err = ts.Stdout().Write(bytes.ReplaceAll(shown, []byte("\r\n"), []byte("\n")))
+	ts.Check(err)
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("exit status %d, want %s", got, args[0])
+	}
+}
+
+// environ is the environment of the script.
+func environ(ts *testscript.TestScript) []string {
+	var env []string
+	for _, name := range []string{
+		"PATH", "HOME", "SERVER", "AWS_ENDPOINT_URL_LIGHTSAIL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION",
+		"TRYSAIL_DATA_DIR", "TZ", "SYSTEM_ROOT", "GORACE", "NO_COLOR", "TERM", "BROWSER", "GITHUB_ACTIONS", "GOCOVERDIR", "TMPDIR", "WORK",
+	} {
+		if v := ts.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // called OPERATION N: waits until the server was asked so often.

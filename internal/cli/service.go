@@ -331,29 +331,3 @@ func (a *App) printDeployments(deployments []types.ContainerServiceDeployment) e
 	}
 	return s.table([]string{"VERSION", s.state("STATE"), "CREATED", "ENDPOINT", "CONTAINERS"}, rows)
 }
-
-// completeService offers the names of the services to the shell.
-func (a *App) completeService(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	dir, err := cmd.Flags().GetString("data-dir")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	c, err := a.connect(dir)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second) // a shell that hangs is worse than no completion
-	defer cancel()
-	out, err := c.GetContainerServices(ctx, &lightsail.GetContainerServicesInput{})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, s := range out.ContainerServices {
-		names = append(names, aws.ToString(s.ContainerServiceName)+"\t"+string(s.State))
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
