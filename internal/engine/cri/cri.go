@@ -131,8 +131,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Engine, error) {
 
 // open does what needs Close when it fails.
 func (e *Engine) open(ctx context.Context, daemon string) (err error) { //nolint:contextcheck // what it starts outlives ctx
-	if err := os.RemoveAll(e.cfg.linkDir()); err != nil {
-		return fmt.Errorf("removing what an import left: %w", err)
+	for _, dir := range []string{e.cfg.linkDir(), e.cfg.execDir()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("removing what a crash left: %w", err)
+		}
 	}
 	for _, dir := range []string{e.cfg.Dir, e.cfg.StateDir, e.cfg.linkDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

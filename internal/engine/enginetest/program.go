@@ -18,6 +18,10 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trysail/trysail"
 )
 
 // Program is what runs in a container. It returns the exit code.
@@ -28,13 +32,16 @@ type Process struct {
 	Hostname string
 	Args     []string // the whole command line; Args[0] is the program
 	Env      map[string]string
+	Stdin    io.Reader
 	Stdout   io.Writer
 	Stderr   io.Writer
 	Term     <-chan struct{} // closed by the first SIGTERM
 	Killed   <-chan struct{} // closed when a goroutine that imitates a process shall end; never in a real one
 	Listen   func(port int) (net.Listener, error)
 	Dial     func(port int) (net.Conn, error) // to another container of the pod
-	Alloc    func(bytes int64)                // uses memory until the process ends; does not return if that is too much
+	// Size is that of the terminal; nil without one.
+	Size  func() trysail.TerminalSize
+	Alloc func(bytes int64) // uses memory until the process ends; does not return if that is too much
 }
 
 // Wait runs until SIGTERM and ends with 0.
@@ -123,6 +130,10 @@ func (p *Process) serve(port int, h http.Handler, exit <-chan int) int {
 //	alloc BYTES DELAY     use so much memory and then wait
 //	burn                  use all CPU time there is, until SIGTERM
 //	wait                  run until SIGTERM
+//	say VAR TEXT CODE     write the environment variable, and TEXT to standard error, and end with the code
+//	cat                   copy standard input to standard output
+//	fill BYTES            write so many bytes
+//	terminal SIZE         write the terminal's size, such as 80x24, whenever it changes, until it is SIZE
 //
 // A word "--entry" before it is skipped: it stands for what an image's ENTRYPOINT holds.
 func TestProgram(p *Process) int {
@@ -162,9 +173,50 @@ func TestProgram(p *Process) int {
 		return p.burn()
 	case "wait":
 		return Wait(p)
+	case "say":
+		fmt.Fprintln(p.Stdout, p.Env[arg(1)])
+		fmt.Fprintln(p.Stderr, arg(2))
+		return atoi(arg(3))
+	case "cat":
+		if _, err := io.Copy(p.Stdout, p.Stdin); err != nil {
+			return 1
+		}
+		return 0
+	case "fill":
+		if _, err := p.Stdout.Write(bytes.Repeat([]byte("."), atoi(arg(1)))); err != nil {
+			return 1
+		}
+		return 0
+	case "terminal":
+		return p.terminal(arg(1))
 	}
 	fmt.Fprintln(p.Stderr, "unknown command", args)
 	return 2
+}
+
+func (p *Process) terminal(until string) int {
+	if p.Size == nil {
+		fmt.Fprintln(p.Stderr, "there is no terminal")
+		return 1
+	}
+	shown := ""
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		size := p.Size()
+		if now := fmt.Sprintf("%dx%d", size.Columns, size.Rows); now != shown {
+			shown = now
+			fmt.Fprintln(p.Stdout, now)
+		}
+		if shown == until {
+			return 0
+		}
+		select {
+		case <-tick.C:
+		case <-p.Killed:
+			return 1
+		}
+	}
 }
 
 func (p *Process) burn() int {
@@ -316,7 +368,7 @@ func Main() int {
 	var mu sync.Mutex
 	var hold [][]byte // guarded by mu; never freed, that is its purpose
 	return TestProgram(&Process{
-		Hostname: hostname, Args: os.Args, Env: env, Stdout: os.Stdout, Stderr: os.Stderr, Term: term, Killed: killed,
+		Hostname: hostname, Args: os.Args, Env: env, Stdin: os.Stdin, Size: terminalSize(), Stdout: os.Stdout, Stderr: os.Stderr, Term: term, Killed: killed,
 		Listen: func(port int) (net.Listener, error) {
 			return new(net.ListenConfig).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
 		},
@@ -333,6 +385,24 @@ func Main() int {
 			mu.Unlock()
 		},
 	})
+}
+
+// terminalSize returns nil if standard input is no terminal.
+func terminalSize() func() trysail.TerminalSize {
+	look := func() (size trysail.TerminalSize, err error) {
+		w, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+		if err == nil {
+			size = trysail.TerminalSize{Columns: w.Col, Rows: w.Row}
+		}
+		return size, err
+	}
+	if _, err := look(); err != nil {
+		return nil
+	}
+	return func() trysail.TerminalSize {
+		size, _ := look()
+		return size
+	}
 }
 
 func atoi(s string) int {

@@ -66,6 +66,11 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"Usage_CountsRunningPods", (*suite).usage},
 		{"Check_IsNilWhenAllIsWell", (*suite).check},
 		{"Context_EndsCalls", (*suite).cancelled},
+		{"Exec_RunsACommandInTheContainer", (*suite).execRuns},
+		{"Exec_PassesOnTheInputToItsEnd", (*suite).execStdin},
+		{"Exec_HasATerminalThatChangesItsSize", (*suite).execTerminal},
+		{"Exec_SaysWhatCannotBeRun", (*suite).execErrors},
+		{"Exec_EndsWithItsContext", (*suite).execCancelled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.test(&suite{T: t, Fixture: open(t), logDir: t.TempDir()})
