@@ -57,6 +57,7 @@ var fences = map[string][]string{
 	"github.com/mholt/acmez/":                {"internal/certs"},
 	"github.com/miekg/dns":                   {"internal/certs"},
 	"github.com/aws/":                        {"internal/cli", "internal/image"},
+	"github.com/coder/websocket":             {"internal/api", "internal/cli"},
 	"github.com/spf13/cobra":                 {"internal/cli", "cmd/trysail"},
 	"testing":                                {"internal/engine/enginetest"},
 }

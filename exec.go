@@ -13,7 +13,9 @@ var ErrNotRunning = errors.New("the container does not run")
 // CommandError says why a command could not be started in a container that runs.
 type CommandError struct{ Reason string }
 
-func (e *CommandError) Error() string { return fmt.Sprintf("the command cannot be started: %s", e.Reason) }
+func (e *CommandError) Error() string {
+	return fmt.Sprintf("the command cannot be started: %s", e.Reason)
+}
 
 // Command is a program that shall run in a container that is there already.
 type Command struct {

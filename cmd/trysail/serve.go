@@ -316,7 +316,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	s.control = control.New(control.Config{
 		Region: s.cfg.region, Account: account, Registry: cmp.Or(s.cfg.registry, s.publicRegistry(), registryHost), Memory: node.Memory, MaxServices: s.cfg.maxServices,
 		Store: s.store, Logs: s.logs, Images: s.images, Log: s.log, Metrics: s.metrics.Store,
-		NodeImages: s.engine.Images, StoredSizes: s.registry.StoredSizes,
+		Exec: s.engine.Exec, NodeImages: s.engine.Images, StoredSizes: s.registry.StoredSizes,
 		Domain: s.cfg.domain, OwnHosts: s.cfg.ownNames(), ValidationZone: s.cfg.answeredZone(), HostLabel: s.sharedLabel,
 		MaxCertificates: s.cfg.certs.max, MaxCertificateRequests: s.cfg.certs.maxRequests, Addresses: s.publicAddresses, LookAtDomain: s.certs.Look,
 	})
@@ -344,6 +344,12 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort, ValidationZone: s.cfg.validationZone(),
 	}, s.control, s.log.With("part", "api"))
 	mux.Handle("/", apiHandler)
+	exec := api.NewExec(s.control, s.log.With("part", "exec")) //nolint:contextcheck // it lives until close
+	mux.Handle(api.ExecPath, exec)
+	s.onClose(func(context.Context) error {
+		exec.Close()
+		return nil
+	})
 	s.serveOwn(apiHandler, s.registry.Handler())
 
 	var secure *tls.Config

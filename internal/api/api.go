@@ -80,6 +80,7 @@ type Control interface {
 	CheckDeployment(context.Context, trysail.Caller, control.CheckDeploymentInput) (*control.Check, error)
 	// ListPods returns the newest pod first.
 	ListPods(context.Context, trysail.Caller, control.ListPodsInput) ([]trysail.PodRecord, error)
+	CreateExecSession(context.Context, trysail.Caller, control.CreateExecSessionInput) (*trysail.ExecSession, error)
 	ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error)
 	PutRegistry(context.Context, trysail.Caller, control.PutRegistryInput) (control.Registry, error)
 	ListRegistries(context.Context, trysail.Caller) ([]control.Registry, error)

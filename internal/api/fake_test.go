@@ -61,6 +61,7 @@ type fake struct {
 	deleteImage   func(control.DeleteContainerImageInput) error
 	check         func(control.CheckDeploymentInput) (*control.Check, error)
 	pods          func(control.ListPodsInput) ([]trysail.PodRecord, error)
+	execSession   func(control.CreateExecSessionInput) (*trysail.ExecSession, error)
 	nodeImages    func() (*control.NodeImages, error)
 	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
 	registries    func() ([]control.Registry, error)
@@ -356,3 +357,7 @@ var (
 	_ Control = (*control.Control)(nil)
 	_ Control = (*fake)(nil)
 )
+
+func (f *fake) CreateExecSession(_ context.Context, _ trysail.Caller, in control.CreateExecSessionInput) (*trysail.ExecSession, error) {
+	return f.execSession(in)
+}

@@ -133,6 +133,7 @@ func ownOperations(c Control, v view) []operation {
 		own(reading("CheckDomain", "0.5", readCheckDomain, c.CheckDomain, v.domainResult)),
 		own(reading("CheckDeployment", "0.2", readCheckDeployment, c.CheckDeployment, v.checkResult)),
 		own(reading("ListPods", "0.2", readListPods, c.ListPods, v.podsResult)),
+		own(changing("CreateExecSession", "0.6", readExecSession, c.CreateExecSession, v.execSessionResult)),
 		own(reading("GetPodLog", "0.3", readGetPodLog, c.GetPodLog, v.podLogResult)),
 		own(reading("GetAccessLog", "0.3", readGetAccessLog, c.GetAccessLog, v.logResult)),
 		own(reading("GetServiceSettings", "0.3", readServiceName, c.GetServiceSettings, v.settingsResult)),

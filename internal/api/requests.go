@@ -270,3 +270,11 @@ func readHealthCheck(m members) *control.HealthCheckInput {
 		SuccessCodes:       h.string("successCodes"),
 	}
 }
+
+func readExecSession(m members) control.CreateExecSessionInput {
+	m.require("serviceName", "command")
+	return control.CreateExecSessionInput{
+		ServiceName: zeroIfNil(m.string("serviceName")), PodID: zeroIfNil(m.string("podId")), Version: zeroIfNil(m.int("version")),
+		ContainerName: zeroIfNil(m.string("containerName")), Command: m.strings("command"), TTY: zeroIfNil(m.bool("tty")),
+	}
+}

@@ -632,3 +632,16 @@ func orEmptyMap[V any](m map[string]V) map[string]V {
 	}
 	return m
 }
+
+// execSessionResult is the answer of CreateExecSession. The WebSocket is at path on the same address, once, until expiresAt.
+type execSessionResult struct {
+	Path          string        `json:"path"`
+	Protocol      string        `json:"protocol"`
+	PodID         trysail.PodID `json:"podId"`
+	ContainerName string        `json:"containerName"`
+	ExpiresAt     float64       `json:"expiresAt"`
+}
+
+func (v view) execSessionResult(s *trysail.ExecSession) execSessionResult {
+	return execSessionResult{ExecPath + s.Token, ExecProtocol, s.Pod, s.Container, seconds(s.ExpiresAt)}
+}

@@ -76,6 +76,9 @@ func (a *App) finish(ctx context.Context, cmd *cobra.Command, err error) int {
 	if errors.Is(err, errDeploymentFailed) {
 		return ExitDeploymentFailed // its explanation is the command's output
 	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		return exit.code
+	}
 	if errors.Is(err, errSilent) {
 		return ExitFailed
 	}
@@ -120,7 +123,7 @@ The file is the JSON of aws lightsail create-container-service-deployment --cli-
 	root.AddCommand(
 		a.servicesCommand(), a.createCommand(), a.updateCommand(), a.deleteCommand(),
 		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.checkCommand(), a.deployCommand(), a.cancelCommand(), a.rollbackCommand(), a.diffCommand(), a.deploymentsCommand(), a.openCommand(),
-		a.psCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(), a.certsCommand(), a.domainsCommand(), a.trustCommand(),
+		a.psCommand(), a.execCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(), a.certsCommand(), a.domainsCommand(), a.trustCommand(),
 		a.keysCommand(), a.auditCommand(), a.envCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(),
 	)
 	return root

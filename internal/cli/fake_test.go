@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
 // fakeServer answers as Trysail does, from memory. Deployments of it move on by one stage each time they are looked at.
@@ -77,6 +80,10 @@ func (f *fakeServer) do(change func()) {
 func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/healthz" {
 		fmt.Fprintln(w, "ok")
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, "/exec/") {
+		serveExec(w, r)
 		return
 	}
 	f.mu.Lock()
@@ -167,6 +174,15 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		return map[string]any{"problems": []any{}, "warnings": []any{}, "images": []any{
 			map[string]any{"container": "app", "image": "nginx", "digest": "sha256:new"}, map[string]any{"container": "side", "image": "busybox", "digest": "sha256:bb"},
 		}}, nil
+	case "Trysail_20261120.CreateExecSession":
+		command, _ := json.Marshal(in["command"])
+		path := "/exec/" + base64.RawURLEncoding.EncodeToString(command)
+		if in["tty"] == true {
+			path += "/tty"
+		}
+		return map[string]any{"path": path, "protocol": "v1.exec.trysail", "podId": "web-v1-0-a", "containerName": "app", "expiresAt": 1.8e9}, nil
+	case "Trysail_20261120.ListPods":
+		return map[string]any{"pods": []any{map[string]any{"id": "web-v1-0-a", "version": 1, "state": "HEALTHY", "createdAt": 1.7e9}}}, nil
 	case "Trysail_20261120.GetAuditTrail":
 		return f.auditTrail(in), nil
 	case "Trysail_20261120.GetPodLog":
@@ -396,4 +412,53 @@ func (f *fakeServer) auditTrail(in map[string]any) any {
 		out["nextPageToken"] = fmt.Sprint(last)
 	}
 	return out
+}
+
+// serveExec is a container that knows four commands: cat, size (of the terminal), fail, and any other, which it repeats.
+func serveExec(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"v1.exec.trysail"}})
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	parts := strings.Split(r.URL.Path, "/")
+	text, _ := base64.RawURLEncoding.DecodeString(parts[2])
+	var command []string
+	json.Unmarshal(text, &command)
+	say := func(channel byte, text string) {
+		conn.Write(r.Context(), websocket.MessageBinary, append([]byte{channel}, text...))
+	}
+	end := func(text string) {
+		say(channelEnd, text)
+		conn.Close(websocket.StatusNormalClosure, "")
+	}
+	switch command[0] {
+	case "cat", "size":
+		for {
+			_, message, err := conn.Read(r.Context())
+			switch {
+			case err != nil:
+				return
+			case command[0] == "size" && message[0] == channelResize:
+				say(channelStdout, string(message[1:])+"\r\n")
+				end(`{"exitCode":0}`)
+				return
+			case command[0] == "cat" && message[0] == channelStdin && len(message) > 1:
+				say(channelStdout, string(message[1:]))
+			case command[0] == "cat" && message[0] == channelStdin:
+				end(`{"exitCode":0}`)
+				return
+			}
+		}
+	case "fail":
+		say(channelStderr, "it does not work\n")
+		end(`{"exitCode":42}`)
+	case "nope":
+		end(`{"error":"The command cannot be started: nope is not there"}`)
+	case "cut":
+		return
+	default:
+		say(channelStdout, fmt.Sprintf("%q tty=%v\n", command, len(parts) > 3))
+		end(`{"exitCode":0}`)
+	}
 }

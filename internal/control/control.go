@@ -53,6 +53,8 @@ type Config struct {
 	Addresses func() []netip.Addr
 	// LookAtDomain finds out what the world sees of a domain, and what is wrong with it; nil if nobody can.
 	LookAtDomain func(ctx context.Context, d trysail.DomainCertificate) (trysail.Domain, *trysail.Finding)
+	// Exec runs a command in a container to its end; nil if nobody can. Errors: trysail.ErrNotRunning, *trysail.CommandError.
+	Exec func(ctx context.Context, pod trysail.PodID, container string, c trysail.Command) (exit int, err error)
 	// NodeImages lists what is unpacked on this machine.
 	NodeImages func(ctx context.Context) ([]trysail.NodeImage, error)
 	// StoredSizes tells how many bytes of blobs each manifest of the registry needs, by digest, and how many all are.
@@ -61,7 +63,11 @@ type Config struct {
 
 // Control carries out API operations. Its methods are safe for concurrent use. The only errors of theirs that a client
 // may see are *trysail.Error.
-type Control struct{ Config }
+type Control struct {
+	Config
+
+	exec execSessions
+}
 
 // New makes a Control.
 func New(cfg Config) *Control {
@@ -77,7 +83,7 @@ func New(cfg Config) *Control {
 	if cfg.PreflightTimeout == 0 {
 		cfg.PreflightTimeout = time.Second
 	}
-	return &Control{cfg}
+	return &Control{Config: cfg}
 }
 
 // change runs fn in one transaction together with the records of the operation: the audit row, and what GetOperation
