@@ -134,11 +134,19 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		s = &fakeService{name: name, state: "PENDING", power: in["power"].(string), scale: int(in["scale"].(float64))}
 		s.stages = []func(*fakeService){func(s *fakeService) { s.state = "READY" }}
 		f.services[name] = s
+		if d, ok := in["deployment"].(map[string]any); ok {
+			f.deploy(s, d)
+			s.state = "PENDING"
+			s.stages = append([]func(*fakeService){func(s *fakeService) { s.state = "DEPLOYING" }}, s.stages...)
+		}
 		return map[string]any{"containerService": s.wire()}, nil
 	case "Lightsail_20161128.UpdateContainerService":
 		s.state = "UPDATING"
 		if v, ok := in["scale"].(float64); ok {
 			s.scale = int(v)
+		}
+		if v, ok := in["power"].(string); ok {
+			s.power = v
 		}
 		if v, ok := in["publicDomainNames"].(map[string]any); ok {
 			if s.domains == nil {
