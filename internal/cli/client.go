@@ -50,6 +50,7 @@ type client struct {
 	settings settings
 	http     *http.Client
 	signer   *v4.Signer
+	provider aws.CredentialsProvider // of an AWS configuration; nil: the settings have them
 }
 
 // settings takes the endpoint and the credentials from the environment, or, when that names no endpoint, from the
@@ -169,7 +170,13 @@ func (c *client) call(ctx context.Context, operation string, in, out any) error 
 	req.Header.Set("Content-Type", "application/x-amz-json-1.1")
 	req.Header.Set("X-Amz-Target", "Trysail_20261120."+operation)
 	hash := sha256.Sum256(body)
-	if err := c.signer.SignHTTP(ctx, c.credentials(), req, hex.EncodeToString(hash[:]), "lightsail", c.settings.region, time.Now()); err != nil {
+	credentials := c.credentials()
+	if c.provider != nil {
+		if credentials, err = c.provider.Retrieve(ctx); err != nil {
+			return fmt.Errorf("getting credentials: %w", err)
+		}
+	}
+	if err := c.signer.SignHTTP(ctx, credentials, req, hex.EncodeToString(hash[:]), "lightsail", c.settings.region, time.Now()); err != nil {
 		return fmt.Errorf("signing the call: %w", err)
 	}
 	resp, err := c.http.Do(req)

@@ -65,6 +65,13 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TZ", "UTC")
 			env.Setenv("SYSTEM_ROOT", filepath.Join(env.WorkDir, "root")) // nobody's store of trusted certificates is touched
 			env.Setenv("GORACE", "atexit_sleep_ms=0")                     // else each command takes a second longer with -race
+			other := newFakeServer(env.T().(testing.TB))                  // the account of the profile "prod"
+			env.Setenv("OTHER", other.URL)
+			env.Setenv("AWS_CONFIG_FILE", filepath.Join(env.WorkDir, "aws-config"))
+			profile := fmt.Sprintf("[profile prod]\nregion = eu-west-1\nendpoint_url = %s\naws_access_key_id = AKADMIN\naws_secret_access_key = x\n", other.URL)
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "aws-config"), []byte(profile), 0o600); err != nil {
+				return err
+			}
 			dir := filepath.Join(env.WorkDir, "admin")
 			if err := os.Mkdir(dir, 0o700); err != nil {
 				return err
@@ -135,7 +142,7 @@ func environ(ts *testscript.TestScript) []string {
 	var env []string
 	for _, name := range []string{
 		"PATH", "HOME", "SERVER", "AWS_ENDPOINT_URL_LIGHTSAIL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION",
-		"TRYSAIL_DATA_DIR", "TZ", "SYSTEM_ROOT", "GORACE", "NO_COLOR", "TERM", "BROWSER", "GITHUB_ACTIONS", "GOCOVERDIR", "TMPDIR", "WORK",
+		"TRYSAIL_DATA_DIR", "TZ", "SYSTEM_ROOT", "GORACE", "NO_COLOR", "TERM", "BROWSER", "AWS_CONFIG_FILE", "GITHUB_ACTIONS", "GOCOVERDIR", "TMPDIR", "WORK",
 	} {
 		if v := ts.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
