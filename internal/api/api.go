@@ -81,6 +81,9 @@ type Control interface {
 	// ListPods returns the newest pod first.
 	ListPods(context.Context, trysail.Caller, control.ListPodsInput) ([]trysail.PodRecord, error)
 	CreateExecSession(context.Context, trysail.Caller, control.CreateExecSessionInput) (*trysail.ExecSession, error)
+	CreateTask(context.Context, trysail.Caller, control.CreateTaskInput) (*trysail.Task, error)
+	GetTask(ctx context.Context, caller trysail.Caller, serviceName, id string) (*trysail.Task, error)
+	StopTask(ctx context.Context, caller trysail.Caller, serviceName, id string) error
 	ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error)
 	PutRegistry(context.Context, trysail.Caller, control.PutRegistryInput) (control.Registry, error)
 	ListRegistries(context.Context, trysail.Caller) ([]control.Registry, error)

@@ -62,6 +62,9 @@ type fake struct {
 	check         func(control.CheckDeploymentInput) (*control.Check, error)
 	pods          func(control.ListPodsInput) ([]trysail.PodRecord, error)
 	execSession   func(control.CreateExecSessionInput) (*trysail.ExecSession, error)
+	createTask    func(control.CreateTaskInput) (*trysail.Task, error)
+	task          func(service, id string) (*trysail.Task, error)
+	stopTask      func(service, id string) error
 	nodeImages    func() (*control.NodeImages, error)
 	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
 	registries    func() ([]control.Registry, error)
@@ -360,4 +363,16 @@ var (
 
 func (f *fake) CreateExecSession(_ context.Context, _ trysail.Caller, in control.CreateExecSessionInput) (*trysail.ExecSession, error) {
 	return f.execSession(in)
+}
+
+func (f *fake) CreateTask(_ context.Context, _ trysail.Caller, in control.CreateTaskInput) (*trysail.Task, error) {
+	return f.createTask(in)
+}
+
+func (f *fake) GetTask(_ context.Context, _ trysail.Caller, service, id string) (*trysail.Task, error) {
+	return f.task(service, id)
+}
+
+func (f *fake) StopTask(_ context.Context, _ trysail.Caller, service, id string) error {
+	return f.stopTask(service, id)
 }

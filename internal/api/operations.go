@@ -134,6 +134,13 @@ func ownOperations(c Control, v view) []operation {
 		own(reading("CheckDeployment", "0.2", readCheckDeployment, c.CheckDeployment, v.checkResult)),
 		own(reading("ListPods", "0.2", readListPods, c.ListPods, v.podsResult)),
 		own(changing("CreateExecSession", "0.6", readExecSession, c.CreateExecSession, v.execSessionResult)),
+		own(changing("CreateTask", "0.6", readCreateTask, c.CreateTask, v.taskResult)),
+		own(reading("GetTask", "0.6", readTask, func(ctx context.Context, caller trysail.Caller, in taskRequest) (*trysail.Task, error) {
+			return c.GetTask(ctx, caller, in.serviceName, in.id)
+		}, v.taskResult)),
+		own(changing("StopTask", "0.6", readTask, noOutput(func(ctx context.Context, caller trysail.Caller, in taskRequest) error {
+			return c.StopTask(ctx, caller, in.serviceName, in.id)
+		}), empty)),
 		own(reading("GetPodLog", "0.3", readGetPodLog, c.GetPodLog, v.podLogResult)),
 		own(reading("GetAccessLog", "0.3", readGetAccessLog, c.GetAccessLog, v.logResult)),
 		own(reading("GetServiceSettings", "0.3", readServiceName, c.GetServiceSettings, v.settingsResult)),

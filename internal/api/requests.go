@@ -82,7 +82,7 @@ func readGetAccessLog(m members) control.GetContainerLogInput {
 
 func readGetPodLog(m members) control.GetPodLogInput {
 	return control.GetPodLogInput{
-		GetContainerLogInput: readGetLog(m), Version: zeroIfNil(m.int("version")), Previous: zeroIfNil(m.bool("previous")),
+		GetContainerLogInput: readGetLog(m), PodID: zeroIfNil(m.string("podId")), Version: zeroIfNil(m.int("version")), Previous: zeroIfNil(m.bool("previous")),
 	}
 }
 
@@ -277,4 +277,19 @@ func readExecSession(m members) control.CreateExecSessionInput {
 		ServiceName: zeroIfNil(m.string("serviceName")), PodID: zeroIfNil(m.string("podId")), Version: zeroIfNil(m.int("version")),
 		ContainerName: zeroIfNil(m.string("containerName")), Command: m.strings("command"), TTY: zeroIfNil(m.bool("tty")),
 	}
+}
+
+func readCreateTask(m members) control.CreateTaskInput {
+	m.require("serviceName", "command")
+	return control.CreateTaskInput{
+		ServiceName: zeroIfNil(m.string("serviceName")), Version: zeroIfNil(m.int("version")), ContainerName: zeroIfNil(m.string("containerName")),
+		Command: m.strings("command"), Timeout: time.Duration(zeroIfNil(m.int("timeoutSeconds"))) * time.Second,
+	}
+}
+
+type taskRequest struct{ serviceName, id string }
+
+func readTask(m members) taskRequest {
+	m.require("serviceName", "taskId")
+	return taskRequest{zeroIfNil(m.string("serviceName")), zeroIfNil(m.string("taskId"))}
 }

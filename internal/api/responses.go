@@ -645,3 +645,32 @@ type execSessionResult struct {
 func (v view) execSessionResult(s *trysail.ExecSession) execSessionResult {
 	return execSessionResult{ExecPath + s.Token, ExecProtocol, s.Pod, s.Container, seconds(s.ExpiresAt)}
 }
+
+// taskResult is the answer of CreateTask and GetTask.
+type taskResult struct {
+	Task task `json:"task"`
+}
+
+type task struct {
+	ID            trysail.PodID `json:"taskId"`
+	Version       int           `json:"version"`
+	ContainerName string        `json:"containerName"`
+	Command       []string      `json:"command"`
+	// State is RUNNING or ENDED. ExitCode is that of the command; absent while it runs, and where Reason says why there is none.
+	State     string  `json:"state"`
+	ExitCode  *int    `json:"exitCode,omitempty"`
+	Reason    string  `json:"reason,omitempty"`
+	CreatedAt float64 `json:"createdAt"`
+	EndedAt   float64 `json:"endedAt,omitempty"`
+}
+
+func (v view) taskResult(k *trysail.Task) taskResult {
+	shown := task{ID: k.ID, Version: k.Version, ContainerName: k.Container, Command: k.Command, State: "RUNNING", Reason: k.Reason, CreatedAt: seconds(k.CreatedAt)}
+	if !k.EndedAt.IsZero() {
+		shown.State, shown.EndedAt = "ENDED", seconds(k.EndedAt)
+		if k.Reason == "" {
+			shown.ExitCode = &k.ExitCode
+		}
+	}
+	return taskResult{shown}
+}

@@ -123,7 +123,7 @@ The file is the JSON of aws lightsail create-container-service-deployment --cli-
 	root.AddCommand(
 		a.servicesCommand(), a.createCommand(), a.updateCommand(), a.deleteCommand(),
 		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.checkCommand(), a.upCommand(), a.deployCommand(), a.cancelCommand(), a.rollbackCommand(), a.diffCommand(), a.deploymentsCommand(), a.openCommand(),
-		a.psCommand(), a.execCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(), a.certsCommand(), a.domainsCommand(), a.trustCommand(),
+		a.psCommand(), a.execCommand(), a.runCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(), a.certsCommand(), a.domainsCommand(), a.trustCommand(),
 		a.keysCommand(), a.auditCommand(), a.exportCommand(), a.importCommand(), a.envCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(),
 	)
 	return root

@@ -107,8 +107,9 @@ func (f *follower) forget(count map[event]int) {
 // logQuery is which lines of a container's log are wanted.
 type logQuery struct {
 	service, container, filter string
-	version                    int  // 0: all
-	previous                   bool // only those of the pods that ended last
+	version                    int    // 0: all
+	previous                   bool   // only those of the pods that ended last
+	pod                        string // only those of this one
 	// pods asks for the pod of each line, which takes an operation that AWS does not have.
 	pods bool
 	// access asks for the service's access log instead.
@@ -121,7 +122,7 @@ func (c *client) logPages(ctx context.Context, q logQuery, from, until time.Time
 	switch {
 	case q.access:
 		read = c.accessLog
-	case q.pods || q.version != 0 || q.previous:
+	case q.pods || q.pod != "" || q.version != 0 || q.previous:
 		read = c.podLog
 	}
 	return func(yield func([]event, error) bool) {
@@ -183,6 +184,9 @@ func (c *client) ownLog(ctx context.Context, operation string, in map[string]any
 	}
 	if q.previous {
 		in["previous"] = true
+	}
+	if q.pod != "" {
+		in["podId"] = q.pod
 	}
 	// Milliseconds, as the SDK sends them; what is less is cut off.
 	if !from.IsZero() {

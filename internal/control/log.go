@@ -42,6 +42,9 @@ func (c *Control) GetPodLog(ctx context.Context, caller trysail.Caller, in GetPo
 		return nil, err
 	}
 	q.Accept = acceptPods(pods, in.Version, in.Previous)
+	if in.PodID != "" {
+		q.Accept = func(pod, _ string) bool { return pod == in.PodID }
+	}
 	versions := map[string]int{}
 	for _, p := range pods {
 		versions[string(p.ID)] = p.Version

@@ -66,8 +66,9 @@ type GetContainerLogInput struct {
 type GetPodLogInput struct {
 	GetContainerLogInput
 
-	Version  int  // 0: all versions
-	Previous bool // of each of the scale's places only the pod that ended last
+	PodID    string // only lines of this pod or task
+	Version  int    // 0: all versions
+	Previous bool   // of each of the scale's places only the pod that ended last
 }
 
 // LogPage is the answer of GetContainerLog and GetPodLog.

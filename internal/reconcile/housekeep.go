@@ -122,6 +122,13 @@ func (r *Reconciler) needed(ctx context.Context) (live map[trysail.PodID]bool, u
 			for _, p := range pods {
 				live[p.ID] = true
 			}
+			tasks, err := tx.Tasks(s.ID, false)
+			if err != nil {
+				return err
+			}
+			for _, k := range tasks {
+				live[k.ID] = true
+			}
 		}
 		uses, err = tx.ImageUses()
 		return err

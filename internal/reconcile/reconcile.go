@@ -326,7 +326,7 @@ func (r *Reconciler) stopTimers() {
 
 // round looks at one service and applies the plan for it.
 func (r *Reconciler) round(ctx context.Context, id string) (wake time.Time, err error) {
-	w, err := r.world(ctx, id)
+	w, tasks, err := r.world(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		r.endOrphans(ctx, id)
 		return time.Time{}, nil
@@ -334,6 +334,7 @@ func (r *Reconciler) round(ctx context.Context, id string) (wake time.Time, err 
 	if err != nil {
 		return time.Time{}, err
 	}
+	r.runTasks(ctx, &w, tasks)
 	steps, wake := Plan(w, r.Rules)
 	for _, s := range steps {
 		if err := r.apply(ctx, &w, s); err != nil {
@@ -343,10 +344,9 @@ func (r *Reconciler) round(ctx context.Context, id string) (wake time.Time, err 
 	return wake, nil
 }
 
-// world gathers what Plan looks at.
-func (r *Reconciler) world(ctx context.Context, id string) (World, error) {
-	var w World
-	err := r.Store.View(ctx, func(tx *store.Tx) error {
+// world gathers what Plan looks at, and the tasks of the service that have not ended.
+func (r *Reconciler) world(ctx context.Context, id string) (w World, tasks []trysail.Task, err error) {
+	err = r.Store.View(ctx, func(tx *store.Tx) error {
 		s, err := tx.ServiceByID(id)
 		if err != nil {
 			return err
@@ -366,16 +366,19 @@ func (r *Reconciler) world(ctx context.Context, id string) (World, error) {
 			}
 			w.Evidence = *seen
 		}
-		w.Pods, err = tx.PodsToPlan(id, current, next)
+		if w.Pods, err = tx.PodsToPlan(id, current, next); err != nil {
+			return err
+		}
+		tasks, err = tx.Tasks(id, false)
 		return err
 	})
 	if err != nil {
-		return w, err
+		return w, nil, err
 	}
 	w.Health = r.Router.Health(w.Service.Name)
 	r.mu.Lock()
 	r.ids[w.Service.Name] = id
-	w.Observed = r.observed[id]
+	w.Observed = withoutTasks(r.observed[id], tasks)
 	w.Images, w.Tried = map[int]Images{}, map[trysail.PodID]bool{}
 	for key, n := range r.notes {
 		if key.service == id {
@@ -389,7 +392,7 @@ func (r *Reconciler) world(ctx context.Context, id string) (World, error) {
 	if d := w.Service.Next; d != nil {
 		_, w.Hopeless = diagnose.Final(r.input(&w, d))
 	}
-	return w, nil
+	return w, tasks, nil
 }
 
 // endOrphans ends the pods of a service that does not exist any more.
