@@ -201,8 +201,18 @@ func TestHandler_OwnOperations(t *testing.T) {
 				Pods: []trysail.PodRecord{{ID: "p", Version: 3, CreatedAt: at, HoldUntil: at, Evidence: &trysail.PodEvidence{LogTail: map[string][]string{"app": {"bad token s3cret-value"}}}}},
 			}, nil
 		},
-		hold:   func(in control.HoldDeploymentInput) error { gotHold = in; return nil },
-		cancel: func(name string) error { canceled = name; return nil },
+		execSession: func(in control.CreateExecSessionInput) (*trysail.ExecSession, error) {
+			return &trysail.ExecSession{Token: "t0ken", Pod: trysail.PodID(in.PodID), Container: in.ContainerName, ExpiresAt: at}, nil
+		},
+		createTask: func(in control.CreateTaskInput) (*trysail.Task, error) {
+			return &trysail.Task{ID: "web-task-1", Version: 2, Container: "app", Command: in.Command, CreatedAt: at}, nil
+		},
+		task: func(_, id string) (*trysail.Task, error) {
+			return &trysail.Task{ID: trysail.PodID(id), Version: 2, Container: "app", Command: []string{"a"}, CreatedAt: at, EndedAt: at}, nil
+		},
+		stopTask: func(_, _ string) error { return nil },
+		hold:     func(in control.HoldDeploymentInput) error { gotHold = in; return nil },
+		cancel:   func(name string) error { canceled = name; return nil },
 		diagnosis: func(_ string, version int) (*trysail.Diagnosis, error) {
 			gotVersion = version
 			return &trysail.Diagnosis{Version: version}, nil
@@ -221,6 +231,10 @@ func TestHandler_OwnOperations(t *testing.T) {
 				`"pods":[{"attempt":0,"createdAt":1800000000,"evidence":{"logTail":{"app":["bad token $TOKEN"]}},"exits":[],"holdUntil":1800000000,"id":"p","power":"","reason":"","slot":0,"state":"STARTING","version":3}],"power":"nano","scale":1,"serviceName":"web"}`,
 		},
 		{"HoldDeployment", `{"serviceName":"web","seconds":90}`, `{}`},
+		{"CreateExecSession", `{"serviceName":"web","command":["sh"],"tty":true,"podId":"p","containerName":"app"}`, `{"path":"/exec/t0ken","protocol":"v1.exec.trysail","podId":"p","containerName":"app","expiresAt":1800000000}`},
+		{"CreateTask", `{"serviceName":"web","command":["a","b"],"timeoutSeconds":60}`, `{"task":{"taskId":"web-task-1","version":2,"containerName":"app","command":["a","b"],"state":"RUNNING","createdAt":1800000000}}`},
+		{"GetTask", `{"serviceName":"web","taskId":"web-task-1"}`, `{"task":{"taskId":"web-task-1","version":2,"containerName":"app","command":["a"],"state":"ENDED","exitCode":0,"createdAt":1800000000,"endedAt":1800000000}}`},
+		{"StopTask", `{"serviceName":"web","taskId":"web-task-1"}`, `{}`},
 		{"CancelDeployment", `{"serviceName":"web"}`, `{}`},
 		{"GetPodLog", `{"serviceName":"web","containerName":"app","version":3,"previous":true,"filterPattern":"x"}`, `{"logEvents":[{"createdAt":1800000000,"message":"a","podId":"p","version":3,"stream":"stderr"},` +
 			`{"createdAt":1800000000,"message":"b","podId":"q","stream":"stdout"},{"createdAt":1800000000,"message":"[trysail] c"}],"nextPageToken":"t"}`},

@@ -26,6 +26,8 @@ type fakeServer struct {
 	logs     map[string][]fakeLine // by service/container
 	keys     []map[string]any
 	certs    []*fakeCert
+	task     map[string]any // the newest
+	taskLog  []any
 	pageSize int
 	// before runs at the begin of each call; it may answer the call itself and return true.
 	before func(w http.ResponseWriter, operation string) bool
@@ -193,7 +195,15 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		return map[string]any{"pods": []any{map[string]any{"id": "web-v1-0-a", "version": 1, "state": "HEALTHY", "createdAt": 1.7e9}}}, nil
 	case "Trysail_20261120.GetAuditTrail":
 		return f.auditTrail(in), nil
+	case "Trysail_20261120.CreateTask":
+		f.task = map[string]any{"taskId": "web-task-1", "version": 1, "containerName": "app", "command": in["command"], "state": "RUNNING", "createdAt": 1.7e9}
+		return map[string]any{"task": f.task}, nil
+	case "Trysail_20261120.GetTask":
+		return map[string]any{"task": f.nextTask()}, nil
 	case "Trysail_20261120.GetPodLog":
+		if in["podId"] == "web-task-1" {
+			return map[string]any{"logEvents": f.taskLog}, nil
+		}
 		return f.readPodLog(name, in)
 	case "Trysail_20261120.GetAccessLog":
 		in["containerName"] = "ACCESS"
@@ -469,4 +479,27 @@ func serveExec(w http.ResponseWriter, r *http.Request) {
 		say(channelStdout, fmt.Sprintf("%q tty=%v\n", command, len(parts) > 3))
 		end(`{"exitCode":0}`)
 	}
+}
+
+// nextTask lets the task write its lines, and then end.
+func (f *fakeServer) nextTask() map[string]any {
+	shown := maps.Clone(f.task)
+	command := fmt.Sprintf("%q", f.task["command"])
+	if f.task["seen"] == nil {
+		f.task["seen"] = true
+		f.taskLog = []any{
+			map[string]any{"createdAt": 1.7e9, "message": command + " out", "podId": "web-task-1", "version": 1, "stream": "stdout"},
+			map[string]any{"createdAt": 1.7e9, "message": "err", "podId": "web-task-1", "version": 1, "stream": "stderr"},
+		}
+		return shown
+	}
+	shown["state"], shown["endedAt"], shown["exitCode"] = "ENDED", 1.7e9, 0
+	switch {
+	case strings.Contains(command, "fail"):
+		shown["exitCode"] = 9
+	case strings.Contains(command, "late"):
+		delete(shown, "exitCode")
+		shown["reason"] = "It was stopped, as its time of 1h0m0s was over."
+	}
+	return shown
 }
