@@ -59,6 +59,7 @@ func WithHint(err error, format string, args ...any) error {
 func (a *App) complain(err error) {
 	text, hint := describe(err)
 	text = sentence(text)
+	a.annotate("error", "trysail", strings.TrimSpace(text+" "+hint))
 	if hint == "" || text == "" {
 		fmt.Fprintf(a.Err, "trysail: %s\n", text)
 		return

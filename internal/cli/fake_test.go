@@ -192,7 +192,7 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		}
 		return map[string]any{"path": path, "protocol": "v1.exec.trysail", "podId": "web-v1-0-a", "containerName": "app", "expiresAt": 1.8e9}, nil
 	case "Trysail_20261120.ListPods":
-		return map[string]any{"pods": []any{map[string]any{"id": "web-v1-0-a", "version": 1, "state": "HEALTHY", "createdAt": 1.7e9}}}, nil
+		return map[string]any{"pods": s.pods()}, nil
 	case "Trysail_20261120.GetAuditTrail":
 		return f.auditTrail(in), nil
 	case "Trysail_20261120.CreateTask":
@@ -502,4 +502,17 @@ func (f *fakeServer) nextTask() map[string]any {
 		shown["reason"] = "It was stopped, as its time of 1h0m0s was over."
 	}
 	return shown
+}
+
+// pods are one of the version that serves, and one of the next that is not healthy yet.
+func (s *fakeService) pods() []any {
+	pods := []any{}
+	add := func(d map[string]any, state string) {
+		if d != nil {
+			pods = append(pods, map[string]any{"id": fmt.Sprintf("%s-v%v-0-a", s.name, d["version"]), "version": d["version"], "state": state, "createdAt": 1.7e9})
+		}
+	}
+	add(s.current, "HEALTHY")
+	add(s.next, "STARTING")
+	return pods
 }

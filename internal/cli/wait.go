@@ -25,6 +25,7 @@ type watch struct {
 	*progress
 	service string
 	stage   string    // the newest that was shown
+	redraw  func()    // shows the stages instead of lines; nil: nobody does
 	down    time.Time // since when the server does not answer; zero while it does
 }
 
@@ -85,7 +86,7 @@ func (w *watch) pause(ctx context.Context, d time.Duration) error {
 	end := time.After(d)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	w.now(w.stage)
+	w.tick()
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,9 +94,18 @@ func (w *watch) pause(ctx context.Context, d time.Duration) error {
 		case <-end:
 			return nil
 		case <-tick.C:
-			w.now(w.stage)
+			w.tick()
 		}
 	}
+}
+
+// tick lets the last line move, unless there is none.
+func (w *watch) tick() {
+	if w.redraw != nil {
+		w.redraw()
+		return
+	}
+	w.now(w.stage)
 }
 
 // look fetches the service and shows its stage if that is new.
@@ -119,6 +129,9 @@ func (w *watch) show(s *types.ContainerService) {
 	}
 	if stage != w.stage {
 		w.stage = stage
+		if w.redraw != nil {
+			return
+		}
 		w.line(stateColour(string(s.State)), stage)
 	}
 }
@@ -203,7 +216,15 @@ func (a *App) waitDeployment(ctx context.Context, c *client, w waiting, service 
 	ctx, cancel := w.context(ctx)
 	defer cancel()
 	d := &deploymentWatch{watch: a.watch(c, service, asJSON), version: version}
-	if err := d.poll(ctx, d.step); err != nil {
+	if d.terminal && !c.onAWS() {
+		d.board = newBoard(d.progress, fmt.Sprintf("Version %d of service %s", version, clean(service)))
+		d.redraw = d.board.draw
+	}
+	err := d.poll(ctx, d.step)
+	if d.board != nil {
+		d.board.leave()
+	}
+	if err != nil {
 		if isCode(err, "NotFoundException") {
 			return fmt.Errorf("service %q was deleted while version %d was being deployed", service, version)
 		}
@@ -224,6 +245,7 @@ func (a *App) waitDeployment(ctx context.Context, c *client, w waiting, service 
 	fmt.Fprintf(s, "Deployment %d of service %s is %s after %.1f s.\n", version, service, s.state(string(d.state)), time.Since(d.start).Seconds())
 	for _, f := range warnings {
 		fmt.Fprintf(s, "%s %s %s (%s)\n", s.paint(yellow, "Warning:"), clean(f.Summary), clean(f.Fix), clean(string(f.Code)))
+		a.annotate("warning", fmt.Sprintf("Deployment %d of %s: %s", version, service, f.Code), f.Summary+" "+f.Fix)
 	}
 	if cur := d.last.CurrentDeployment; cur == nil || cur.PublicEndpoint == nil {
 		fmt.Fprintln(s, "It has no public endpoint, so its URL answers 404.")
@@ -239,6 +261,7 @@ type deploymentWatch struct {
 	version int32
 	last    *types.ContainerService
 	state   types.ContainerServiceDeploymentState
+	board   *board // on a terminal; nil elsewhere
 	log     *follower
 	said    bool // the line that ends every deployment was shown
 }
@@ -249,6 +272,9 @@ func (d *deploymentWatch) step(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	d.last = s
+	if d.board != nil {
+		return d.stepBoard(ctx, s)
+	}
 	if d.log == nil {
 		d.log = d.systemLog(s)
 	}
@@ -268,6 +294,32 @@ func (d *deploymentWatch) step(ctx context.Context) (done bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// stepBoard brings the board up to date.
+func (d *deploymentWatch) stepBoard(ctx context.Context, s *types.ContainerService) (done bool, err error) {
+	if d.state, err = d.stateIn(ctx, s); err != nil {
+		return false, err
+	}
+	var pods struct {
+		Pods []podInfo `json:"pods"`
+	}
+	if err := d.call(ctx, "ListPods", map[string]any{"serviceName": d.service}, &pods); err != nil {
+		return false, err
+	}
+	message := ""
+	if s.StateDetail != nil {
+		message = aws.ToString(s.StateDetail.Message)
+	}
+	serves := d.state == types.ContainerServiceDeploymentStateActive
+	at, note := stagesOf(int(d.version), serves, int(aws.ToInt32(s.Scale)), message, pods.Pods)
+	if d.state == types.ContainerServiceDeploymentStateFailed {
+		d.board.fail()
+	} else {
+		d.board.reach(at, note)
+	}
+	d.board.draw()
+	return d.state != types.ContainerServiceDeploymentStateActivating, nil
 }
 
 // stateIn is the version's state; the list of deployments is only asked for when the service does not tell.
@@ -331,6 +383,12 @@ func (d *deploymentWatch) showLog(ctx context.Context) error {
 // explainFailure prints why the deployment failed. It always returns an error.
 func (a *App) explainFailure(ctx context.Context, c *client, d *deploymentWatch, asJSON bool) error {
 	diagnosis, err := c.diagnosis(ctx, d.service, int(d.version))
+	title := fmt.Sprintf("Deployment %d of service %s FAILED", d.version, d.service)
+	if err == nil {
+		a.annotate("error", fmt.Sprintf("%s (%s)", title, diagnosis.Code), diagnosis.Summary+" "+diagnosis.Fix)
+	} else {
+		a.annotate("error", title, "See: trysail logs "+d.service)
+	}
 	if asJSON {
 		answer := map[string]any{"containerService": wire(d.last), "version": d.version, "state": string(d.state)}
 		if err == nil {
