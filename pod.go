@@ -204,6 +204,7 @@ type Route struct {
 	Targets   []Target // all that shall be probed; those with Serving are in rotation
 	// AccessLog makes the edge write a line for each request, AccessLogHealthChecks for its own health checks as well.
 	AccessLog, AccessLogHealthChecks bool
+	Rules                            EdgeRules
 }
 
 // Target is an address that the edge may send requests to.

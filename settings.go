@@ -7,4 +7,5 @@ type ServiceSettings struct {
 	AccessLog bool `json:"accessLog"`
 	// AccessLogHealthChecks adds the edge's own health checks to them.
 	AccessLogHealthChecks bool `json:"accessLogHealthChecks"`
+	EdgeRules
 }

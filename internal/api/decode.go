@@ -189,6 +189,20 @@ func (m members) int(name string) *int {
 	return &v
 }
 
+// long reads a 64-bit integer.
+func (m members) long(name string) *int64 {
+	n := optional[json.Number](m, name, "an integer")
+	if n == nil {
+		return nil
+	}
+	i, err := strconv.ParseInt(n.String(), 10, 64)
+	if err != nil {
+		m.fail(notReadable("Member %q must be an integer of 64 bits, not %s.", shorten(m.path+name), shorten(n.String())))
+		return nil
+	}
+	return &i
+}
+
 // time reads seconds since 1970, with or without fraction and exponent. More than milliseconds nobody sends.
 func (m members) time(name string) *time.Time {
 	n := optional[json.Number](m, name, "a timestamp in seconds since 1970 as a number")

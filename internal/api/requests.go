@@ -91,8 +91,19 @@ func readPutSettings(m members) control.PutServiceSettingsInput {
 	in := control.PutServiceSettingsInput{ServiceName: zeroIfNil(m.string("serviceName"))}
 	if s, ok := m.object("settings"); ok {
 		in.AccessLog, in.AccessLogHealthChecks = s.bool("accessLog"), s.bool("accessLogHealthChecks")
+		in.EdgeRulesInput = readEdgeRules(s)
 	}
 	return in
+}
+
+func readEdgeRules(m members) control.EdgeRulesInput {
+	return control.EdgeRulesInput{
+		HSTSMaxAge: m.int("hstsMaxAgeSeconds"), HSTSIncludeSubdomains: m.bool("hstsIncludeSubdomains"), HSTSPreload: m.bool("hstsPreload"),
+		AllowClients: m.strings("allowClients"), DenyClients: m.strings("denyClients"),
+		MaxBody: m.long("maxBodyBytes"), RequestsPerMinute: m.int("requestsPerMinute"), RequestBurst: m.int("requestBurst"),
+		MaxRequestsAtOnce: m.int("maxRequestsAtOnce"), MaxRequestsAtOncePerClient: m.int("maxRequestsAtOncePerClient"),
+		ErrorPages: stringMap[string](m, "errorPages"),
+	}
 }
 
 type tagRequest struct {

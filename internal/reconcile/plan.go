@@ -504,6 +504,7 @@ func (p *planner) setRoute(serve *trysail.Deployment, mode trysail.RouteMode) {
 	r := trysail.Route{
 		Service: s.Name, ServiceID: s.ID, Host: hosts[0], Domains: hosts[1:], Mode: mode,
 		AccessLog: s.Settings.AccessLog, AccessLogHealthChecks: s.Settings.AccessLogHealthChecks,
+		Rules: s.Settings.EdgeRules,
 	}
 	if len(r.Domains) == 0 {
 		r.Domains = nil

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/trysail/trysail"
@@ -507,10 +508,10 @@ func TestPlan_SettingsReachTheRoute(t *testing.T) {
 	if m.route.AccessLog || m.route.ServiceID != m.Service.ID {
 		t.Errorf("route %+v", m.route)
 	}
-	for _, want := range []trysail.ServiceSettings{{AccessLog: true}, {AccessLogHealthChecks: true}, {}} {
+	for _, want := range []trysail.ServiceSettings{{AccessLog: true}, {AccessLogHealthChecks: true}, {EdgeRules: trysail.EdgeRules{MaxBody: 1}}, {}} {
 		m.Service.Settings = want
 		m.round()
-		if got := (trysail.ServiceSettings{AccessLog: m.route.AccessLog, AccessLogHealthChecks: m.route.AccessLogHealthChecks}); got != want {
+		if got := (trysail.ServiceSettings{AccessLog: m.route.AccessLog, AccessLogHealthChecks: m.route.AccessLogHealthChecks, EdgeRules: m.route.Rules}); !cmp.Equal(got, want) {
 			t.Errorf("route %+v, want %+v", m.route, want)
 		}
 	}

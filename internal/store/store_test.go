@@ -336,7 +336,7 @@ func TestStore_SettingsOfServicesFromBefore(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if web.Settings != (trysail.ServiceSettings{}) {
+		if !cmp.Equal(web.Settings, trysail.ServiceSettings{}) {
 			t.Errorf("settings %+v", web.Settings)
 		}
 		web.Settings.AccessLog = true
