@@ -3,7 +3,6 @@ package edge
 import (
 	"crypto/tls"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,7 +28,7 @@ type accessLog struct {
 // recorded makes a handler that counts each request of a service and writes its line into the access log.
 func (e *Edge) recorded(serve func(x *exchange, r *http.Request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{id: requestID(r), began: time.Now(), service: e.router.lookup(r.Host)}
+		x := &exchange{id: requestID(r), began: time.Now(), service: e.router.lookup(r.Host), from: senderOf(r.RemoteAddr, r.Header, e.cfg.TrustedProxies)}
 		x.client = newClientWriter(w, x, e.cfg.IdleTimeout)
 		if x.service == nil {
 			serve(x, r)
@@ -93,7 +92,14 @@ func (x *exchange) appendLine(b []byte, r *http.Request, took time.Duration) []b
 		b = strconv.AppendInt(b, int64(t.version), 10)
 		b = appendText(b, `,"pod":`, string(t.pod), maxLoggedText)
 	}
-	b = appendText(b, `,"client":`, clientAddr(r), maxLoggedText)
+	if x.from.peer.IsValid() {
+		b = append(x.from.client.AppendTo(append(b, `,"client":"`...)), '"')
+	} else {
+		b = appendText(b, `,"client":`, r.RemoteAddr, maxLoggedText)
+	}
+	if x.from.client != x.from.peer {
+		b = append(x.from.peer.AppendTo(append(b, `,"proxy":"`...)), '"')
+	}
 	b = appendText(b, `,"method":`, r.Method, maxLoggedText)
 	b = appendText(b, `,"host":`, r.Host, maxLoggedText)
 	b = appendText(b, `,"path":`, r.URL.EscapedPath(), maxLoggedPath)
@@ -156,14 +162,6 @@ func (e *Edge) logProbe(s *service, t *target, path string, p trysail.Probe) {
 		b = appendText(b, `,"error":`, p.Error, maxLoggedText)
 	}
 	e.cfg.AccessLog(log.serviceID, p.At.Add(p.Took), append(b, '}'))
-}
-
-// clientAddr is the address of the client's end of the connection, without port and zone.
-func clientAddr(r *http.Request) string {
-	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return ap.Addr().Unmap().WithZone("").String()
-	}
-	return r.RemoteAddr
 }
 
 func tlsVersion(v uint16) string {

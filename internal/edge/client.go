@@ -45,11 +45,17 @@ type clientBody struct {
 	ended   atomic.Bool // nothing more will be
 	failed  atomic.Bool // it ended too early
 	stalled atomic.Bool // because the client stopped sending
+	// limit is how many bytes there may be; 0 if there is none. A body that has more is tooLarge.
+	limit    int64
+	tooLarge atomic.Bool
 }
 
 func newClientBody(x *exchange, body io.ReadCloser, cfg *Config) *clientBody {
 	rc := x.client.rc
 	b := &clientBody{ReadCloser: body, x: x, rc: rc, grace: cfg.grace()}
+	if x.guard != nil {
+		b.limit = x.guard.rules.MaxBody
+	}
 	b.dog = watchdog{limit: cfg.IdleTimeout, expire: func() {
 		b.stalled.Store(true)
 		_ = rc.SetReadDeadline(longAgo) // ends the Read that is waiting
@@ -64,6 +70,10 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.dog.stop()
 	b.x.received(n)
+	if b.limit > 0 && b.x.in.Load() > b.limit {
+		b.tooLarge.Store(true) // there is more to come, so it has not ended
+		return 0, errTooLarge
+	}
 	if err != nil {
 		b.failed.Store(!errors.Is(err, io.EOF))
 		b.ended.Store(true)
@@ -115,6 +125,7 @@ func (w *clientWriter) WriteHeader(status int) {
 			// The answer overtakes the request. What is left of the body must never be taken for the next request.
 			w.Header().Set("Connection", "close")
 		}
+		w.x.addHeaders(w.Header())
 	}
 	w.dog.start()
 	w.ResponseWriter.WriteHeader(status)

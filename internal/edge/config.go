@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 )
 
@@ -31,6 +32,15 @@ type Config struct {
 	// AccessLog takes the line of a request that ended at a time, of a service whose route asks for it: JSON without a
 	// newline. It must not wait, and not keep the line. Nil means that there are no access logs.
 	AccessLog func(serviceID string, at time.Time, line []byte)
+
+	// TrustedProxies are the networks of proxies whose X-Forwarded-For, -Proto, -Host and -Port are believed and passed on.
+	// Those of others are replaced. If there are none, a client's X-Forwarded-For is kept and appended to, and never believed.
+	TrustedProxies []netip.Prefix
+	// ProxyProtocol are the networks of load balancers that begin each connection with a PROXY protocol header, version 1 or
+	// 2. From them it is required, others cannot use it.
+	ProxyProtocol []netip.Prefix
+	// HTTP3 serves HTTP/3 as well, on the UDP port with the number of HTTPSAddr's.
+	HTTP3 bool
 
 	// HeaderTimeout bounds the TLS handshake and, on its own, the header of a request. Default 10 s.
 	HeaderTimeout time.Duration

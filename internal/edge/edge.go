@@ -81,7 +81,7 @@ func (e *Edge) Apply(r trysail.Route) {
 	}
 	s := e.services[r.Service]
 	if s == nil {
-		s = &service{name: r.Service, counters: e.countersOf(r.Service, 0)}
+		s = &service{name: r.Service, counters: e.countersOf(r.Service, 0), meter: newMeter()}
 		s.view.Store(&view{})
 		e.services[r.Service] = s
 	}
@@ -274,9 +274,19 @@ func (e *Edge) handler() http.Handler {
 			_ = rc.SetWriteDeadline(time.Time{})
 			defer func() { _ = rc.SetWriteDeadline(time.Now().Add(e.cfg.grace() + e.cfg.IdleTimeout)) }()
 		}
+		x.altSvc = e.in.altSvc
 		mode := trysail.RouteNone
 		if x.service != nil {
-			mode = x.service.view.Load().mode
+			v := x.service.view.Load()
+			mode = v.mode
+			if x.guard = v.guard; x.guard != nil {
+				if no := x.guard.admit(x.from.client, r.ContentLength, x.began); no.status != 0 {
+					x.failed, x.retry = no.why, no.retry
+					e.refuse(x, r, no.status)
+					return
+				}
+				defer x.guard.release(x.from.client)
+			}
 		}
 		switch {
 		case r.Method == http.MethodConnect, r.Method == http.MethodTrace:
@@ -297,5 +307,5 @@ func (e *Edge) refuse(x *exchange, r *http.Request, status int) {
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		_ = x.client.rc.SetReadDeadline(time.Now().Add(e.cfg.grace()))
 	}
-	writeError(x.client, r, status, x.id)
+	x.writeError(r, status)
 }

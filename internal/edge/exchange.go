@@ -26,6 +26,8 @@ type exchange struct {
 	id      string
 	began   time.Time
 	service *service // nil if the host is none's
+	from    sender
+	guard   *guard // nil if the service has no rules, and on plain HTTP
 	cancel  context.CancelCauseFunc
 	client  *clientWriter
 	body    *clientBody // nil if the request has none
@@ -38,10 +40,12 @@ type exchange struct {
 	inPod    time.Duration // from the last attempt's begin to the header of its answer, or to its failure
 	answered time.Time     // when that header came; zero if none did
 	failed   error         // why the edge answered instead of the pod
+	retry    time.Duration // when the client may try again; 0 if that was not said
 	end      string        // why it ended too early; empty if it did not
 	wasCut   atomic.Bool
 	counters atomic.Pointer[counters] // of the version asked last
 	in, out  atomic.Int64             // bytes of bodies, and in tunnels
+	altSvc   string                   // tells clients of HTTP/3; empty if there is none
 	// broken is set once a connection broke under the request. It is not sent a third time then: a request that makes
 	// pods crash must not go through all of them.
 	broken bool
@@ -94,6 +98,16 @@ func (x *exchange) sent(n int) {
 	x.out.Add(int64(n))
 	if c := x.counters.Load(); c != nil {
 		c.bytesOut.Add(int64(n))
+	}
+}
+
+// addHeaders adds what the edge itself has to say to the header of an answer.
+func (x *exchange) addHeaders(h http.Header) {
+	if x.altSvc != "" {
+		h["Alt-Svc"] = []string{x.altSvc}
+	}
+	if x.guard != nil && x.guard.hsts != "" && h["Strict-Transport-Security"] == nil {
+		h["Strict-Transport-Security"] = []string{x.guard.hsts}
 	}
 }
 

@@ -235,13 +235,8 @@ func TestLimits_PipeliningWithoutReading(t *testing.T) {
 }
 
 func TestLimits_Connections(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	limited := newLimitListener(l, 3, 2, testLog(t))
-	defer limited.Close()
-	a, b, lo := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("127.0.0.1")
+	limited := &connLimit{max: 3, maxPerClient: 2, exempt: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, log: testLog(t), clients: map[netip.Addr]int{}}
+	a, b, lo, proxy := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("198.51.100.1")
 	for i, step := range []struct {
 		client netip.Addr
 		leave  bool
@@ -263,6 +258,13 @@ func TestLimits_Connections(t *testing.T) {
 		{lo, false, true},
 		{lo, false, true},
 		{lo, false, false}, // loopback has the common limit only
+		{lo, true, true},
+		{lo, true, true},
+		{lo, true, true},
+		{proxy, false, true},
+		{proxy, false, true},
+		{proxy, false, true}, // and so have proxies
+		{proxy, false, false},
 	} {
 		if step.leave {
 			limited.release(step.client)
@@ -302,13 +304,13 @@ func TestLimits_ConnectionsAreGivenBack(t *testing.T) {
 	}
 }
 
-func TestClientKey_GroupsIPv6(t *testing.T) {
+func TestClientOf_GroupsIPv6(t *testing.T) {
 	for addr, want := range map[string]string{
 		"192.0.2.1:1": "192.0.2.1", "[::ffff:192.0.2.1]:1": "192.0.2.1", "[::1]:1": "::1",
 		"[2001:db8:1:2:3:4:5:6]:1": "2001:db8:1:2::", "[fe80::1%lo]:1": "fe80::",
 	} {
 		ap := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))
-		if got := clientKey(ap).String(); got != want {
+		if got := clientOf(addrOf(ap)).String(); got != want {
 			t.Errorf("%s: %s", addr, got)
 		}
 	}

@@ -7,9 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -23,12 +21,14 @@ func keepAlive() net.KeepAliveConfig {
 type listeners struct {
 	serving sync.WaitGroup
 	port    string // of https, set by Start before anything is served
+	altSvc  string // where HTTP/3 is, likewise; empty if it is nowhere
 
 	// state guards what follows.
 	state   sync.Mutex
 	servers []*http.Server
-	addrs   [2]string // http, https
-	failed  error     // why one of them ended by itself
+	quic    *http3Server // nil if there is no HTTP/3
+	addrs   [2]string    // http, https
+	failed  error        // why one of them ended by itself
 }
 
 // Start listens on both addresses and serves until Close. It fails, with nothing left open, when one of them cannot
@@ -52,17 +52,26 @@ func (e *Edge) Start() error {
 	}
 	_, e.in.port, _ = net.SplitHostPort(secure.Addr().String())
 
-	redirect := e.newServer(e.recorded(func(x *exchange, r *http.Request) { e.redirect(x.client, r) }))
+	redirect := e.newServer(e.recorded(e.redirect))
 	redirect.ReadTimeout, redirect.WriteTimeout = e.cfg.HeaderTimeout, e.cfg.HeaderTimeout // nothing here is long
 	serve := e.newServer(e.handler())
 	serve.TLSConfig = e.tlsConfig()
+	var quic *http3Server
+	if e.cfg.HTTP3 {
+		if quic, err = e.listenHTTP3(secure, serve.Handler); err != nil {
+			return errors.Join(err, plain.Close(), secure.Close())
+		}
+		e.in.altSvc = fmt.Sprintf(`h3=":%s"; ma=%d`, e.in.port, altSvcAge)
+		e.in.serving.Go(func() { e.in.ended("--http3", quic.serve()) })
+	}
 	e.in.state.Lock()
+	e.in.quic = quic
 	e.in.servers = []*http.Server{redirect, serve}
 	e.in.addrs = [2]string{plain.Addr().String(), secure.Addr().String()}
 	e.in.state.Unlock()
 	e.in.serving.Go(func() { e.in.ended("--http", redirect.Serve(plain)) })
 	e.in.serving.Go(func() { e.in.ended("--https", serve.ServeTLS(secure, "", "")) })
-	e.log.Info("edge is serving", "http", plain.Addr(), "https", secure.Addr(), "domain", e.cfg.Domain)
+	e.log.Info("edge is serving", "http", plain.Addr(), "https", secure.Addr(), "http3", e.cfg.HTTP3, "domain", e.cfg.Domain)
 	return nil
 }
 
@@ -112,10 +121,13 @@ func (l *listeners) ended(flag string, err error) {
 // ctx's error.
 func (l *listeners) shutdown(ctx context.Context) error {
 	l.state.Lock()
-	servers := l.servers
+	servers, quic := l.servers, l.quic
 	l.state.Unlock()
-	errs := make([]error, len(servers))
+	errs := make([]error, len(servers)+1)
 	var group sync.WaitGroup
+	if quic != nil {
+		group.Go(func() { errs[len(servers)] = quic.shutdown(ctx) })
+	}
 	for i, srv := range servers {
 		group.Go(func() {
 			if errs[i] = srv.Shutdown(ctx); errs[i] != nil {
@@ -133,7 +145,11 @@ func (e *Edge) listen(addr, flag string) (net.Listener, error) {
 	l, err := cfg.Listen(context.Background(), "tcp", addr)
 	switch {
 	case err == nil:
-		return newLimitListener(l, e.cfg.MaxConnections, e.cfg.MaxConnectionsPerClient, e.log), nil
+		l = &limitListener{l, e.newLimit()}
+		if len(e.cfg.ProxyProtocol) > 0 {
+			l = &proxiedListener{l, e.cfg.ProxyProtocol, e.cfg.HeaderTimeout}
+		}
+		return l, nil
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("listening on %s: the port is in use by another program; stop it, or choose another address with %s: %w", addr, flag, err)
 	case errors.Is(err, syscall.EACCES):
@@ -167,13 +183,13 @@ func (e *Edge) newServer(h http.Handler) *http.Server {
 // GET and HEAD it is 308, as clients turn a POST that got 301 into a GET and lose its body. Names that HTTPS would not
 // answer under get the 404 page, so the edge never vouches for a Host that somebody made up. What certificate authorities ask
 // to validate a name is answered here as well.
-func (e *Edge) redirect(w http.ResponseWriter, r *http.Request) {
-	if e.cfg.Challenge != nil && e.cfg.Challenge(w, r) {
+func (e *Edge) redirect(x *exchange, r *http.Request) {
+	if e.cfg.Challenge != nil && e.cfg.Challenge(x.client, r) {
 		return
 	}
 	name, ok := hostname(r.Host)
 	if !ok || !e.serves(name) || r.Method == http.MethodConnect {
-		writeError(w, r, http.StatusNotFound, requestID(r))
+		x.writeError(r, http.StatusNotFound)
 		return
 	}
 	uri := r.URL.RequestURI()
@@ -187,90 +203,6 @@ func (e *Edge) redirect(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		status = http.StatusMovedPermanently
 	}
-	w.Header().Set("Location", "https://"+name+uri)
-	writePage(w, r, status, fmt.Sprintf(pageFormat, title(status), ""))
+	x.client.Header().Set("Location", "https://"+name+uri)
+	writePage(x.client, r, status, fmt.Sprintf(pageFormat, title(status), ""), "text/html")
 }
-
-// limitListener accepts no more connections than it may and closes the others at once.
-type limitListener struct {
-	net.Listener
-	max, maxPerClient int
-	log               *slog.Logger
-	loggedAt          atomic.Int64 // Unix seconds
-
-	// mu guards what follows: who is connected now.
-	mu      sync.Mutex
-	open    int
-	clients map[netip.Addr]int
-}
-
-func newLimitListener(l net.Listener, limit, perClient int, log *slog.Logger) *limitListener {
-	return &limitListener{Listener: l, max: limit, maxPerClient: perClient, log: log, clients: map[netip.Addr]int{}}
-}
-
-// Accept waits for the next connection that is within the limits.
-func (l *limitListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		client := clientKey(conn.RemoteAddr())
-		if l.admit(client) {
-			return &limitConn{Conn: conn, release: sync.OnceFunc(func() { l.release(client) })}, nil
-		}
-		conn.Close()
-		now := time.Now().Unix()
-		if last := l.loggedAt.Load(); now-last >= 60 && l.loggedAt.CompareAndSwap(last, now) {
-			l.log.Warn("too many connections, new ones are refused", "client", client, "max", l.max, "max_per_client", l.maxPerClient)
-		}
-	}
-}
-
-func (l *limitListener) admit(client netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open >= l.max || !client.IsLoopback() && l.clients[client] >= l.maxPerClient {
-		return false
-	}
-	l.open++
-	l.clients[client]++
-	return true
-}
-
-func (l *limitListener) release(client netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open--
-	if l.clients[client]--; l.clients[client] == 0 {
-		delete(l.clients, client)
-	}
-}
-
-// clientKey is what one client is taken to be: an IPv4 address or an IPv6 network of 64 bits.
-func clientKey(addr net.Addr) netip.Addr {
-	ap, err := netip.ParseAddrPort(addr.String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	ip := ap.Addr().Unmap().WithZone("")
-	if ip.Is4() || ip.IsLoopback() {
-		return ip
-	}
-	return netip.PrefixFrom(ip, 64).Masked().Addr()
-}
-
-// limitConn gives its place back when it is closed.
-type limitConn struct {
-	net.Conn
-	release func()
-}
-
-// Close closes the connection.
-func (c *limitConn) Close() error {
-	defer c.release()
-	return c.Conn.Close()
-}
-
-// CloseWrite lets the server end its side first, so that a client can still read the answer.
-func (c *limitConn) CloseWrite() error { return closeWrite(c.Conn) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // page404 is byte for byte what Lightsail answers for a service that is not there.
@@ -39,31 +40,40 @@ func title(status int) string {
 	}
 }
 
-// writeError answers with the error page for status. The id of the request, if there is one, is shown so that a user
-// can name it and an operator can find it in the log. It must be valid (see requestID), which makes it safe in HTML.
-func writeError(w http.ResponseWriter, r *http.Request, status int, id string) {
-	page := page404
-	if status != http.StatusNotFound {
-		detail := ""
-		if id != "" {
-			detail = "<center>Request ID: " + id + "</center>\n"
-		}
-		page = fmt.Sprintf(pageFormat, title(status), detail)
+// errorPage is the edge's own answer with status. The id of the request is shown so that a user can name it and an operator
+// can find it in the log. It must be valid (see requestID), which makes it safe in HTML.
+func errorPage(status int, id string) string {
+	if status == http.StatusNotFound {
+		return page404
 	}
-	h := w.Header()
+	return fmt.Sprintf(pageFormat, title(status), "<center>Request ID: "+id+"</center>\n")
+}
+
+// writeError answers with the error page for status, the service's own if it has one.
+func (x *exchange) writeError(r *http.Request, status int) {
+	page, contentType := "", "text/html; charset=utf-8"
+	own := false
+	if x.guard != nil {
+		page, own = x.guard.rules.ErrorPage(status, x.id)
+	}
+	if !own {
+		page, contentType = errorPage(status, x.id), "text/html"
+	}
+	h := x.client.Header()
 	clear(h) // of what a failed attempt left there
-	if id != "" {
-		h.Set(headerRequestID, id)
-	}
+	h.Set(headerRequestID, x.id)
 	if status >= 500 {
 		h.Set("Cache-Control", "no-store")
 	}
-	writePage(w, r, status, page)
+	if x.retry > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64((x.retry+time.Second-1)/time.Second), 10))
+	}
+	writePage(x.client, r, status, page, contentType)
 }
 
-func writePage(w http.ResponseWriter, r *http.Request, status int, page string) {
+func writePage(w http.ResponseWriter, r *http.Request, status int, page, contentType string) {
 	h := w.Header()
-	h.Set("Content-Type", "text/html")
+	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(page)))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {

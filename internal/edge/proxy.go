@@ -37,6 +37,10 @@ func (e *Edge) forward(x *exchange, r *http.Request) {
 	x.cancel = cancel
 	defer x.leave()
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, x))
+	if r.ProtoMajor == 3 && r.ContentLength < 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		// HTTP/3 does not say beforehand that there is no body, and these have none that means anything.
+		r.ContentLength, r.Body = 0, http.NoBody
+	}
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		x.body = newClientBody(x, r.Body, &e.cfg)
 		r.Body = x.body
@@ -63,15 +67,9 @@ func (e *Edge) rewrite(pr *httputil.ProxyRequest) {
 	out.Host = in.Host
 	out.Trailer = in.Trailer // the same map: it is filled when the body ends
 
-	client := clientAddr(in)
-	if prior := in.Header["X-Forwarded-For"]; len(prior) > 0 {
-		client = strings.Join(prior, ", ") + ", " + client
-	}
-	out.Header["X-Forwarded-For"] = []string{client}
-	out.Header["X-Forwarded-Proto"] = []string{"https"}
-	out.Header["X-Forwarded-Host"] = []string{in.Host}
-	out.Header["X-Forwarded-Port"] = []string{e.in.port}
-	out.Header[headerRequestID] = []string{exchangeOf(in.Context()).id}
+	x := exchangeOf(in.Context())
+	setForwarded(out.Header, in, x.from, len(e.cfg.TrustedProxies) > 0, e.in.port)
+	out.Header[headerRequestID] = []string{x.id}
 }
 
 // proxyFailed answers a request that got no answer from a pod.
@@ -79,12 +77,15 @@ func (e *Edge) proxyFailed(w http.ResponseWriter, r *http.Request, err error) {
 	x := exchangeOf(r.Context())
 	cut := errors.Is(context.Cause(r.Context()), errCut)
 	stalled := x.body != nil && x.body.stalled.Load()
+	tooLarge := x.body != nil && x.body.tooLarge.Load()
 	if cw, ok := w.(*clientWriter); r.Context().Err() != nil && !cut && !stalled || ok && (cw.answered.Load() || cw.tunnel.Load() != nil) {
 		// The client left, or it has a part of an answer already and must not take it for the whole.
 		panic(http.ErrAbortHandler)
 	}
 	status := http.StatusBadGateway
 	switch {
+	case tooLarge:
+		status, err = http.StatusRequestEntityTooLarge, errTooLarge
 	case errors.Is(err, errNoTarget):
 		status = http.StatusServiceUnavailable
 	case cut:
@@ -100,7 +101,7 @@ func (e *Edge) proxyFailed(w http.ResponseWriter, r *http.Request, err error) {
 	if t := x.current; t != nil && status >= 500 {
 		t.logFailure(x.id, status, err)
 	}
-	writeError(w, r, status, x.id)
+	x.writeError(r, status)
 }
 
 // bufferPool keeps the buffers of bodies that ended for the next ones.

@@ -44,6 +44,8 @@ type service struct {
 	name     string
 	counters *counters // of requests that no pod was asked for
 	view     atomic.Pointer[view]
+	guard    *guard // nil if the service has no rules
+	meter    *meter
 	hosts    []string
 	targets  map[trysail.PodID]*target
 	// leaving are targets that a Route does not list any more but that still have requests in flight.
@@ -55,6 +57,7 @@ type view struct {
 	mode    trysail.RouteMode
 	targets []*target  // those in rotation
 	access  *accessLog // nil if there shall be none
+	guard   *guard     // nil if every request may pass
 }
 
 // choose returns the target with the fewest requests in flight among those of the best rank, a random one of them if
@@ -88,7 +91,8 @@ func (v *view) choose(tried []*target) *target {
 // not admit requests any more and have to be retired.
 func (s *service) apply(r trysail.Route, newTarget func(trysail.Target) *target, configure func(*target, trysail.Target)) (forgotten []*target) {
 	next := make(map[trysail.PodID]*target, len(r.Targets))
-	v := &view{mode: r.Mode}
+	s.setRules(r.Rules)
+	v := &view{mode: r.Mode, guard: s.guard}
 	if r.AccessLog {
 		v.access = &accessLog{serviceID: r.ServiceID, healthChecks: r.AccessLogHealthChecks}
 	}
@@ -129,6 +133,21 @@ func (s *service) apply(r trysail.Route, newTarget func(trysail.Target) *target,
 		}
 	}
 	return forgotten
+}
+
+// setRules changes the guard if the rules are others than those it has.
+func (s *service) setRules(rules trysail.EdgeRules) {
+	var old trysail.EdgeRules
+	if s.guard != nil {
+		old = s.guard.rules
+	}
+	if rules.Equal(&old) {
+		return
+	}
+	if rules.RequestsPerMinute != old.RequestsPerMinute || rules.RequestBurst != old.RequestBurst {
+		s.meter.restart() // what is left by the old rate says nothing about the new one
+	}
+	s.guard = newGuard(rules, s.meter)
 }
 
 // sweep drops the leaving targets whose last request has ended.
