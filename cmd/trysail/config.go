@@ -43,6 +43,9 @@ type config struct {
 	logLevel          string
 	logFormat         string
 	certs             certConfig
+	http3             bool
+	trustedProxies    []string
+	proxyProtocol     []string
 }
 
 // flags declares the flags of trysail serve. The help is the manual: what it does, and what follows from a change.
@@ -57,6 +60,12 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"address where requests for services are redirected to HTTPS")
 	f.StringVar(&c.https, "https", ":443",
 		"address where services are served; a port other than 443 becomes part of their URLs")
+	f.BoolVar(&c.http3, "http3", false,
+		"serve HTTP/3 as well, on the UDP port with the number of --https's; answers then tell browsers of it")
+	f.StringSliceVar(&c.trustedProxies, "trusted-proxies", nil,
+		"networks of proxies in front, such as 10.0.0.0/8: their X-Forwarded-For, -Proto, -Host and -Port are believed and passed on, those of others are replaced; by default nobody's is believed, and X-Forwarded-For is appended to, as on AWS")
+	f.StringSliceVar(&c.proxyProtocol, "proxy-protocol", nil,
+		"networks of load balancers that begin each connection to --http and --https with a PROXY protocol header, version 1 or 2; from them it is required, from others it is not taken")
 	f.StringVar(&c.domain, "domain", "localhost",
 		"base of the services' host names, <service>.<13 characters>.<region>.cs.<domain>; for one of your own, point it and *.<domain> at this machine: the API is then at api.<domain> and the registry at registry.<domain> on the edge, too")
 	f.StringVar(&c.region, "region", "us-east-1",
@@ -165,6 +174,12 @@ func (c *config) validate() error {
 	if _, err := c.level(); err != nil {
 		return err
 	}
+	if _, err := parseNetworks("--trusted-proxies", c.trustedProxies); err != nil {
+		return err
+	}
+	if _, err := parseNetworks("--proxy-protocol", c.proxyProtocol); err != nil {
+		return err
+	}
 	if _, err := c.destinations(); err != nil {
 		return err
 	}
@@ -232,6 +247,19 @@ func (c *config) destinations() ([]ship.Destination, error) {
 		list[i] = d
 	}
 	return list, nil
+}
+
+// parseNetworks reads the networks that a flag lists. Errors: usage.
+func parseNetworks(flag string, list []string) ([]netip.Prefix, error) {
+	networks := make([]netip.Prefix, len(list))
+	for i, text := range list {
+		p, err := trysail.ParseNetwork(text)
+		if err != nil {
+			return nil, cli.Usagef("%s: %v", flag, err)
+		}
+		networks[i] = p
+	}
+	return networks, nil
 }
 
 func (c *config) level() (slog.Level, error) {

@@ -82,6 +82,9 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--subnet=10.0.0.0", `--subnet "10.0.0.0" is not an IPv4 network`},
 		{"--subnet=fd00::/16", "is not an IPv4 network"},
 		{"--subnet=10.0.0.0/25", "of /8 to /24"},
+		{"--trusted-proxies=10.0.0.1/8", `--trusted-proxies: "10.0.0.1/8" is an address within a network; write 10.0.0.0/8`},
+		{"--trusted-proxies=10.0.0.0/8,nginx", `--trusted-proxies: "nginx" is neither a network`},
+		{"--proxy-protocol=on", `--proxy-protocol: "on" is neither a network`},
 		{"--subnet=10.0.0.1/16", "is an address within 10.0.0.0/16"},
 		{"--acme-directory=http://x/dir", `--acme-directory "http://x/dir" is not an https:// address`},
 		{"--acme-directory=none,https://x/dir", "none does not go together with others"},
@@ -98,7 +101,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", tt.args, err, tt.want)
 		}
 	}
-	for _, args := range []string{"--listen=localhost:0", "--listen=[::1]:4500", "--http=0.0.0.0:8080", "--subnet=10.92.0.0/16", "--domain=apps.example.com"} {
+	for _, args := range []string{"--listen=localhost:0", "--listen=[::1]:4500", "--http=0.0.0.0:8080", "--subnet=10.92.0.0/16", "--domain=apps.example.com", "--http=[::]:80", "--https=[::1]:443", "--trusted-proxies=10.0.0.0/8,2001:db8::1", "--proxy-protocol=192.0.2.1", "--http3"} {
 		if _, err := parse(t, nil, args); err != nil {
 			t.Errorf("%s: %v", args, err)
 		}

@@ -226,7 +226,13 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	}
 	cfg := edge.Config{
 		Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https, AccessLog: access.Write,
-		Certificate: s.certs.Certificate, Challenge: s.certs.Challenge,
+		Certificate: s.certs.Certificate, Challenge: s.certs.Challenge, HTTP3: s.cfg.http3,
+	}
+	if cfg.TrustedProxies, err = parseNetworks("--trusted-proxies", s.cfg.trustedProxies); err != nil {
+		return err
+	}
+	if cfg.ProxyProtocol, err = parseNetworks("--proxy-protocol", s.cfg.proxyProtocol); err != nil {
+		return err
 	}
 	if name := hostname(); name != "" {
 		cfg.Names = []string{name}

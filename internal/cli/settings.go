@@ -11,6 +11,7 @@ import (
 type serviceSettings struct {
 	AccessLog             *bool `json:"accessLog,omitempty"`
 	AccessLogHealthChecks *bool `json:"accessLogHealthChecks,omitempty"`
+	edgeRules
 }
 
 // settingsAnswer is the answer of GetServiceSettings and PutServiceSettings.
@@ -20,6 +21,7 @@ type settingsAnswer struct {
 
 func (a *App) settingsCommand() *cobra.Command {
 	var accessLog, healthChecks string
+	var rules edgeRuleFlags
 	cmd := &cobra.Command{
 		Use:   "settings SERVICE",
 		Short: "Show or change the settings of a service that Lightsail has no word for",
@@ -27,9 +29,16 @@ func (a *App) settingsCommand() *cobra.Command {
 takes effect at once and restarts nothing.
 
 With the access log on, the edge writes one line of JSON for each request: trysail logs SERVICE --access shows them. They
-hold addresses of clients, so think of your privacy rules. Of a query they hold the names of the parameters only.`,
+hold addresses of clients, so think of your privacy rules. Of a query they hold the names of the parameters only.
+
+The other settings are rules of the edge for the HTTPS requests of the service. Who may not come gets 403, a body that is too
+large 413, too many requests 429. A client is an IPv4 address or a /64 of IPv6. In error pages, {{requestId}} and {{status}}
+are replaced.`,
 		Example: `  trysail settings web
-  trysail settings web --access-log on`,
+  trysail settings web --access-log on
+  trysail settings web --hsts 365d --max-body 10MB --rate 10/s --burst 50
+  trysail settings web --allow 192.0.2.0/24,2001:db8::/32
+  trysail settings web --error-page 502=sorry.html --error-page 503=sorry.html`,
 		Args:              exactArgs("SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
@@ -37,6 +46,7 @@ hold addresses of clients, so think of your privacy rules. Of a query they hold 
 	onOff := cobra.FixedCompletions([]string{"on", "off"}, cobra.ShellCompDirectiveNoFileComp)
 	cmd.Flags().StringVar(&accessLog, "access-log", "", "on or off: a line for each request of the service")
 	cmd.Flags().StringVar(&healthChecks, "access-log-health-checks", "", "on or off: lines for the edge's own health checks too")
+	rules.declare(cmd)
 	must(cmd.RegisterFlagCompletionFunc("access-log", onOff))
 	must(cmd.RegisterFlagCompletionFunc("access-log-health-checks", onOff))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -51,12 +61,15 @@ hold addresses of clients, so think of your privacy rules. Of a query they hold 
 		if change.AccessLogHealthChecks, err = parseSwitch("--access-log-health-checks", healthChecks, cmd.Flags().Changed("access-log-health-checks")); err != nil {
 			return err
 		}
+		if change.edgeRules, err = rules.read(); err != nil {
+			return err
+		}
 		c, err := a.connect(f.dataDir)
 		if err != nil {
 			return err
 		}
 		var now settingsAnswer
-		if change == (serviceSettings{}) {
+		if change.AccessLog == nil && change.AccessLogHealthChecks == nil && change.isZero() {
 			now, err = c.settingsOf(cmd.Context(), args[0])
 		} else {
 			err = c.call(cmd.Context(), "PutServiceSettings", map[string]any{"serviceName": args[0], "settings": change}, &now)
@@ -67,10 +80,10 @@ hold addresses of clients, so think of your privacy rules. Of a query they hold 
 		if asJSON {
 			return printJSON(a.Out, now.Settings)
 		}
-		return a.screen(a.Out).table([]string{"SETTING", "VALUE"}, [][]string{
+		return a.screen(a.Out).table([]string{"SETTING", "VALUE"}, append([][]string{
 			{"access-log", switchText(now.Settings.AccessLog)},
 			{"access-log-health-checks", switchText(now.Settings.AccessLogHealthChecks)},
-		})
+		}, now.Settings.rows()...))
 	}
 	return cmd
 }
