@@ -289,6 +289,8 @@ func (e *Edge) handler() http.Handler {
 			}
 		}
 		switch {
+		case !isToken(r.Method): // HTTP/2 and 3 let it through
+			e.refuse(x, r, http.StatusBadRequest)
 		case r.Method == http.MethodConnect, r.Method == http.MethodTrace:
 			// Neither has a meaning behind a load balancer; AWS ones refuse them too.
 			e.refuse(x, r, http.StatusMethodNotAllowed)

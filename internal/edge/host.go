@@ -49,6 +49,17 @@ func hostname(s string) (name string, ok bool) {
 	return s, true
 }
 
+// isToken reports whether s is a token of HTTP (RFC 9110), such as a method.
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
 func isPort(s string) bool {
 	if s == "" || len(s) > 5 {
 		return false

@@ -171,6 +171,7 @@ func (e *Edge) newServer(h http.Handler) *http.Server {
 		MaxHeaderBytes:    e.cfg.MaxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: e.cfg.MaxStreams,
+			MaxReadFrameSize:     16 << 10, // as RFC 9113 begins: each connection keeps a buffer for the largest that came
 			SendPingTimeout:      e.cfg.IdleTimeout,
 			WriteByteTimeout:     e.cfg.IdleTimeout,
 		},
