@@ -42,8 +42,11 @@ type clientBody struct {
 	dog     watchdog
 	grace   time.Duration
 	touched atomic.Bool // something may have been read
-	ended   atomic.Bool // nothing more will be
-	failed  atomic.Bool // it ended too early
+	ended   atomic.Bool // it was read to its end
+	failed  atomic.Bool // it has no good end
+	// unsure says that others may see another end: it was chunked, and net/http does not tell whether a Content-Length
+	// contradicted that. Then the connection has to be closed (RFC 9112, 6.1).
+	unsure  bool
 	stalled atomic.Bool // because the client stopped sending
 	// limit is how many bytes there may be; 0 if there is none. A body that has more is tooLarge.
 	limit    int64
@@ -75,8 +78,10 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		return 0, errTooLarge
 	}
 	if err != nil {
-		b.failed.Store(!errors.Is(err, io.EOF))
-		b.ended.Store(true)
+		// After one that failed, nobody knows where the next request begins.
+		whole := errors.Is(err, io.EOF)
+		b.failed.Store(!whole)
+		b.ended.Store(whole)
 	}
 	return n, err
 }
@@ -121,8 +126,9 @@ func (w *clientWriter) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.answered.Store(true)
 		w.status = status
-		if w.body != nil && !w.body.ended.Load() && status != http.StatusSwitchingProtocols {
-			// The answer overtakes the request. What is left of the body must never be taken for the next request.
+		if w.body != nil && (w.body.unsure || !w.body.ended.Load()) && status != http.StatusSwitchingProtocols {
+			// The answer overtakes the request, or the request is odd. What is left of the body must never be taken for
+			// the next request.
 			w.Header().Set("Connection", "close")
 		}
 		w.x.addHeaders(w.Header())

@@ -264,7 +264,9 @@ func TestHTTP2_Floods(t *testing.T) {
 		})
 	})
 	t.Run("frames that are too large", func(t *testing.T) {
-		closes(t, 1, func(c *rawHTTP2, _ int) error { return c.WriteRawFrame(http2.FrameHeaders, 4, 1, make([]byte, 16<<10+1)) })
+		closes(t, 1, func(c *rawHTTP2, _ int) error {
+			return c.WriteRawFrame(http2.FrameHeaders, 4, 1, make([]byte, 16<<10+1))
+		})
 	})
 	t.Run("window overflow", func(t *testing.T) {
 		closes(t, 2, func(c *rawHTTP2, _ int) error { return c.WriteWindowUpdate(0, 1<<31-1) })

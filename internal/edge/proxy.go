@@ -48,6 +48,7 @@ func (e *Edge) forward(x *exchange, r *http.Request) {
 			// A pod may answer before it has read everything. Without this the server would first wait for the rest.
 			_ = x.client.rc.EnableFullDuplex()
 			x.client.body = x.body
+			x.body.unsure = len(r.TransferEncoding) > 0
 			defer x.body.abandon()
 		}
 	}
