@@ -315,3 +315,89 @@ func TestClientOf_GroupsIPv6(t *testing.T) {
 		}
 	}
 }
+
+// A client that sends a byte now and then keeps every limit on single reads; the header as a whole is bounded.
+func TestLimits_Slowloris(t *testing.T) {
+	e := testEdge(t, impatient)
+	e.Apply(testRoute(testBackend(t, "a", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })))
+	// drip sends a byte every few milliseconds until the edge hangs up.
+	drip := func(t *testing.T, conn net.Conn, text string) {
+		t.Helper()
+		ended := make(chan string, 1)
+		go func() { ended <- closedBy(t, conn) }()
+		for i := 0; ; i++ {
+			select {
+			case <-ended:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			if _, err := io.WriteString(conn, text[i%len(text):i%len(text)+1]); err != nil {
+				receive(t, ended, "the end")
+				return
+			}
+		}
+	}
+	t.Run("header", func(t *testing.T) {
+		t.Parallel()
+		conn := dialTLS(t, e)
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n", testHost)
+		drip(t, conn, "X-Slow: a\r\n")
+	})
+	t.Run("header, plain", func(t *testing.T) {
+		t.Parallel()
+		conn, err := net.Dial("tcp", e.HTTPAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n", testHost)
+		drip(t, conn, "X-Slow: a\r\n")
+	})
+	t.Run("request line", func(t *testing.T) {
+		t.Parallel()
+		drip(t, dialTLS(t, e), "GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+	})
+	t.Run("handshake", func(t *testing.T) {
+		t.Parallel()
+		conn, err := net.Dial("tcp", e.HTTPSAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "\x16\x03\x01\x10\x00\x01\x00\x0f\xfc\x03\x03")
+		drip(t, conn, "x")
+	})
+	t.Run("next header of a kept connection", func(t *testing.T) {
+		t.Parallel()
+		conn := dialTLS(t, e)
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n\r\nGET / HTTP/1.1\r\n", testHost)
+		drip(t, conn, "X-Slow: a\r\n")
+	})
+}
+
+func TestLimits_HugeHeaders(t *testing.T) {
+	e := testEdge(t)
+	e.Apply(testRoute(testBackend(t, "a", func(http.ResponseWriter, *http.Request) {})))
+	for name, test := range map[string]struct{ header, want string }{
+		"one of 40 KiB":  {"X: " + strings.Repeat("x", 40<<10) + "\r\n", "200"},
+		"one of 100 KiB": {"X: " + strings.Repeat("x", 100<<10) + "\r\n", "431"},
+		"one of 10 MiB":  {"X: " + strings.Repeat("x", 10<<20) + "\r\n", "431"},
+		"many":           {strings.Repeat("X-Many: y\r\n", 20_000), "431"},
+	} {
+		for _, where := range []string{"header", "path"} {
+			conn := dialTLS(t, e)
+			path, header := "/", test.header
+			if where == "path" {
+				path, header = "/"+strings.NewReplacer("\r\n", "", " ", "").Replace(test.header), ""
+			}
+			go func() {
+				_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s\r\n", path, testHost, header)
+			}()
+			got := closedBy(t, conn)
+			// What the edge has not read when it hangs up may cost the client the answer.
+			if !strings.HasPrefix(got, "HTTP/1.1 "+test.want) && (test.want == "200" || got != "") {
+				t.Errorf("%s in the %s: %.40q", name, where, got)
+			}
+		}
+	}
+}
