@@ -58,6 +58,8 @@ var fences = map[string][]string{
 	"github.com/miekg/dns":                   {"internal/certs"},
 	"github.com/aws/":                        {"internal/cli", "internal/image"},
 	"github.com/coder/websocket":             {"internal/api", "internal/cli"},
+	"github.com/quic-go/":                    {"internal/edge"},
+	"github.com/pires/go-proxyproto":         {"internal/edge"},
 	"github.com/spf13/cobra":                 {"internal/cli", "cmd/trysail"},
 	"testing":                                {"internal/engine/enginetest"},
 }
