@@ -40,6 +40,7 @@ type config struct {
 	otlpHeaders       string
 	shipLogs          []string
 	subnet            string
+	subnet6           string
 	logLevel          string
 	logFormat         string
 	certs             certConfig
@@ -90,6 +91,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"where log lines and access logs are sent to as well, separated by commas: syslog+udp://HOST, syslog+tcp://HOST, syslog+tls://HOST, otlp+http://HOST or otlp+https://HOST, with options; see docs/shipping.md")
 	f.StringVar(&c.subnet, "subnet", "",
 		"IPv4 network of the containers' addresses, /8 to /24; by default one that is free on this machine, 10.92.0.0/16 if possible; it is chosen at the first start")
+	f.StringVar(&c.subnet6, "subnet6", "",
+		"IPv6 network of the containers' addresses, /8 to /96, or off; by default one for local use (ULA) if the machine has IPv6, chosen at the first start")
 	c.certs.flags(f)
 	f.StringVar(&c.logLevel, "log-level", "info",
 		"least level of what the server itself logs to standard error: debug, info, warn or error")
@@ -183,7 +186,10 @@ func (c *config) validate() error {
 	if _, err := c.destinations(); err != nil {
 		return err
 	}
-	_, err = c.prefix()
+	if _, err = c.prefix(); err != nil {
+		return err
+	}
+	_, err = c.prefix6()
 	return err
 }
 
@@ -232,6 +238,25 @@ func (c *config) prefix() (netip.Prefix, error) {
 	}
 	if p != p.Masked() {
 		return p, cli.Usagef("--subnet %q is an address within %v; give the network", c.subnet, p.Masked())
+	}
+	return p, nil
+}
+
+// noIPv6 is the value of --subnet6 that leaves containers without IPv6.
+const noIPv6 = "off"
+
+// prefix6 is the subnet of IPv6; invalid if none is set, or none wanted. Errors: usage.
+func (c *config) prefix6() (netip.Prefix, error) {
+	if c.subnet6 == "" || c.subnet6 == noIPv6 {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(c.subnet6)
+	usable := err == nil && p.Addr().Is6() && !p.Addr().Is4In6() && !p.Addr().IsMulticast() && !p.Addr().IsLinkLocalUnicast()
+	if !usable || p.Bits() < 8 || p.Bits() > 96 {
+		return p, cli.Usagef("--subnet6 %q is neither %s nor an IPv6 network of /8 to /96, such as fd12:3456:789a::/64", c.subnet6, noIPv6)
+	}
+	if p != p.Masked() {
+		return p, cli.Usagef("--subnet6 %q is an address within %v; give the network", c.subnet6, p.Masked())
 	}
 	return p, nil
 }

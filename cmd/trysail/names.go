@@ -5,20 +5,25 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/dns"
+	"github.com/trysail/trysail/internal/engine/cri"
 	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // hostResolvConf names the machine's resolvers.
 const hostResolvConf = "/etc/resolv.conf"
 
-// names is the private network as the reconciler sees it: an address for each service, and the name for it.
+// names is the private network as the reconciler sees it: addresses for each service, and the name for them.
 type names struct {
 	network *podnet.Network
 	dns     *dns.Server
+
+	mu        sync.Mutex // guards all below
+	published map[string]trysail.PrivateService
 }
 
 // Publish implements reconcile.Names.
@@ -27,36 +32,64 @@ func (n *names) Publish(s trysail.PrivateService) error {
 	if err != nil {
 		return fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
 	}
-	n.dns.Set(s.Service, addr)
+	n.mu.Lock()
+	n.published[s.Service] = s
+	n.mu.Unlock()
+	n.set(s.Service, addr)
 	return nil
+}
+
+// set makes the name stand for the service's addresses.
+func (n *names) set(service string, addr netip.Addr) {
+	addrs := []netip.Addr{addr}
+	if six := n.network.Six(addr); six.IsValid() {
+		addrs = append(addrs, six)
+	}
+	n.dns.Set(service, addrs...)
 }
 
 // Withdraw implements reconcile.Names.
 func (n *names) Withdraw(service string) error {
 	n.dns.Remove(service)
+	n.mu.Lock()
+	delete(n.published, service)
+	n.mu.Unlock()
 	if err := n.network.Withdraw(service); err != nil {
 		return fmt.Errorf("withdrawing the private name of %s: %w", service, err)
 	}
 	return nil
 }
 
+// takesIPv6 reports whether clients of the service may be told its IPv6 address. It is not known before the service is
+// published for the first time since the start.
+func (n *names) takesIPv6(engine *cri.Engine, service string) bool {
+	n.mu.Lock()
+	s, known := n.published[service]
+	n.mu.Unlock()
+	return known && engine.TakesIPv6(s)
+}
+
 // openNames starts the pods' name server. It knows at once what was published before: pods ask while the rest of the
 // server is still being started.
 func (s *server) openNames(network *podnet.Network) error {
+	n := &names{network: network, published: map[string]trysail.PrivateService{}}
 	server, err := dns.Start(dns.Config{
 		Addr: netip.AddrPortFrom(network.Gateway(), 53), Clients: network.Subnet(), Upstreams: dns.Resolvers(hostResolvConf), Log: s.log.With("part", "dns"),
+		// Nothing is published before the engine is there.
+		TakesIPv6: func(service string) bool { return n.takesIPv6(s.engine, service) },
 	})
 	if err != nil {
 		return err
 	}
+	n.dns = server
 	s.onClose(func(context.Context) error { return server.Close() })
 	if err := network.ServeDNSAt(server.Port()); err != nil {
 		return err
 	}
 	for service, addr := range network.Published() {
-		server.Set(service, addr)
+		n.set(service, addr)
 	}
-	s.names = &names{network, server}
+	s.names = n
 	return nil
 }
 
@@ -81,7 +114,7 @@ func (c *config) edgeAddresses(ctx context.Context) (list []netip.AddrPort) {
 		}
 		for _, ip := range ips {
 			if ip = ip.Unmap(); ip.IsUnspecified() {
-				ip = netip.IPv4Unspecified() // a socket for all addresses of IPv6 takes those of IPv4, too
+				ip = netip.IPv4Unspecified() // which stands for all addresses, of IPv6 as well
 			}
 			list = append(list, netip.AddrPortFrom(ip, uint16(number))) //nolint:gosec // a port
 		}

@@ -200,8 +200,12 @@ func (s *server) openEngine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	subnet6, err := s.cfg.prefix6()
+	if err != nil {
+		return err
+	}
 	s.engine, err = cri.Open(ctx, cri.Config{
-		Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Images: s.images, PrivateDNS: true, NetworkOpen: s.openNames,
+		Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Subnet6: subnet6, NoIPv6: s.cfg.subnet6 == noIPv6, Images: s.images, PrivateDNS: true, NetworkOpen: s.openNames,
 		Edge: s.cfg.edgeAddresses(ctx),
 	}, s.log.With("part", "engine"))
 	if problem, ok := errors.AsType[*cri.ProblemError](err); ok {

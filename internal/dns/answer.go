@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -65,9 +66,13 @@ func (s *Server) answerPrivate(r *reply, stream bool) []byte {
 	if name == zone {
 		return r.fail(dnsmessage.RCodeSuccess) // the zone itself has no address
 	}
-	addrs, known := s.lookup(strings.TrimSuffix(name, "."+zone))
+	service := strings.TrimSuffix(name, "."+zone)
+	addrs, known := s.lookup(service)
 	if !known {
 		return r.fail(dnsmessage.RCodeNameError)
+	}
+	if r.question.Type != dnsmessage.TypeA && s.cfg.TakesIPv6 != nil && !s.cfg.TakesIPv6(service) {
+		addrs = slices.DeleteFunc(slices.Clone(addrs), netip.Addr.Is6)
 	}
 	limit := 1<<16 - 1
 	if !stream {

@@ -31,7 +31,7 @@ const (
 	streamIdle = 10 * time.Second
 )
 
-// Config says how to serve. All fields are required.
+// Config says how to serve. All fields but TakesIPv6 are required.
 type Config struct {
 	// Addr is where to listen. If somebody has that port already, another one is taken; see Server.Port.
 	Addr netip.AddrPort
@@ -40,6 +40,8 @@ type Config struct {
 	Clients netip.Prefix
 	// Upstreams lists the name servers for all other names, in the order in which they are asked.
 	Upstreams func() []netip.AddrPort
+	// TakesIPv6 says whether clients of a service are told its IPv6 addresses, at each such question; nil: always.
+	TakesIPv6 func(service string) bool
 	Log       *slog.Logger
 }
 

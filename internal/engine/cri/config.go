@@ -37,6 +37,11 @@ type Config struct {
 	// Subnet is where pods get their addresses from. It must be IPv4, /8 to /24. Default: a /20 between
 	// 10.92.0.0 and 10.107.255.255 that is free on this machine; it is chosen once and then kept in Dir.
 	Subnet netip.Prefix
+	// Subnet6 is where pods get IPv6 addresses from: /96 or larger. Default: a /64 of addresses for local use, which is
+	// chosen once and then kept in Dir.
+	Subnet6 netip.Prefix
+	// NoIPv6 leaves pods without IPv6. They also have none where the machine has none.
+	NoIPv6 bool
 	// Bridge is the name of the network bridge that connects the pods, at most 15 characters.
 	// Default: "trysail" and 6 characters of the hash of Dir.
 	Bridge string
@@ -97,6 +102,9 @@ func (c Config) Validate() error {
 	}
 	if c.Subnet.IsValid() && (!c.Subnet.Addr().Is4() || c.Subnet.Bits() < 8 || c.Subnet.Bits() > 24) {
 		errs = append(errs, fmt.Errorf("engine: subnet %s is not an IPv4 network of /8 to /24", c.Subnet))
+	}
+	if c.Subnet6.IsValid() && (!c.Subnet6.Addr().Is6() || c.Subnet6.Bits() > 96) {
+		errs = append(errs, fmt.Errorf("engine: subnet %s is not an IPv6 network of /96 or larger", c.Subnet6))
 	}
 	if c.LogMaxBytes < 4096 {
 		errs = append(errs, errors.New("engine: a log file must have room for 4096 bytes"))

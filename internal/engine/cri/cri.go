@@ -149,6 +149,12 @@ func (e *Engine) open(ctx context.Context, daemon string) (err error) { //nolint
 		return err
 	}
 	e.cfg.Subnet = subnet
+	if e.cfg.Subnet6, err = chooseSubnet6(e.cfg); err != nil {
+		return err
+	}
+	if err := checkSubnets(ctx, e.cfg, e.log); err != nil {
+		return err
+	}
 	network, err := e.cfg.network(e.log)
 	if err != nil {
 		return err
@@ -327,6 +333,9 @@ func (e *Engine) adopt(ctx context.Context) error {
 		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			if err := e.cgroups.limitCPU(id, limitsOf(s).MilliCPU); err != nil {
 				e.log.WarnContext(ctx, "cannot limit the CPU of a pod", "pod", id, "error", err)
+			}
+			if err := e.admit(ctx, id, s.Id); err != nil {
+				e.log.WarnContext(ctx, "cannot put a pod into the network", "pod", id, "error", err)
 			}
 		}
 	}

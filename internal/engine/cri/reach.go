@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 const (
@@ -27,7 +28,7 @@ func (e *Engine) Reach(ctx context.Context, id trysail.PodID, things []trysail.R
 	if p == nil {
 		return nil, fmt.Errorf("nothing is known of pod %s", id)
 	}
-	pid, err := p.sandboxProcess(e.cgroups)
+	pid, err := e.cgroups.sandboxProcess(p.id, p.sandbox)
 	if err != nil {
 		return nil, fmt.Errorf("pod %s: %w", id, err)
 	}
@@ -45,7 +46,7 @@ func (e *Engine) Reach(ctx context.Context, id trysail.PodID, things []trysail.R
 	var wg sync.WaitGroup
 	for i := range tried {
 		wg.Go(func() {
-			errs[i] = inNetwork(namespace, func() error {
+			errs[i] = podnet.Within(namespace, func() error {
 				tried[i] = names.reach(ctx, things[i])
 				return nil
 			})

@@ -20,7 +20,7 @@ import (
 )
 
 // resolver looks names up as the programs in a pod do: in its /etc/hosts, then by its /etc/resolv.conf. It makes its
-// sockets in the calling goroutine, as inNetwork needs it.
+// sockets in the calling goroutine, as podnet.Within needs it.
 type resolver struct {
 	hosts    map[string][]netip.Addr
 	servers  []netip.AddrPort
@@ -105,8 +105,8 @@ func (r *resolver) candidates(host string) (names []string) {
 	return append(names, host+".")
 }
 
-// ask asks for the addresses of a full name, one server after the other until one answers. The pods' network has IPv4
-// alone, so the other kind is asked for if there is none of this.
+// ask asks for the addresses of a full name, one server after the other until one answers. Pods reach
+// everything that has an IPv4 address by it, so the other kind is asked for if there is none of this.
 func (r *resolver) ask(ctx context.Context, name string) (addrs []netip.Addr, answered bool) {
 	deadline, _ := ctx.Deadline()
 	for i, server := range r.servers {

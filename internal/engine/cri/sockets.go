@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // socket is a TCP socket that listens, or a UDP socket that has an address and no peer.
@@ -108,7 +110,7 @@ func openSocketQuery(pid int) (q *socketQuery, err error) {
 		return nil, err
 	}
 	defer namespace.Close()
-	err = inNetwork(namespace, func() error {
+	err = podnet.Within(namespace, func() error {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 		if err == nil {
 			q = &socketQuery{fd: fd, buf: make([]byte, 32<<10)}

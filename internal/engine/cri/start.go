@@ -47,10 +47,10 @@ func (e *Engine) Start(ctx context.Context, spec trysail.PodSpec) error {
 			return fmt.Errorf("starting pod %s: %w", spec.ID, err)
 		}
 	}
-	if err := e.network.Admit(); err != nil {
+	e.witness.open(spec.ID, s.Id, false)
+	if err := e.admit(ctx, spec.ID, s.Id); err != nil {
 		return fmt.Errorf("starting pod %s: %w", spec.ID, err)
 	}
-	e.witness.open(spec.ID, s.Id, false)
 	if err := e.startContainers(ctx, spec, s, config); err != nil {
 		return fmt.Errorf("starting pod %s: %w", spec.ID, err)
 	}

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,6 +19,10 @@ type watchedPod struct {
 	id       trysail.PodID
 	sandbox  string // id of its sandbox
 	schedule schedule
+
+	addr netip.Addr // invalid until it is in the network; witness.mu guards it
+	// listening is what the last look has seen; nil before.
+	listening atomic.Pointer[[]trysail.Listener]
 
 	mu         sync.Mutex // guards all below and the containers; held during a look, which takes a millisecond or less
 	closed     bool
@@ -174,6 +180,7 @@ func (p *watchedPod) lookLocked(g *cgroups, thorough bool) []trysail.Listener {
 		p.identify(sockets, p.lookThrough(g, at))
 	}
 	listeners := listenersOf(sockets, p.owners)
+	p.listening.Store(&listeners)
 	p.sockets = p.sockets.See(at, listeners)
 	if i := slices.IndexFunc(listeners, func(l trysail.Listener) bool { return !l.UDP }); i >= 0 && !p.listens {
 		p.listens = true
@@ -237,7 +244,7 @@ func (c *watchedContainer) look(dirs counterDirs) (all []process) {
 // readSockets lists the sockets of the pod's network, which its sandbox keeps: a container may still be on its way
 // into it.
 func (p *watchedPod) readSockets(g *cgroups) ([]socket, error) {
-	pid, err := p.sandboxProcess(g)
+	pid, err := g.sandboxProcess(p.id, p.sandbox)
 	if err != nil {
 		return nil, err // a query would go on, but nobody can use the network any more
 	}
@@ -260,8 +267,8 @@ func (p *watchedPod) readSockets(g *cgroups) ([]socket, error) {
 }
 
 // sandboxProcess is the process that holds the pod's namespaces.
-func (p *watchedPod) sandboxProcess(g *cgroups) (int, error) {
-	pids := parsePIDs(control(g.containerCounters(p.id, p.sandbox).pids, "cgroup.procs"))
+func (g *cgroups) sandboxProcess(id trysail.PodID, sandbox string) (int, error) {
+	pids := parsePIDs(control(g.containerCounters(id, sandbox).pids, "cgroup.procs"))
 	if len(pids) == 0 {
 		return 0, errGone
 	}

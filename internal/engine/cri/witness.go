@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -45,6 +46,7 @@ type witness struct {
 	mu         sync.Mutex // guards all below; nobody waits for a look while holding it
 	closed     bool
 	pods       map[trysail.PodID]*watchedPod
+	addrs      map[netip.Addr]*watchedPod
 	containers map[string]*watchedContainer // by container id
 }
 
@@ -60,7 +62,7 @@ type schedule struct {
 func newWitness(cgroups *cgroups, bundles string) *witness {
 	return &witness{
 		closed: !seeing, cgroups: cgroups, bundles: bundles, wake: make(chan struct{}, 1),
-		pods: map[trysail.PodID]*watchedPod{}, containers: map[string]*watchedContainer{},
+		pods: map[trysail.PodID]*watchedPod{}, addrs: map[netip.Addr]*watchedPod{}, containers: map[string]*watchedContainer{},
 	}
 }
 
@@ -237,6 +239,9 @@ func (w *witness) forget(id trysail.PodID) {
 	w.mu.Lock()
 	p := w.pods[id]
 	delete(w.pods, id)
+	if p != nil && w.addrs[p.addr] == p {
+		delete(w.addrs, p.addr)
+	}
 	for key, c := range w.containers {
 		if c.pod == p {
 			delete(w.containers, key)
@@ -246,6 +251,29 @@ func (w *witness) forget(id trysail.PodID) {
 	if p != nil {
 		p.close()
 	}
+}
+
+// located notes the pod's address.
+func (w *witness) located(id trysail.PodID, addr netip.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.pods[id]; p != nil {
+		p.addr, w.addrs[addr] = addr, p
+	}
+}
+
+// listening is who listened in the pod with the address when it was last looked at.
+func (w *witness) listening(addr netip.Addr) []trysail.Listener {
+	w.mu.Lock()
+	p := w.addrs[addr]
+	w.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	if seen := p.listening.Load(); seen != nil {
+		return *seen
+	}
+	return nil
 }
 
 func (w *witness) pod(id trysail.PodID) *watchedPod {

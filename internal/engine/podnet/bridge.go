@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // openBridge makes the bridge with the gateway's address, if need be, and returns its hardware address. The pods'
@@ -30,59 +32,49 @@ func openBridge(cfg Config) (net.HardwareAddr, error) {
 	if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
 		return nil, err
 	}
-	gateway := &net.IPNet{IP: cfg.Gateway().AsSlice(), Mask: net.CIDRMask(cfg.Subnet.Bits(), 32)}
-	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: gateway}); err != nil {
-		return nil, fmt.Errorf("giving it the address %s: %w", gateway, err)
+	for _, f := range cfg.families() {
+		if f == ipv6 {
+			if err := enableIPv6(cfg.Bridge); err != nil {
+				return nil, err
+			}
+		}
+		gateway := ipNet(cfg.in(f, cfg.Gateway()), cfg.network(f).Bits())
+		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: gateway, Flags: noDAD(f)}); err != nil {
+			return nil, fmt.Errorf("giving it the address %s: %w", gateway, err)
+		}
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return nil, err
 	}
 	return mac, errors.Join(
 		// A pod that asks for the hardware address of a neighbour is given the machine's: all goes through its rules.
-		setting(cfg.Bridge, "conf", "proxy_arp_pvlan", "1"),
-		setting(cfg.Bridge, "neigh", "proxy_delay", "0"),
-		setting(cfg.Bridge, "conf", "forwarding", "1"),
-		setting(cfg.Bridge, "conf", "send_redirects", "0"),
-		setting(cfg.Bridge, "conf", "route_localnet", "0"),
+		setting("ipv4/conf", cfg.Bridge, "proxy_arp_pvlan", "1"),
+		setting("ipv4/neigh", cfg.Bridge, "proxy_delay", "0"),
+		setting("ipv4/conf", cfg.Bridge, "forwarding", "1"),
+		setting("ipv4/conf", cfg.Bridge, "send_redirects", "0"),
+		setting("ipv4/conf", cfg.Bridge, "route_localnet", "0"),
 	)
 }
 
-// setting sets one of the kernel's settings of an interface for IPv4.
-func setting(link, kind, name, value string) error {
-	path := filepath.Join("/proc/sys/net/ipv4", kind, link, name)
+func ipNet(a netip.Addr, bits int) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}
+}
+
+// noDAD says that nobody is asked whether he has the same IPv6 address: it can be used at once.
+func noDAD(f family) int {
+	if f == ipv6 {
+		return unix.IFA_F_NODAD
+	}
+	return 0
+}
+
+// setting sets one of the kernel's settings of a network interface.
+func setting(kind, link, name, value string) error {
+	path := filepath.Join("/proc/sys/net", kind, link, name)
 	if err := os.WriteFile(path, []byte(value), 0o600); err != nil {
 		return fmt.Errorf("setting %s to %s: %w", path, value, err)
 	}
 	return nil
-}
-
-// Admit puts the interfaces of all pods under the rules. It is called after a pod has got its interface and before
-// anything of the pod runs.
-func (n *Network) Admit() error {
-	bridge, err := netlink.LinkByName(n.cfg.Bridge)
-	if err != nil {
-		return fmt.Errorf("looking for the bridge %s: %w", n.cfg.Bridge, err)
-	}
-	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("listing the network interfaces: %w", err)
-	}
-	group := n.cfg.group()
-	for _, l := range links {
-		if l.Attrs().MasterIndex != bridge.Attrs().Index || l.Attrs().Group == group {
-			continue
-		}
-		err := netlink.LinkSetGroup(l, int(group))
-		if _, gone := errors.AsType[netlink.LinkNotFoundError](err); err != nil && !gone && exists(l.Attrs().Name) {
-			return fmt.Errorf("putting the network interface %s under the rules: %w", l.Attrs().Name, err)
-		}
-	}
-	return nil
-}
-
-func exists(link string) bool {
-	_, err := os.Stat(filepath.Join("/sys/class/net", link))
-	return err == nil
 }
 
 // purgeBridge deletes the bridge, if it is there.

@@ -29,14 +29,22 @@ func (f flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return slices.Contains(f.pods, answers) || slices.Contains(f.pods, from)
 }
 
-// forgetFlows makes the kernel forget connections with the pods. The next packet is treated as the first of a new one.
-func forgetFlows(pods []netip.Addr, redirected bool) error {
+// forgetFlows makes the kernel forget connections with the pods, over IPv4 and IPv6. The next packet is treated as the
+// first of a new one.
+func (n *Network) forgetFlows(pods []netip.Addr, redirected bool) error {
 	if len(pods) == 0 {
 		return nil
 	}
-	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, flows{pods, redirected})
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("forgetting connections: %w", err)
+	var errs []error
+	for _, f := range n.cfg.families() {
+		filter := flows{redirected: redirected}
+		for _, pod := range pods {
+			filter.pods = append(filter.pods, n.cfg.in(f, pod))
+		}
+		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(f.proto), filter)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			errs = append(errs, fmt.Errorf("forgetting connections: %w", err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

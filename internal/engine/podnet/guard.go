@@ -38,6 +38,12 @@ func (n *Network) guard(ctx context.Context) {
 			return
 		case <-host.C:
 			admitByHost(ctx, n.cfg)
+			n.mu.Lock()
+			err := n.reachAll()
+			n.mu.Unlock()
+			if err != nil {
+				n.log.ErrorContext(ctx, "the machine does not reach all pods", "error", err)
+			}
 			continue
 		case <-look.C:
 		case <-changes:

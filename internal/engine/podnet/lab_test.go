@@ -10,7 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,20 +78,6 @@ func newSpace(t *testing.T, name string) *space {
 	return s
 }
 
-// onSpareThread starts do in a goroutine with a thread of its own, which ends with it. It is never the first thread of the
-// process: that one cannot end.
-func onSpareThread(do func()) {
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			do()
-			return
-		}
-		onSpareThread(do)
-		select {} // so that do does not get this thread
-	}()
-}
-
 // in calls do on a thread that is in the namespace.
 func (s *space) in(t *testing.T, do func() error) {
 	t.Helper()
@@ -131,6 +117,9 @@ func (s *space) plug(t *testing.T, end string, addrs ...string) netlink.Link {
 		for _, a := range addrs {
 			addr, parseErr := netlink.ParseAddr(a)
 			if err = errors.Join(err, parseErr); err == nil {
+				if addr.IP.To4() == nil {
+					addr.Flags = unix.IFA_F_NODAD
+				}
 				err = netlink.AddrAdd(l, addr)
 			}
 		}
@@ -281,7 +270,32 @@ const (
 	hostAddr     = "203.0.113.1"
 	internetAddr = "198.51.100.7"
 	metadataAddr = "169.254.169.254"
+
+	hostAddr6     = "2001:db8:1::1"
+	internetAddr6 = "2001:db8:7::7"
+	metadataAddr6 = "fd00:ec2::254"
 )
+
+// literal is an IPv4 address with what follows an address in a text: a port, or nothing.
+var literal = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+)(:\d+)?`)
+
+// six puts the IPv6 addresses of everything in place of its IPv4 addresses.
+func (x *lab) six(text string) string {
+	others := map[string]string{
+		hostAddr: hostAddr6, "203.0.113.2": "2001:db8:1::2", internetAddr: internetAddr6, metadataAddr: metadataAddr6, "127.0.0.1": "::1",
+	}
+	return literal.ReplaceAllStringFunc(text, func(s string) string {
+		part := literal.FindStringSubmatch(s)
+		to := others[part[1]]
+		if to == "" {
+			to = x.cfg.Six(netip.MustParseAddr(part[1])).String()
+		}
+		if part[2] != "" {
+			to = "[" + to + "]" + part[2]
+		}
+		return to
+	})
+}
 
 // newLab makes the machine, with an edge on ports 80 and 443.
 func newLab(t *testing.T) *lab {
@@ -290,11 +304,13 @@ func newLab(t *testing.T) *lab {
 	set(t, "/proc/sys/net/ipv4/ip_forward", "1")
 	x := &lab{host: &space{name: "host"}, pods: map[string]*space{}}
 	x.internet = newSpace(t, "internet")
-	x.internet.plug(t, "eth0", "203.0.113.2/24", internetAddr+"/32", metadataAddr+"/32")
+	x.internet.plug(t, "eth0", "203.0.113.2/24", internetAddr+"/32", metadataAddr+"/32", "2001:db8:1::2/64", internetAddr6+"/128", metadataAddr6+"/128")
 	run(t, "ip", "addr", "add", hostAddr+"/24", "dev", "eth0")
 	run(t, "ip", "route", "add", "default", "via", "203.0.113.2")
+	run(t, "ip", "addr", "add", hostAddr6+"/64", "dev", "eth0", "nodad")
+	run(t, "ip", "route", "add", "default", "via", "2001:db8:1::2")
 	x.cfg = Config{
-		ID: "12345678", Bridge: "trysail0", Subnet: netip.MustParsePrefix("10.99.0.0/24"), File: t.TempDir() + "/services.json",
+		ID: "12345678", Bridge: "trysail0", Subnet: netip.MustParsePrefix("10.99.0.0/24"), Subnet6: netip.MustParsePrefix("fd42:1:2:3::/64"), File: t.TempDir() + "/services.json",
 		Edge: []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:80"), netip.MustParseAddrPort("0.0.0.0:443")},
 		Log:  slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
@@ -322,7 +338,7 @@ func (x *lab) pod(t *testing.T, name, addr string) *space {
 		err = errors.Join(netlink.LinkSetMaster(end, bridge), netlink.LinkSetHairpin(end, true))
 	}
 	if err == nil {
-		err = x.network.Admit()
+		err = x.network.Admit(fmt.Sprintf("/proc/self/fd/%d", s.handle.Fd()), netip.MustParseAddr(addr))
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -47,10 +47,10 @@ func TestNetwork_IsolationMatrix(t *testing.T) {
 	x := newLab(t)
 	a, a2, b := x.pod(t, "alpha", "10.99.0.10"), x.pod(t, "alpha2", "10.99.0.11"), x.pod(t, "beta", "10.99.0.20")
 	for _, p := range []*space{a, a2, b} {
-		p.serve(t, "tcp", "0.0.0.0:8080", p.name)
-		p.serve(t, "tcp", "0.0.0.0:9090", p.name)
-		p.serve(t, "udp", "0.0.0.0:5000", p.name)
-		p.serve(t, "udp", "0.0.0.0:5001", p.name)
+		p.serve(t, "tcp", "[::]:8080", p.name)
+		p.serve(t, "tcp", "[::]:9090", p.name)
+		p.serve(t, "udp", "[::]:5000", p.name)
+		p.serve(t, "udp", "[::]:5001", p.name)
 	}
 	b.serve(t, "tcp", "[::]:7070", "beta six")
 	alphaLink := a.linkLocal(t, "eth0")
@@ -58,14 +58,18 @@ func TestNetwork_IsolationMatrix(t *testing.T) {
 	for _, proto := range []string{"tcp", "udp"} {
 		x.internet.serve(t, proto, internetAddr+":80", "internet")
 		x.internet.serve(t, proto, metadataAddr+":80", "metadata")
+		x.internet.serve(t, proto, "["+internetAddr6+"]:80", "internet")
+		x.internet.serve(t, proto, "["+metadataAddr6+"]:80", "metadata")
+		x.host.serve(t, proto, "[::1]:4500", "api on loopback")
 		x.host.serve(t, proto, "127.0.0.1:4500", "api on loopback")
 		x.host.serve(t, proto, "[::]:4501", "api on all addresses")
 		x.host.serve(t, proto, gateway+":53", "dns")
-		x.host.serve(t, proto, "0.0.0.0:443", "edge")
+		x.host.serve(t, proto, "[::]:443", "edge")
 	}
-	x.host.serve(t, "tcp", "0.0.0.0:80", "edge")
+	x.host.serve(t, "tcp", "[::]:80", "edge")
 	// A port of the machine that leads elsewhere, as Docker publishes one.
 	run(t, "iptables", "-t", "nat", "-A", "PREROUTING", "-d", hostAddr, "-p", "tcp", "--dport", "8088", "-j", "DNAT", "--to-destination", internetAddr+":80")
+	run(t, "ip6tables", "-t", "nat", "-A", "PREROUTING", "-d", hostAddr6, "-p", "tcp", "--dport", "8088", "-j", "DNAT", "--to-destination", "["+internetAddr6+"]:80")
 
 	publish := func(s trysail.PrivateService) string {
 		t.Helper()
@@ -117,14 +121,24 @@ func TestNetwork_IsolationMatrix(t *testing.T) {
 		{"internet", "tcp", beta + ":8080", "a service from outside", denied},
 		{"internet", "tcp", hostAddr + ":4501", "the machine's services from outside", "api on all addresses to 203.0.113.2"},
 	}
+	for _, c := range cells { // the same by IPv6; the name server is asked by IPv4
+		if !strings.Contains(c.addr, "[") && !strings.HasPrefix(c.what, "name server") {
+			cells = append(cells, cell{c.from, c.network, x.six(c.addr), c.what, x.six(c.want)})
+		}
+	}
+	cells = append(cells,
+		cell{"alpha", "tcp", "[fe80::1%eth0]:80", "the link by IPv6", denied},
+		cell{"alpha", "tcp", "[64:ff9b::a9fe:a9fe]:80", "metadata of the cloud by way of a translator", denied},
+	)
 	x.internet.routeTo(t, x.cfg.Subnet, netip.MustParseAddr(hostAddr))
+	x.internet.routeTo(t, x.cfg.Subnet6, netip.MustParseAddr(hostAddr6))
 
 	for _, circumstance := range []struct {
 		name string
 		make func(t *testing.T)
 	}{
-		{"bridged frames are not shown to the packet filter", func(t *testing.T) { set(t, "/proc/sys/net/bridge/bridge-nf-call-iptables", "0") }},
-		{"bridged frames are shown to the packet filter", func(t *testing.T) { set(t, "/proc/sys/net/bridge/bridge-nf-call-iptables", "1") }},
+		{"bridged frames are not shown to the packet filter", func(t *testing.T) { showBridged(t, "0") }},
+		{"bridged frames are shown to the packet filter", func(t *testing.T) { showBridged(t, "1") }},
 		{"Docker drops what is forwarded", func(t *testing.T) {
 			run(t, "iptables", "-P", "FORWARD", "DROP")
 			admitByHost(t.Context(), x.cfg)
@@ -275,7 +289,7 @@ func switchPods(t *testing.T, shown string) {
 		return
 	}
 	x := newLab(t)
-	set(t, "/proc/sys/net/bridge/bridge-nf-call-iptables", shown)
+	showBridged(t, shown)
 	caller := x.pod(t, "caller", "10.99.0.9")
 	for i := range 4 {
 		p := x.pod(t, fmt.Sprintf("p%d", i), fmt.Sprintf("10.99.0.%d", 10+i))
@@ -343,4 +357,12 @@ func TestNetwork_LeadsToTheNameServerAtAnotherPort(t *testing.T) {
 		{"alpha", "udp", gateway + ":53", "name server over UDP", "dns to 10.99.0.10"},
 		{"alpha", "tcp", gateway + ":53", "name server over TCP", "dns to 10.99.0.10"},
 	})
+}
+
+// showBridged sets whether frames from port to port of a bridge are shown to the packet filter, as Docker does.
+func showBridged(t *testing.T, value string) {
+	t.Helper()
+	for _, name := range []string{"iptables", "ip6tables", "arptables"} {
+		set(t, "/proc/sys/net/bridge/bridge-nf-call-"+name, value)
+	}
 }

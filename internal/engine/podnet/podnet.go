@@ -5,6 +5,9 @@
 //	pod ──▶ internet                          through the machine, with the machine's address
 //	pod ──▶ anything else                     refused
 //
+// A pod has one address that is kept track of, the IPv4 one. Where the machine has IPv6, everything in the network, be it a
+// pod, a service or the machine itself, has a second one that follows from the first (Config.Six).
+//
 // The rules are in two tables of our own (table.go). When somebody removes them, they are put back (guard.go). Other
 // firewalls on the machine are told to let pods through (host.go); none of their rules is changed.
 package podnet
@@ -35,6 +38,8 @@ type Config struct {
 	Bridge string
 	// Subnet is where pods and services have their addresses: IPv4, /8 to /24.
 	Subnet netip.Prefix
+	// Subnet6 is where they have IPv6 addresses: /96 or larger; invalid if they have none.
+	Subnet6 netip.Prefix
 	// File keeps the addresses of services. What it says is in force as soon as the network is open: pods run while
 	// nobody looks after them.
 	File string
@@ -50,6 +55,41 @@ type Config struct {
 
 // Gateway is this machine's address in the network: the first.
 func (c Config) Gateway() netip.Addr { return c.Subnet.Masked().Addr().Next() }
+
+// Six is the IPv6 address of what has the IPv4 address a in the network: the prefix, and a as its last four bytes. It is
+// invalid where there is no IPv6, or no a.
+func (c Config) Six(a netip.Addr) netip.Addr {
+	if !c.Subnet6.IsValid() || !a.Is4() {
+		return netip.Addr{}
+	}
+	b, low := c.Subnet6.Masked().Addr().As16(), a.As4()
+	copy(b[12:], low[:])
+	return netip.AddrFrom16(b)
+}
+
+// families are the kinds of addresses that the network has.
+func (c Config) families() []family {
+	if c.Subnet6.IsValid() {
+		return []family{ipv4, ipv6}
+	}
+	return []family{ipv4}
+}
+
+// in is what has the IPv4 address a, as an address of the family.
+func (c Config) in(f family, a netip.Addr) netip.Addr {
+	if f == ipv6 {
+		return c.Six(a)
+	}
+	return a
+}
+
+// network is the part of the network of the family.
+func (c Config) network(f family) netip.Prefix {
+	if f == ipv6 {
+		return c.Subnet6
+	}
+	return c.Subnet
+}
 
 // services returns the first and last of the addresses that stand for services: the last quarter of the network, or 128
 // addresses of a small one. The very last is the network's broadcast address.
@@ -97,17 +137,23 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Subnet6.IsValid() {
+		if why := lackOfIPv6(); why != "" {
+			cfg.Log.InfoContext(ctx, "pods have no IPv6", "reason", why)
+			cfg.Subnet6 = netip.Prefix{}
+		}
+	}
 	if cfg.mac, err = openBridge(cfg); err != nil {
 		return nil, fmt.Errorf("making the bridge %s: %w", cfg.Bridge, err)
 	}
 	n := &Network{cfg: cfg, log: cfg.Log, state: st}
-	if err := n.Admit(); err != nil {
+	if err := n.keepMembers(); err != nil {
 		return nil, err
 	}
 	if err := n.install(); err != nil {
 		return nil, err
 	}
-	admitByHost(ctx, cfg)
+	admitByHost(ctx, n.cfg)
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
 	n.wg.Go(func() { n.guard(own) })
@@ -147,7 +193,7 @@ func (n *Network) ServeDNSAt(port uint16) error {
 	return n.install()
 }
 
-// Published lists the services' addresses.
+// Published lists the services' IPv4 addresses.
 func (n *Network) Published() map[string]netip.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -158,8 +204,11 @@ func (n *Network) Published() map[string]netip.Addr {
 	return all
 }
 
+// Six is Config.Six of the open network.
+func (n *Network) Six(a netip.Addr) netip.Addr { return n.cfg.Six(a) }
+
 // Publish makes the service's open ports reachable at an address that stays the same as long as the service is
-// published, and returns it. From its return on new connections go to the pods in s, and so does the next packet of a UDP
+// published, and returns it: the IPv4 one, see Six. From its return on new connections go to the pods in s, and so does the next packet of a UDP
 // flow that went to a pod that is not there any more.
 func (n *Network) Publish(s trysail.PrivateService) (netip.Addr, error) {
 	n.mu.Lock()
@@ -187,7 +236,7 @@ func (n *Network) Publish(s trysail.PrivateService) (netip.Addr, error) {
 				gone = append(gone, p)
 			}
 		}
-		if err := forgetFlows(gone, true); err != nil {
+		if err := n.forgetFlows(gone, true); err != nil {
 			n.log.Warn("cannot redirect what is on its way to pods that are gone", "service", s.Service, "error", err)
 		}
 	}
@@ -222,14 +271,6 @@ func (n *Network) change(do func(*state)) error {
 		return errors.Join(err, n.install())
 	}
 	return nil
-}
-
-// Forget ends what the kernel knows of connections with a pod that is gone, whose address may become another's.
-func (n *Network) Forget(pod netip.Addr) error {
-	if !pod.IsValid() {
-		return nil
-	}
-	return forgetFlows([]netip.Addr{pod}, false)
 }
 
 // freeAddr chooses an address for a service. It depends on the name, so that a service that is made again mostly has the

@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -22,13 +23,38 @@ func rule(parts ...match) []expr.Any {
 	return all
 }
 
-// Registers: the first is 16 bytes wide and begins where the four-byte ones do. Of a concatenation each part has four
-// bytes.
-const (
-	reg       = unix.NFT_REG_1
-	regSecond = unix.NFT_REG32_01
-	regThird  = unix.NFT_REG32_02
+// family is what differs between IPv4 and IPv6 in a rule.
+type family struct {
+	suffix              string // of the names of sets
+	proto               byte
+	size                uint32 // of an address, in bytes
+	source, destination uint32 // of the addresses in the header
+	address             nftables.SetDatatype
+}
+
+var (
+	ipv4 = family{"", unix.NFPROTO_IPV4, 4, 12, 16, nftables.TypeIPAddr}
+	ipv6 = family{"6", unix.NFPROTO_IPV6, 16, 8, 24, nftables.TypeIP6Addr}
 )
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return ipv4
+	}
+	return ipv6
+}
+
+// reg is where one value is held: the first register, which is 16 bytes wide and begins where the one of four bytes does.
+// A concatenation begins there too and goes on, each of its parts in as many registers of four bytes as it needs.
+const reg = unix.NFT_REG_1
+
+// after is the register after so many bytes of a concatenation.
+func after(bytes uint32) uint32 {
+	if bytes == 0 {
+		return reg
+	}
+	return unix.NFT_REG32_00 + (bytes+3)/4
+}
 
 func meta(key expr.MetaKey, op expr.CmpOp, value []byte) match {
 	return match{&expr.Meta{Key: key, Register: reg}, &expr.Cmp{Op: op, Register: reg, Data: value}}
@@ -56,9 +82,10 @@ func group(key expr.MetaKey, op expr.CmpOp, number uint32) match {
 	return meta(key, op, binaryutil.NativeEndian.PutUint32(number))
 }
 
-func isIPv4() match { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{unix.NFPROTO_IPV4}) }
+func is(f family) match { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{f.proto}) }
 
-func isIPv6() match    { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{unix.NFPROTO_IPV6}) }
+func isNot(f family) match { return meta(expr.MetaKeyNFPROTO, expr.CmpOpNeq, []byte{f.proto}) }
+
 func l4(p uint8) match { return meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{p}) }
 func returns() match   { return verdict(expr.VerdictReturn, "") }
 func accept() match    { return verdict(expr.VerdictAccept, "") }
@@ -69,26 +96,39 @@ func verdict(kind expr.VerdictKind, chain string) match {
 	return match{&expr.Verdict{Kind: kind, Chain: chain}}
 }
 
-const (
-	sourceOffset, destinationOffset = 12, 16 // in the IPv4 header
-	destinationPortOffset           = 2      // in the headers of TCP and UDP
-)
+const destinationPortOffset = 2 // in the headers of TCP and UDP
 
-// address compares the address at the offset with a network. It reads IPv4 headers only.
+// address compares the address at the offset with a network. It is for packets of the network's family.
 func address(offset uint32, op expr.CmpOp, p netip.Prefix) match {
-	network := p.Masked().Addr().As4()
-	m := match{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}}
-	if p.Bits() < 32 {
-		mask := binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - p.Bits()))
-		m = append(m, &expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: mask, Xor: make([]byte, 4)})
+	f := familyOf(p.Addr())
+	m := match{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size}}
+	if !p.IsSingleIP() {
+		mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
+		m = append(m, &expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: f.size, Mask: mask, Xor: make([]byte, f.size)})
 	}
-	return append(m, &expr.Cmp{Op: op, Register: reg, Data: network[:]})
+	return append(m, &expr.Cmp{Op: op, Register: reg, Data: p.Masked().Addr().AsSlice()})
 }
 
-func saddr(p netip.Prefix) match    { return address(sourceOffset, expr.CmpOpEq, p) }
-func notSaddr(p netip.Prefix) match { return address(sourceOffset, expr.CmpOpNeq, p) }
-func daddr(p netip.Prefix) match    { return address(destinationOffset, expr.CmpOpEq, p) }
-func notDaddr(p netip.Prefix) match { return address(destinationOffset, expr.CmpOpNeq, p) }
+// saddr and daddr match packets of the network's family only.
+func saddr(p netip.Prefix) match {
+	f := familyOf(p.Addr())
+	return append(is(f), address(f.source, expr.CmpOpEq, p)...)
+}
+
+func notSaddr(p netip.Prefix) match {
+	f := familyOf(p.Addr())
+	return append(is(f), address(f.source, expr.CmpOpNeq, p)...)
+}
+
+func daddr(p netip.Prefix) match {
+	f := familyOf(p.Addr())
+	return append(is(f), address(f.destination, expr.CmpOpEq, p)...)
+}
+
+func notDaddr(p netip.Prefix) match {
+	f := familyOf(p.Addr())
+	return append(is(f), address(f.destination, expr.CmpOpNeq, p)...)
+}
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
@@ -123,20 +163,43 @@ func redirected() match {
 }
 
 // service loads destination address, protocol and port, in the order of endpointType.
-func service() match {
+func service(f family) match {
+	return append(is(f),
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.size},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: after(f.size)},
+		&expr.Payload{DestRegister: after(f.size + 4), Base: expr.PayloadBaseTransportHeader, Offset: destinationPortOffset, Len: 2},
+	)
+}
+
+// bothAddresses loads source and destination.
+func bothAddresses(f family) match {
+	return append(is(f),
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.size},
+		&expr.Payload{DestRegister: after(f.size), Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.size},
+	)
+}
+
+// sender loads what a frame says of its sender, in the order of memberType: the port of the bridge that it came by, the
+// hardware address, and the address at the offset behind the Ethernet header.
+func sender(size, offset uint32) match {
 	return match{
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: destinationOffset, Len: 4},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regSecond},
-		&expr.Payload{DestRegister: regThird, Base: expr.PayloadBaseTransportHeader, Offset: destinationPortOffset, Len: 2},
+		&expr.Meta{Key: expr.MetaKeyIIF, Register: reg},
+		&expr.Payload{DestRegister: after(4), Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		&expr.Payload{DestRegister: after(12), Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 	}
 }
 
-// bothAddresses loads source and destination, which stand beside each other.
-func bothAddresses() match {
-	return match{
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 4},
-		&expr.Payload{DestRegister: regSecond, Base: expr.PayloadBaseNetworkHeader, Offset: destinationOffset, Len: 4},
-	}
+// ethertype says what is in a frame.
+func ethertype(number uint16) match {
+	return meta(expr.MetaKeyPROTOCOL, expr.CmpOpEq, binaryutil.BigEndian.PutUint16(number))
+}
+
+func notEthertype(number uint16) match {
+	return meta(expr.MetaKeyPROTOCOL, expr.CmpOpNeq, binaryutil.BigEndian.PutUint16(number))
+}
+
+func notIn(s *nftables.Set) match {
+	return match{&expr.Lookup{SourceRegister: reg, SetName: s.Name, SetID: s.ID, Invert: true}}
 }
 
 func in(s *nftables.Set) match {
@@ -149,11 +212,18 @@ func vmap(s *nftables.Set) match {
 }
 
 // dnatTo sends a new connection to one of the addresses in the map, whose keys are the numbers below n.
-func dnatTo(s *nftables.Set, n int) match {
+func dnatTo(f family, s *nftables.Set, n int) match {
 	return match{
 		&expr.Numgen{Register: reg, Modulus: uint32(n), Type: unix.NFT_NG_RANDOM}, //nolint:gosec // a count of pods
 		&expr.Lookup{SourceRegister: reg, DestRegister: reg, IsDestRegSet: true, SetName: s.Name, SetID: s.ID},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg},
+	}
+}
+
+func icmpType(number byte) match {
+	return match{
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{number}},
 	}
 }
 

@@ -12,9 +12,12 @@ import (
 	"slices"
 )
 
-// state is what has been published, by the name of the service.
+// state is what the rules are made from.
 type state struct {
+	// Services are those that have been published, by name.
 	Services map[string]*published `json:"services"`
+	// Members are the pods in the network, by IPv4 address.
+	Members map[netip.Addr]member `json:"members"`
 }
 
 // published is one service.
@@ -30,10 +33,10 @@ func (s *published) same(o *published) bool {
 	return slices.Equal(s.Pods, o.Pods) && slices.Equal(s.TCP, o.TCP) && slices.Equal(s.UDP, o.UDP)
 }
 
-func (st state) clone() state { return state{maps.Clone(st.Services)} }
+func (st state) clone() state { return state{maps.Clone(st.Services), maps.Clone(st.Members)} }
 
 func readState(file string) (state, error) {
-	st := state{Services: map[string]*published{}}
+	st := state{Services: map[string]*published{}, Members: map[netip.Addr]member{}}
 	b, err := os.ReadFile(file) //nolint:gosec // the path is ours
 	if errors.Is(err, fs.ErrNotExist) {
 		return st, nil
@@ -46,6 +49,9 @@ func readState(file string) (state, error) {
 	}
 	if st.Services == nil {
 		st.Services = map[string]*published{}
+	}
+	if st.Members == nil {
+		st.Members = map[netip.Addr]member{}
 	}
 	return st, nil
 }

@@ -17,14 +17,15 @@ import (
 )
 
 // tableName is the name of our two tables: one of the family inet, which filters packets, and one of the family bridge,
-// which keeps frames from going directly from pod to pod. In nft's words they are:
+// which keeps frames from going directly from pod to pod. In nft's words they are (what is marked with * is there a second
+// time for IPv6, with a 6 at the end of its name):
 //
 //	table inet trysail-<id> {
-//	  set open { ip . proto . port }              # open ports of pods that serve
-//	  set self { ip . ip }                        # a pod that calls its own service
-//	  map services { ip . proto . port : jump }   # open ports of services' addresses
+//	  set open { ip . proto . port }              # * open ports of pods that serve
+//	  set self { ip . ip }                        # * a pod that calls its own service
+//	  map services { ip . proto . port : jump }   # * open ports of services' addresses
 //
-//	  chain to-<service> { dnat ip to numgen random mod N map { 0 : <pod>, … } }
+//	  chain to-<service> { dnat ip to numgen random mod N map { 0 : <pod>, … } }   # *
 //	  chain prerouting  { nat dstnat-10   iif <bridge> · ports of DNS · vmap @services }
 //	  chain output      { nat dstnat-10   vmap @services }
 //	  chain postrouting { nat srcnat      to the outside, or to itself: masquerade }
@@ -33,7 +34,8 @@ import (
 //	  chain refuse      { tcp: reset · the rest: port unreachable }
 //	}
 //	table bridge trysail-<id> {
-//	  chain prerouting  { a frame from a pod goes to the bridge itself, or is a broadcast that asks for an address }
+//	  set members { iif . mac . ip }              # * the pods
+//	  chain prerouting  { a frame from a pod has its sender in @members, and goes to the bridge itself or asks for an address }
 //	  chain forward     { no broadcast goes from pod to pod }
 //	}
 func (c Config) tableName() string { return "trysail-" + c.ID }
@@ -43,19 +45,20 @@ type ruleset struct {
 	conn  *nftables.Conn
 	cfg   Config
 	table *nftables.Table
-	open  *nftables.Set
-	self  *nftables.Set
+	mark  mark
+	err   error
+
+	open, self map[family]*nftables.Set
 	// services maps the address of a service and an open port to the chain that chooses a pod.
-	services *nftables.Set
-	mark     mark
-	err      error
+	services map[family]*nftables.Set
 }
 
 // mark is what the rules of one installation are recognised by: a comment that each of them has, and how many there are.
 type mark struct {
 	comment []byte
 	rules   map[place]int
-	open    int // elements of the set
+	sets    map[*nftables.Set]int // elements; of those with a name
+	members map[family]*nftables.Set
 }
 
 // place is a chain of one of our tables.
@@ -83,17 +86,22 @@ func install(cfg Config, st state, dnsPort uint16) (*mark, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &ruleset{conn: conn, cfg: cfg, mark: mark{rules: map[place]int{}}}
+	r := &ruleset{
+		conn: conn, cfg: cfg, open: map[family]*nftables.Set{}, self: map[family]*nftables.Set{}, services: map[family]*nftables.Set{},
+		mark: mark{rules: map[place]int{}, sets: map[*nftables.Set]int{}, members: map[family]*nftables.Set{}},
+	}
 	r.mark.comment = userdata.AppendString(nil, userdata.TypeComment, "trysail puts this back: "+rand.Text()[:10])
 	r.remove(nftables.TableFamilyIPv4) // of an earlier version
 	r.table = r.fresh(nftables.TableFamilyINet)
-	r.addSets(st)
+	for _, f := range cfg.families() {
+		r.addSets(f, st)
+	}
 	r.addServices(st)
 	r.addRefuse()
 	r.addNAT(dnsPort)
 	r.addInput(dnsPort)
 	r.addForward()
-	r.addBridge()
+	r.addBridge(st)
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -126,7 +134,9 @@ func (r *ruleset) base(name string, kind nftables.ChainType, hook *nftables.Chai
 
 func (r *ruleset) set(s *nftables.Set, elements []nftables.SetElement) *nftables.Set {
 	const chunk = 256 // one message holds 64 KiB
-	s.Table = r.table
+	if !s.Anonymous {
+		r.mark.sets[s] = len(elements)
+	}
 	first := elements[:min(chunk, len(elements))]
 	if err := r.conn.AddSet(s, first); err != nil && r.err == nil {
 		r.err = fmt.Errorf("making set %s: %w", s.Name, err)
@@ -139,14 +149,9 @@ func (r *ruleset) set(s *nftables.Set, elements []nftables.SetElement) *nftables
 	return s
 }
 
-// endpoint is the key of an address, a protocol and a port; each part has four bytes.
+// endpoint is the key of an address, a protocol and a port; each part is filled up to four bytes.
 func endpoint(a netip.Addr, proto uint8, port uint16) []byte {
-	b := make([]byte, 12)
-	ip := a.As4()
-	copy(b, ip[:])
-	b[4] = proto
-	copy(b[8:], binaryutil.BigEndian.PutUint16(port))
-	return b
+	return append(a.AsSlice(), proto, 0, 0, 0, byte(port>>8), byte(port), 0, 0) //nolint:gosec // both halves of it
 }
 
 // ports calls do for each open port of s.
@@ -162,56 +167,64 @@ func (s *published) ports(do func(proto uint8, port uint16)) {
 func chainOf(service string) string { return "to-" + service }
 
 // addSets fills what rules look packets up in.
-func (r *ruleset) addSets(st state) {
+func (r *ruleset) addSets(f family, st state) {
 	var open, self []nftables.SetElement
 	for _, name := range slices.Sorted(maps.Keys(st.Services)) {
 		s := st.Services[name]
-		for _, pod := range s.Pods {
-			ip := pod.As4()
-			self = append(self, nftables.SetElement{Key: append(ip[:], ip[:]...)})
+		for _, p := range s.Pods {
+			pod := r.cfg.in(f, p)
+			self = append(self, nftables.SetElement{Key: append(pod.AsSlice(), pod.AsSlice()...)})
 			s.ports(func(proto uint8, port uint16) {
 				open = append(open, nftables.SetElement{Key: endpoint(pod, proto, port)})
 			})
 		}
 	}
-	r.mark.open = len(open)
-	r.open = r.set(&nftables.Set{Name: "open", KeyType: endpointType(), Concatenation: true}, open)
-	r.self = r.set(&nftables.Set{
-		Name: "self", KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr), Concatenation: true,
+	r.open[f] = r.set(&nftables.Set{Table: r.table, Name: "open" + f.suffix, KeyType: endpointType(f), Concatenation: true}, open)
+	r.self[f] = r.set(&nftables.Set{
+		Table: r.table, Name: "self" + f.suffix, KeyType: nftables.MustConcatSetType(f.address, f.address), Concatenation: true,
 	}, self)
 }
 
-func endpointType() nftables.SetDatatype {
-	return nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+func endpointType(f family) nftables.SetDatatype {
+	return nftables.MustConcatSetType(f.address, nftables.TypeInetProto, nftables.TypeInetService)
 }
 
-// addServices makes one chain per service that has pods, and the map that leads there.
+// addServices makes one chain per service that has pods, and the maps that lead there.
 func (r *ruleset) addServices(st state) {
-	var lead []nftables.SetElement
+	lead := map[family][]nftables.SetElement{}
 	for _, name := range slices.Sorted(maps.Keys(st.Services)) {
 		s := st.Services[name]
 		if len(s.Pods) == 0 {
 			continue // the forward chain refuses what comes for it
 		}
 		chain := r.conn.AddChain(&nftables.Chain{Name: chainOf(name), Table: r.table})
-		var pods []nftables.SetElement
-		for i, pod := range s.Pods {
-			ip := pod.As4()
-			pods = append(pods, nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: ip[:]})
-		}
-		choice := r.set(&nftables.Set{
-			Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr,
-		}, pods)
-		r.rule(chain, dnatTo(choice, len(pods)))
-		s.ports(func(proto uint8, port uint16) {
-			lead = append(lead, nftables.SetElement{
-				Key: endpoint(s.Addr, proto, port), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name},
+		for _, f := range r.cfg.families() {
+			r.addChoice(f, chain, s.Pods)
+			s.ports(func(proto uint8, port uint16) {
+				lead[f] = append(lead[f], nftables.SetElement{
+					Key: endpoint(r.cfg.in(f, s.Addr), proto, port), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name},
+				})
 			})
-		})
+		}
 	}
-	r.services = r.set(&nftables.Set{
-		Name: "services", IsMap: true, KeyType: endpointType(), DataType: nftables.TypeVerdict, Concatenation: true,
-	}, lead)
+	for _, f := range r.cfg.families() {
+		r.services[f] = r.set(&nftables.Set{
+			Table: r.table, Name: "services" + f.suffix, IsMap: true, KeyType: endpointType(f), DataType: nftables.TypeVerdict, Concatenation: true,
+		}, lead[f])
+	}
+}
+
+// addChoice sends a connection to one of the pods.
+func (r *ruleset) addChoice(f family, chain *nftables.Chain, pods []netip.Addr) {
+	var elements []nftables.SetElement
+	for i, pod := range pods {
+		number := binaryutil.NativeEndian.PutUint32(uint32(i)) //nolint:gosec // a count of pods
+		elements = append(elements, nftables.SetElement{Key: number, Val: r.cfg.in(f, pod).AsSlice()})
+	}
+	choice := r.set(&nftables.Set{
+		Table: r.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: f.address,
+	}, elements)
+	r.rule(chain, is(f), dnatTo(f, choice, len(pods)))
 }
 
 // addRefuse makes the chain that tells a client at once that it gets nothing.
@@ -225,18 +238,21 @@ const natBefore = -10 // the address of a service is ours whatever others do wit
 
 func (r *ruleset) addNAT(dnsPort uint16) {
 	pre := r.base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest+natBefore)
+	out := r.base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest+natBefore)
+	post := r.base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
 	if dnsPort != 0 && dnsPort != dnsStandard {
 		for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-			r.rule(pre, iifname(r.cfg.Bridge), isIPv4(), daddr(single(r.cfg.Gateway())), l4(proto), dport(dnsStandard), redirectTo(dnsPort))
+			r.rule(pre, iifname(r.cfg.Bridge), daddr(single(r.cfg.Gateway())), l4(proto), dport(dnsStandard), redirectTo(dnsPort))
 		}
 	}
-	r.rule(pre, iifname(r.cfg.Bridge), isIPv4(), service(), vmap(r.services))
-	out := r.base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest+natBefore)
-	r.rule(out, isIPv4(), service(), vmap(r.services))
-	post := r.base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
-	r.rule(post, isIPv4(), saddr(r.cfg.Subnet), notDaddr(r.cfg.Subnet), notOifname(r.cfg.Bridge), masquerade())
-	// A pod would not take a packet that seems to come from itself.
-	r.rule(post, oifname(r.cfg.Bridge), isIPv4(), bothAddresses(), in(r.self), masquerade())
+	for _, f := range r.cfg.families() {
+		r.rule(pre, iifname(r.cfg.Bridge), service(f), vmap(r.services[f]))
+		r.rule(out, service(f), vmap(r.services[f]))
+		own := r.cfg.network(f)
+		r.rule(post, saddr(own), notDaddr(own), notOifname(r.cfg.Bridge), masquerade())
+		// A pod would not take a packet that seems to come from itself.
+		r.rule(post, oifname(r.cfg.Bridge), bothAddresses(f), in(r.self[f]), masquerade())
+	}
 }
 
 const filterBefore = -10
@@ -248,39 +264,51 @@ func (r *ruleset) addInput(dnsPort uint16) {
 	r.rule(c, established(), accept())
 	for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		for _, server := range r.cfg.Resolvers {
-			if server.Is4() {
-				r.rule(c, isIPv4(), daddr(single(server)), l4(proto), dport(dnsStandard), accept())
-			}
+			r.rule(c, daddr(single(server.Unmap())), l4(proto), dport(dnsStandard), accept())
 		}
 		if dnsPort != 0 && dnsPort != dnsStandard {
-			r.rule(c, isIPv4(), daddr(single(r.cfg.Gateway())), l4(proto), dport(dnsPort), accept())
+			r.rule(c, daddr(single(r.cfg.Gateway())), l4(proto), dport(dnsPort), accept())
 		}
 		for _, e := range r.cfg.Edge {
 			switch at := e.Addr().Unmap(); {
 			case at.IsLoopback():
 			case at.IsUnspecified():
-				r.rule(c, isIPv4(), l4(proto), dport(e.Port()), accept())
-			case at.Is4():
-				r.rule(c, isIPv4(), daddr(single(at)), l4(proto), dport(e.Port()), accept())
+				r.rule(c, l4(proto), dport(e.Port()), accept())
+			default:
+				r.rule(c, daddr(single(at)), l4(proto), dport(e.Port()), accept())
 			}
 		}
 	}
 	r.rule(c, toRefuse())
 	// The machine does not tell pods of a shorter way to each other: it must not be taken.
 	out := r.base("redirects", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter+filterBefore)
-	const icmpRedirect = 5
-	r.rule(out, oifname(r.cfg.Bridge), isIPv4(), l4(unix.IPPROTO_ICMP), match{
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{icmpRedirect}},
-	}, drop())
+	const redirect, redirect6 = 5, 137
+	r.rule(out, oifname(r.cfg.Bridge), is(ipv4), l4(unix.IPPROTO_ICMP), icmpType(redirect), drop())
+	r.rule(out, oifname(r.cfg.Bridge), is(ipv6), l4(unix.IPPROTO_ICMPV6), icmpType(redirect6), drop())
 }
 
-// notOutside are networks that are not the internet: this machine, the link with the metadata of a cloud, and groups.
-func notOutside() []netip.Prefix {
-	return []netip.Prefix{
-		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
-		netip.MustParsePrefix("224.0.0.0/3"),
+// notOutside are networks that are not the internet: this machine, the link, groups, and where clouds tell a machine its
+// secrets.
+func notOutside(f family) (list []netip.Prefix) {
+	networks := []string{
+		"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3",
+		"100.100.100.200/32", // Alibaba
+		"168.63.129.16/32",   // Azure
+		"192.0.0.192/32",     // Oracle
 	}
+	if f == ipv6 {
+		networks = []string{
+			"::/96", "::ffff:0:0/96", // this machine, and IPv4 addresses in the clothes of IPv6
+			"fe80::/10", "ff00::/8",
+			"64:ff9b::169.254.0.0/112", // the link in IPv4, by way of a translator
+			"fd00:ec2::254/128",        // Amazon
+			"fd20:ce::254/128",         // Google
+		}
+	}
+	for _, n := range networks {
+		list = append(list, netip.MustParsePrefix(n))
+	}
+	return list
 }
 
 // addForward says what passes from pod to pod and between pods and the outside.
@@ -288,13 +316,21 @@ func (r *ruleset) addForward() {
 	c := r.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter+filterBefore)
 	bridge := r.cfg.Bridge
 	r.rule(c, notIifname(bridge), notOifname(bridge), returns())
-	r.rule(c, iifname(bridge), isIPv6(), toRefuse()) // pods have no IPv6 address of ours
-	r.rule(c, iifname(bridge), notSaddr(r.cfg.Subnet), drop())
+	for _, f := range r.cfg.families() {
+		r.rule(c, iifname(bridge), notSaddr(r.cfg.network(f)), drop())
+	}
+	if !r.cfg.Subnet6.IsValid() {
+		r.rule(c, isNot(ipv4), toRefuse()) // pods have no address of that kind
+	}
 	r.rule(c, established(), accept())
-	r.rule(c, iifname(bridge), oifname(bridge), isIPv4(), service(), in(r.open), accept())
+	for _, f := range r.cfg.families() {
+		r.rule(c, iifname(bridge), oifname(bridge), service(f), in(r.open[f]), accept())
+	}
 	r.rule(c, oifname(bridge), toRefuse())
-	for _, p := range notOutside() {
-		r.rule(c, isIPv4(), daddr(p), toRefuse())
+	for _, f := range r.cfg.families() {
+		for _, p := range notOutside(f) {
+			r.rule(c, daddr(p), toRefuse())
+		}
 	}
 	// A port of this machine that somebody (Docker) forwards is still a port of this machine.
 	r.rule(c, redirected(), toRefuse())
@@ -302,22 +338,66 @@ func (r *ruleset) addForward() {
 }
 
 // addBridge makes pods reach each other only through the machine, where the other table sees them, whether the kernel
-// shows bridged frames to it (bridge-nf-call-iptables) or not.
-func (r *ruleset) addBridge() {
-	table := r.fresh(nftables.TableFamilyBridge)
-	priority := nftables.ChainPriority(-300) // NF_BR_PRI_NAT_DST_BRIDGED, before bridged frames are shown to IP's tables
-	pre := r.conn.AddChain(&nftables.Chain{
-		Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: &priority,
-	})
-	ours := r.cfg.group()
-	r.rule(pre, group(expr.MetaKeyIIFGROUP, expr.CmpOpNeq, ours), returns())
+// shows bridged frames to it (bridge-nf-call-iptables) or not. What a pod sends has its own addresses: none takes another's
+// place, neither for those whom it sends to nor in the tables of the bridge.
+func (r *ruleset) addBridge(st state) {
+	r.table = r.fresh(nftables.TableFamilyBridge)
+	for _, f := range r.cfg.families() {
+		var elements []nftables.SetElement
+		for _, pod := range slices.SortedFunc(maps.Keys(st.Members), netip.Addr.Compare) {
+			elements = append(elements, nftables.SetElement{Key: memberKey(r.cfg.in(f, pod), st.Members[pod])})
+		}
+		r.mark.members[f] = r.set(&nftables.Set{
+			Table: r.table, Name: "members" + f.suffix, Concatenation: true,
+			KeyType: nftables.MustConcatSetType(nftables.TypeIFIndex, nftables.TypeEtherAddr, f.address),
+		}, elements)
+	}
+	const (
+		beforeIP  = -300 // NF_BR_PRI_NAT_DST_BRIDGED, before bridged frames are shown to IP's tables
+		filter    = -200
+		arpSender = 14 // of the IPv4 address
+	)
+	pre := r.base("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, beforeIP)
+	r.rule(pre, group(expr.MetaKeyIIFGROUP, expr.CmpOpNeq, r.cfg.group()), returns())
+	r.rule(pre, notEthertype(unix.ETH_P_ARP), notEthertype(unix.ETH_P_IP), notEthertype(unix.ETH_P_IPV6), drop())
+	r.rule(pre, ethertype(unix.ETH_P_ARP), sender(ipv4.size, arpSender), notIn(r.mark.members[ipv4]), drop())
+	r.rule(pre, ethertype(unix.ETH_P_IP), sender(ipv4.size, ipv4.source), notIn(r.mark.members[ipv4]), drop())
+	if r.cfg.Subnet6.IsValid() {
+		r.rule(pre, ethertype(unix.ETH_P_IPV6), sender(ipv6.size, ipv6.source), notIn(r.mark.members[ipv6]), drop())
+	} else {
+		r.rule(pre, ethertype(unix.ETH_P_IPV6), drop())
+	}
 	r.rule(pre, etherDestination(expr.CmpOpEq, nil, r.cfg.mac), returns())
 	r.rule(pre, etherDestination(expr.CmpOpNeq, nil, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}), drop())
-	filter := nftables.ChainPriority(-200)
-	fwd := r.conn.AddChain(&nftables.Chain{
-		Name: "forward", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: &filter,
-	})
-	r.rule(fwd, group(expr.MetaKeyIIFGROUP, expr.CmpOpEq, ours), etherDestination(expr.CmpOpEq, []byte{1}, []byte{1}), drop())
+	fwd := r.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, filter)
+	r.rule(fwd, group(expr.MetaKeyIIFGROUP, expr.CmpOpEq, r.cfg.group()), etherDestination(expr.CmpOpEq, []byte{1}, []byte{1}), drop())
+}
+
+// memberKey is the key of a pod's address on the bridge; each part is filled up to a multiple of four bytes.
+func memberKey(pod netip.Addr, m member) []byte {
+	key := binaryutil.NativeEndian.PutUint32(uint32(m.Link)) //nolint:gosec // the index of a network interface
+	key = append(append(key, m.mac()...), 0, 0)
+	return append(key, pod.AsSlice()...)
+}
+
+// addMember adds a pod to the rules in force. n.mu is held.
+func (n *Network) addMember(pod netip.Addr, m member) error {
+	conn, err := connect()
+	if err != nil {
+		return err
+	}
+	for f, set := range n.mark.members {
+		if err := conn.SetAddElements(set, []nftables.SetElement{{Key: memberKey(n.cfg.in(f, pod), m)}}); err != nil {
+			return err
+		}
+	}
+	if conn.Flush() != nil {
+		return n.install() // somebody has removed the rules
+	}
+	for _, set := range n.mark.members {
+		n.mark.sets[set]++
+	}
+	return nil
 }
 
 // intact reports whether the rules are as install has left them.
@@ -338,9 +418,13 @@ func intact(cfg Config, m *mark) (bool, error) {
 			}
 		}
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: cfg.tableName()}
-	open, err := conn.GetSetElements(&nftables.Set{Table: table, Name: "open", KeyType: endpointType()})
-	return err == nil && len(open) == m.open, nil
+	for set, want := range m.sets {
+		elements, err := conn.GetSetElements(set)
+		if err != nil || len(elements) != want {
+			return false, nil //nolint:nilerr // the set is not there
+		}
+	}
+	return true, nil
 }
 
 // uninstall removes our tables, of this version and of earlier ones.

@@ -1,4 +1,4 @@
-package cri
+package podnet
 
 import (
 	"fmt"
@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNetwork calls do on a thread that is in the network namespace (a file in some /proc/<pid>/ns) and waits for it. The
+// Within calls do on a thread that is in the network namespace (a file in some /proc/<pid>/ns) and waits for it. The
 // sockets that do makes in its own goroutine stay in that namespace. The thread ends with the call: none that has been
 // elsewhere ever runs other code.
-func inNetwork(namespace *os.File, do func() error) error {
+func Within(namespace *os.File, do func() error) error {
 	done := make(chan error, 1)
 	onSpareThread(func() {
 		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("entering the pod's network: %w", err)
+			done <- fmt.Errorf("entering the network: %w", err)
 			return
 		}
 		done <- do()
