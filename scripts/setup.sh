@@ -111,6 +111,14 @@ container_debs=(
 )
 # What logs are shipped to in the tests.
 rsyslog_debs=(rsyslog rsyslog-openssl libestr0 libfastjson4 liblognorm5 libssl3 libuuid1)
+# The firewalls that the pods' network has to live with.
+firewall_debs=(
+	firewalld python3-firewall python3-nftables libnftables1 python3-dbus python3-gi gir1.2-glib-2.0 libgirepository-1.0-1 libglib2.0-0 libffi8
+	dbus-daemon dbus-bin libdbus-1-3 libapparmor1 libaudit1 libcap-ng0 libexpat1
+	ufw
+)
+# What make bench compares the name server with.
+unbound_debs=(unbound libevent-2.1-7 libhiredis0.14 libprotobuf-c1 libpython3.11 libnghttp2-14 libssl3 libexpat1)
 docker_debs=(docker.io containerd libdevmapper1.02.1 libpcre2-8-0 libselinux1 libsystemd0 libudev1)
 
 # unpack_debs NAME PACKAGE…: unpack the packages into the cache's folder NAME.
@@ -130,6 +138,13 @@ unpack_debs() {
 	rm -rf "${cache:?}/$name"
 	mv "$tmp/root" "$cache/$name"
 	rm -rf "$tmp"
+}
+
+# merge_usr NAME: put what is in /lib into /usr/lib, where it is on a machine.
+merge_usr() {
+	[[ -d $cache/$1/lib ]] || return 0
+	cp -a "$cache/$1/lib/." "$cache/$1/usr/lib/"
+	rm -rf "${cache:?}/$1/lib"
 }
 
 javascript_sdk() {
@@ -200,10 +215,13 @@ main() {
 		unpack_debs containers "${container_debs[@]}"
 		unpack_debs rsyslog "${rsyslog_debs[@]}"
 		unpack_debs docker "${docker_debs[@]}"
+		unpack_debs firewalls "${firewall_debs[@]}"
+		merge_usr firewalls
 		javascript_sdk
 		;;
 	bench)
 		unpack_debs debian "${debs[@]}"
+		unpack_debs unbound "${unbound_debs[@]}"
 		unpack_debs docker "${docker_debs[@]}"
 		;;
 	esac

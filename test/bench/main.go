@@ -24,10 +24,17 @@ func main() {
 		}
 		return
 	}
+	if client := os.Getenv(dnsRole); client != "" {
+		if err := beDNS(client, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "dns:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access or tls")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access, tls or dns")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
@@ -81,6 +88,7 @@ func run(ctx context.Context, o options) error {
 		{"logs", func() error { return logStore(ctx, t, o, images, dir) }},
 		{"access", func() error { return accessLog(ctx, t, o, images) }},
 		{"tls", func() error { return measureTLS(ctx, t, o, dir) }},
+		{"dns", func() error { return measureDNS(ctx, t, o, dir) }},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue

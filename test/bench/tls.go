@@ -215,15 +215,15 @@ func newBackend() (net.Listener, error) {
 	return l, nil
 }
 
-// edgeProcess is this program in the role of an edge.
-type edgeProcess struct {
+// roleProcess is this program in the role of an edge or a name server.
+type roleProcess struct {
 	dir, addr string
 	pid       int
 	cmd       *exec.Cmd
 	stdin     io.Closer
 }
 
-func startEdge(ctx context.Context, dir, backend string, names int) (*edgeProcess, error) {
+func startEdge(ctx context.Context, dir, backend string, names int) (*roleProcess, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -234,6 +234,16 @@ func startEdge(ctx context.Context, dir, backend string, names int) (*edgeProces
 	cmd := exec.CommandContext(ctx, self, backend, fmt.Sprint(names))
 	cmd.Env = append(os.Environ(), edgeRole+"="+dir)
 	cmd.Stderr = os.Stderr
+	e, err := startRole(cmd)
+	if err != nil {
+		return nil, err
+	}
+	e.dir = dir
+	return e, nil
+}
+
+// startRole starts this program in a role and reads the address that it prints.
+func startRole(cmd *exec.Cmd) (*roleProcess, error) {
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -245,20 +255,20 @@ func startEdge(ctx context.Context, dir, backend string, names int) (*edgeProces
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	e := &edgeProcess{dir: dir, pid: cmd.Process.Pid, cmd: cmd, stdin: stdin}
+	e := &roleProcess{pid: cmd.Process.Pid, cmd: cmd, stdin: stdin}
 	if _, err := fmt.Fscanln(stdout, &e.addr); err != nil {
-		return nil, errors.Join(fmt.Errorf("the edge did not start: %w", err), e.close())
+		return nil, errors.Join(fmt.Errorf("it did not start: %w", err), e.close())
 	}
 	return e, nil
 }
 
-func (e *edgeProcess) close() error {
+func (e *roleProcess) close() error {
 	e.stdin.Close()
 	return e.cmd.Wait()
 }
 
 // settledMemory is what the edge needs when it has come to rest.
-func (e *edgeProcess) settledMemory() (int64, error) {
+func (e *roleProcess) settledMemory() (int64, error) {
 	time.Sleep(3 * time.Second)
 	m, err := kit.MemoryOf(e.pid)
 	return m.RSS, err

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trysail/trysail/internal/engine/podnet"
 )
 
 // Problem is something about the machine that keeps the engine from working, or from working well.
@@ -49,7 +51,14 @@ type host struct {
 
 // Probe reports what the engine would miss on this machine. It changes nothing.
 func Probe(cfg Config) []Problem {
-	_, problems := probe(context.Background(), cfg.withDefaults())
+	cfg = cfg.withDefaults()
+	_, problems := probe(context.Background(), cfg)
+	obstacles, _ := podnet.Obstacles(cfg.Bridge) // who is not root is told of that already
+	for _, o := range obstacles {
+		problems = append(problems, Problem{
+			Text: "A firewall drops what containers send: the chain " + o.Chain + " of nftables.", Fix: o.Fix + "; and add the same to the firewall's own rules",
+		})
+	}
 	return problems
 }
 

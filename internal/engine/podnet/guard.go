@@ -15,6 +15,8 @@ const (
 	// hostEvery is how often the machine's other firewalls are asked to let pods through: Docker sets its policy when it
 	// starts, firewalld forgets what it was told when it is reloaded.
 	hostEvery = time.Minute
+	// hostPause is the least time between two such questions, when rules of the machine change.
+	hostPause = 10 * time.Second
 	// quiet is how long changes are collected before the rules are looked at.
 	quiet = 50 * time.Millisecond
 )
@@ -29,15 +31,19 @@ func (n *Network) guard(ctx context.Context) {
 		n.wg.Go(func() { listen(listener, changes) })
 		defer listener.Close()
 	}
-	look, host := time.NewTicker(guardEvery), time.NewTicker(hostEvery)
+	look, host := time.NewTicker(guardEvery), time.NewTimer(hostEvery)
 	defer look.Stop()
 	defer host.Stop()
+	asked := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-host.C:
 			admitByHost(ctx, n.cfg)
+			n.warn(ctx)
+			asked = time.Now()
+			host.Reset(hostEvery)
 			n.mu.Lock()
 			err := n.reachAll()
 			n.mu.Unlock()
@@ -52,6 +58,7 @@ func (n *Network) guard(ctx context.Context) {
 				return
 			case <-time.After(quiet):
 			}
+			host.Reset(hostPause - time.Since(asked))
 		}
 		if err := n.restore(ctx); err != nil {
 			n.log.ErrorContext(ctx, "the rules of the pods' network are not in force", "error", err)

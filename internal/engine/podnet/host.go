@@ -28,24 +28,31 @@ func admitByHost(ctx context.Context, cfg Config) {
 // ufw set it (that would hit even packets between two pods), and lets pods ask the name server where the policy is to drop
 // what comes in, as ufw sets it. Without iptables on the machine, nobody has set those policies with it.
 func admitByIptables(ctx context.Context, cfg Config) error {
-	iptables, err := exec.LookPath("iptables")
-	for _, path := range []string{"/usr/sbin/iptables", "/sbin/iptables"} {
+	forward := []string{"-i " + cfg.Bridge + " -j ACCEPT", "-o " + cfg.Bridge + " -j ACCEPT"}
+	input := []string{"-d " + single(cfg.Gateway()).String() + " -i " + cfg.Bridge + " -j ACCEPT"}
+	err := admitByTool(ctx, "iptables", map[string][]string{"FORWARD": forward, "INPUT": input})
+	if cfg.Subnet6.IsValid() {
+		err = errors.Join(err, admitByTool(ctx, "ip6tables", map[string][]string{"FORWARD": forward}))
+	}
+	return err
+}
+
+// admitByTool puts the rules at the head of their chains, as far as these drop what no rule accepts.
+func admitByTool(ctx context.Context, tool string, chains map[string][]string) error {
+	path, err := exec.LookPath(tool)
+	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
 		if err != nil {
-			iptables, err = exec.LookPath(path)
+			path, err = exec.LookPath(dir + tool)
 		}
 	}
 	if err != nil {
 		return nil //nolint:nilerr // there is none
 	}
 	run := func(args ...string) (string, error) {
-		out, err := exec.CommandContext(ctx, iptables, append([]string{"-w", "5"}, args...)...).CombinedOutput() //nolint:gosec // fixed arguments
+		out, err := exec.CommandContext(ctx, path, append([]string{"-w", "5"}, args...)...).CombinedOutput() //nolint:gosec // fixed arguments
 		return string(out), err
 	}
-	gateway := single(cfg.Gateway()).String()
-	for chain, wanted := range map[string][]string{
-		"FORWARD": {"-i " + cfg.Bridge + " -j ACCEPT", "-o " + cfg.Bridge + " -j ACCEPT"},
-		"INPUT":   {"-d " + gateway + " -i " + cfg.Bridge + " -j ACCEPT"},
-	} {
+	for chain, wanted := range chains {
 		rules, err := run("-S", chain)
 		if err != nil || !strings.HasPrefix(rules, "-P "+chain+" DROP") {
 			continue // no such chain in this kernel, or nothing is dropped
@@ -55,7 +62,7 @@ func admitByIptables(ctx context.Context, cfg Config) error {
 				continue
 			}
 			if out, err := run(append([]string{"-I", chain}, strings.Fields(rule)...)...); err != nil {
-				return fmt.Errorf("iptables: %w: %s", err, out)
+				return fmt.Errorf("%s: %w: %s", tool, err, out)
 			}
 		}
 	}

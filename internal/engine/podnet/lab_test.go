@@ -20,14 +20,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// labEnv names the test that is to be run in this process, which is alone in a network of its own: the tests may do with
-// rules and addresses there what they like.
+// labEnv names the test that is to be run in this process, which is alone in a network of its own and sees mounts of its
+// own: the tests may do with rules, addresses and files what they like.
 const labEnv = "TRYSAIL_TEST_LAB"
 
 // inLab reports whether this process has a network of its own. If not, the test is run in one that has.
 func inLab(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(labEnv) == t.Name() {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
 		return true
 	}
 	if os.Geteuid() != 0 {
@@ -35,7 +38,7 @@ func inLab(t *testing.T) bool {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), labEnv+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)

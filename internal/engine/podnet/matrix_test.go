@@ -45,94 +45,10 @@ func TestNetwork_IsolationMatrix(t *testing.T) {
 		return
 	}
 	x := newLab(t)
-	a, a2, b := x.pod(t, "alpha", "10.99.0.10"), x.pod(t, "alpha2", "10.99.0.11"), x.pod(t, "beta", "10.99.0.20")
-	for _, p := range []*space{a, a2, b} {
-		p.serve(t, "tcp", "[::]:8080", p.name)
-		p.serve(t, "tcp", "[::]:9090", p.name)
-		p.serve(t, "udp", "[::]:5000", p.name)
-		p.serve(t, "udp", "[::]:5001", p.name)
-	}
-	b.serve(t, "tcp", "[::]:7070", "beta six")
-	alphaLink := a.linkLocal(t, "eth0")
+	cells := x.furnish(t)
 	gateway := x.cfg.Gateway().String()
-	for _, proto := range []string{"tcp", "udp"} {
-		x.internet.serve(t, proto, internetAddr+":80", "internet")
-		x.internet.serve(t, proto, metadataAddr+":80", "metadata")
-		x.internet.serve(t, proto, "["+internetAddr6+"]:80", "internet")
-		x.internet.serve(t, proto, "["+metadataAddr6+"]:80", "metadata")
-		x.host.serve(t, proto, "[::1]:4500", "api on loopback")
-		x.host.serve(t, proto, "127.0.0.1:4500", "api on loopback")
-		x.host.serve(t, proto, "[::]:4501", "api on all addresses")
-		x.host.serve(t, proto, gateway+":53", "dns")
-		x.host.serve(t, proto, "[::]:443", "edge")
-	}
-	x.host.serve(t, "tcp", "[::]:80", "edge")
-	// A port of the machine that leads elsewhere, as Docker publishes one.
-	run(t, "iptables", "-t", "nat", "-A", "PREROUTING", "-d", hostAddr, "-p", "tcp", "--dport", "8088", "-j", "DNAT", "--to-destination", internetAddr+":80")
-	run(t, "ip6tables", "-t", "nat", "-A", "PREROUTING", "-d", hostAddr6, "-p", "tcp", "--dport", "8088", "-j", "DNAT", "--to-destination", "["+internetAddr6+"]:80")
-
-	publish := func(s trysail.PrivateService) string {
-		t.Helper()
-		addr, err := x.network.Publish(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return addr.String()
-	}
-	alpha := publish(trysail.PrivateService{Service: "alpha", Pods: addrs("10.99.0.10"), TCP: []uint16{8080}})
-	beta := publish(trysail.PrivateService{Service: "beta", Pods: addrs("10.99.0.20"), TCP: []uint16{8080}, UDP: []uint16{5000}})
-	empty := publish(trysail.PrivateService{Service: "empty", TCP: []uint16{8080}})
-
-	cells := []cell{
-		{"alpha", "tcp", beta + ":8080", "open TCP port of a sibling service", "beta to 10.99.0.10"},
-		{"alpha", "udp", beta + ":5000", "open UDP port of a sibling service", "beta to 10.99.0.10"},
-		{"alpha", "tcp", beta + ":9090", "closed TCP port of a sibling service", denied},
-		{"alpha", "udp", beta + ":5001", "closed UDP port of a sibling service", denied},
-		{"alpha", "udp", beta + ":8080", "TCP port of a sibling service over UDP", denied},
-		{"alpha", "tcp", "10.99.0.20:8080", "open TCP port of a sibling's pod", "beta to 10.99.0.10"},
-		{"alpha", "tcp", "10.99.0.20:9090", "closed TCP port of a sibling's pod", denied},
-		{"alpha", "udp", "10.99.0.20:5001", "closed UDP port of a sibling's pod", denied},
-		{"alpha", "tcp", alpha + ":8080", "its own service", "alpha to " + gateway},
-		{"alpha2", "tcp", alpha + ":8080", "open port of its own service's other pod", "alpha to 10.99.0.11"},
-		{"alpha2", "tcp", "10.99.0.10:9090", "closed port of its own service's other pod", denied},
-		{"alpha", "tcp", "10.99.0.11:8080", "a pod that is not in service", denied},
-		{"beta", "tcp", alpha + ":8080", "open TCP port the other way round", "alpha to 10.99.0.20"},
-		{"alpha", "tcp", empty + ":8080", "a service without pods", denied},
-		{"alpha", "tcp", internetAddr + ":80", "internet over TCP", "internet to " + hostAddr},
-		{"alpha", "udp", internetAddr + ":80", "internet over UDP", "internet to " + hostAddr},
-		{"alpha", "udp", gateway + ":53", "name server over UDP", "dns to 10.99.0.10"},
-		{"alpha", "tcp", gateway + ":53", "name server over TCP", "dns to 10.99.0.10"},
-		{"alpha", "tcp", hostAddr + ":443", "edge", "edge to 10.99.0.10"},
-		{"alpha", "tcp", hostAddr + ":80", "edge, to be redirected", "edge to 10.99.0.10"},
-		{"alpha", "tcp", gateway + ":4501", "API and registry, at the gateway", denied},
-		{"alpha", "tcp", hostAddr + ":4501", "API and registry, at the machine's address", denied},
-		{"alpha", "udp", hostAddr + ":4501", "UDP service of the machine", denied},
-		{"alpha", "tcp", "127.0.0.1:4500", "the machine's loopback", denied},
-		{"alpha", "tcp", hostAddr + ":8088", "a port that the machine publishes for another", denied},
-		{"alpha", "tcp", metadataAddr + ":80", "metadata of the cloud", denied},
-		{"alpha", "udp", metadataAddr + ":80", "metadata of the cloud over UDP", denied},
-		{"alpha", "tcp", x.linkLocal(t, "trysail0") + "%eth0]:4501", "the machine by IPv6 on the link", denied},
-		{"alpha", "tcp", b.linkLocal(t, "eth0") + "%eth0]:7070", "a sibling's pod by IPv6 on the link", denied},
-		{"host", "tcp", "10.99.0.20:8080", "a pod (the edge does)", "beta to " + gateway},
-		{"host", "tcp", beta + ":8080", "a service", "beta to " + gateway},
-		{"host", "tcp", "127.0.0.1:4500", "its own loopback", "api on loopback to 127.0.0.1"},
-		{"host", "tcp", hostAddr + ":4501", "its own services", "api on all addresses to " + hostAddr},
-		{"internet", "tcp", "10.99.0.20:8080", "a pod from outside", denied},
-		{"internet", "tcp", beta + ":8080", "a service from outside", denied},
-		{"internet", "tcp", hostAddr + ":4501", "the machine's services from outside", "api on all addresses to 203.0.113.2"},
-	}
-	for _, c := range cells { // the same by IPv6; the name server is asked by IPv4
-		if !strings.Contains(c.addr, "[") && !strings.HasPrefix(c.what, "name server") {
-			cells = append(cells, cell{c.from, c.network, x.six(c.addr), c.what, x.six(c.want)})
-		}
-	}
-	cells = append(cells,
-		cell{"alpha", "tcp", "[fe80::1%eth0]:80", "the link by IPv6", denied},
-		cell{"alpha", "tcp", "[64:ff9b::a9fe:a9fe]:80", "metadata of the cloud by way of a translator", denied},
-	)
-	x.internet.routeTo(t, x.cfg.Subnet, netip.MustParseAddr(hostAddr))
-	x.internet.routeTo(t, x.cfg.Subnet6, netip.MustParseAddr(hostAddr6))
-
+	beta := x.network.Published()["beta"].String()
+	b, alphaLink := x.pods["beta"], x.pods["alpha"].linkLocal(t, "eth0")
 	for _, circumstance := range []struct {
 		name string
 		make func(t *testing.T)
@@ -221,6 +137,98 @@ func TestNetwork_IsolationMatrix(t *testing.T) {
 		}
 		x.open(t) // for the cleanup
 	})
+}
+
+// furnish puts pods with services on the machine, and says who reaches what.
+func (x *lab) furnish(t *testing.T) []cell {
+	t.Helper()
+	a, a2, b := x.pod(t, "alpha", "10.99.0.10"), x.pod(t, "alpha2", "10.99.0.11"), x.pod(t, "beta", "10.99.0.20")
+	for _, p := range []*space{a, a2, b} {
+		p.serve(t, "tcp", "[::]:8080", p.name)
+		p.serve(t, "tcp", "[::]:9090", p.name)
+		p.serve(t, "udp", "[::]:5000", p.name)
+		p.serve(t, "udp", "[::]:5001", p.name)
+	}
+	b.serve(t, "tcp", "[::]:7070", "beta six")
+	gateway := x.cfg.Gateway().String()
+	for _, proto := range []string{"tcp", "udp"} {
+		x.internet.serve(t, proto, internetAddr+":80", "internet")
+		x.internet.serve(t, proto, metadataAddr+":80", "metadata")
+		x.internet.serve(t, proto, "["+internetAddr6+"]:80", "internet")
+		x.internet.serve(t, proto, "["+metadataAddr6+"]:80", "metadata")
+		x.host.serve(t, proto, "[::1]:4500", "api on loopback")
+		x.host.serve(t, proto, "127.0.0.1:4500", "api on loopback")
+		x.host.serve(t, proto, "[::]:4501", "api on all addresses")
+		x.host.serve(t, proto, gateway+":53", "dns")
+		x.host.serve(t, proto, "[::]:443", "edge")
+	}
+	x.host.serve(t, "tcp", "[::]:80", "edge")
+	// A port of the machine that leads elsewhere, as Docker publishes one.
+	run(t, "iptables", "-t", "nat", "-A", "PREROUTING", "-d", hostAddr, "-p", "tcp", "--dport", "8088", "-j", "DNAT", "--to-destination", internetAddr+":80")
+	run(t, "ip6tables", "-t", "nat", "-A", "PREROUTING", "-d", hostAddr6, "-p", "tcp", "--dport", "8088", "-j", "DNAT", "--to-destination", "["+internetAddr6+"]:80")
+
+	publish := func(s trysail.PrivateService) string {
+		t.Helper()
+		addr, err := x.network.Publish(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return addr.String()
+	}
+	alpha := publish(trysail.PrivateService{Service: "alpha", Pods: addrs("10.99.0.10"), TCP: []uint16{8080}})
+	beta := publish(trysail.PrivateService{Service: "beta", Pods: addrs("10.99.0.20"), TCP: []uint16{8080}, UDP: []uint16{5000}})
+	empty := publish(trysail.PrivateService{Service: "empty", TCP: []uint16{8080}})
+
+	cells := []cell{
+		{"alpha", "tcp", beta + ":8080", "open TCP port of a sibling service", "beta to 10.99.0.10"},
+		{"alpha", "udp", beta + ":5000", "open UDP port of a sibling service", "beta to 10.99.0.10"},
+		{"alpha", "tcp", beta + ":9090", "closed TCP port of a sibling service", denied},
+		{"alpha", "udp", beta + ":5001", "closed UDP port of a sibling service", denied},
+		{"alpha", "udp", beta + ":8080", "TCP port of a sibling service over UDP", denied},
+		{"alpha", "tcp", "10.99.0.20:8080", "open TCP port of a sibling's pod", "beta to 10.99.0.10"},
+		{"alpha", "tcp", "10.99.0.20:9090", "closed TCP port of a sibling's pod", denied},
+		{"alpha", "udp", "10.99.0.20:5001", "closed UDP port of a sibling's pod", denied},
+		{"alpha", "tcp", alpha + ":8080", "its own service", "alpha to " + gateway},
+		{"alpha2", "tcp", alpha + ":8080", "open port of its own service's other pod", "alpha to 10.99.0.11"},
+		{"alpha2", "tcp", "10.99.0.10:9090", "closed port of its own service's other pod", denied},
+		{"alpha", "tcp", "10.99.0.11:8080", "a pod that is not in service", denied},
+		{"beta", "tcp", alpha + ":8080", "open TCP port the other way round", "alpha to 10.99.0.20"},
+		{"alpha", "tcp", empty + ":8080", "a service without pods", denied},
+		{"alpha", "tcp", internetAddr + ":80", "internet over TCP", "internet to " + hostAddr},
+		{"alpha", "udp", internetAddr + ":80", "internet over UDP", "internet to " + hostAddr},
+		{"alpha", "udp", gateway + ":53", "name server over UDP", "dns to 10.99.0.10"},
+		{"alpha", "tcp", gateway + ":53", "name server over TCP", "dns to 10.99.0.10"},
+		{"alpha", "tcp", hostAddr + ":443", "edge", "edge to 10.99.0.10"},
+		{"alpha", "tcp", hostAddr + ":80", "edge, to be redirected", "edge to 10.99.0.10"},
+		{"alpha", "tcp", gateway + ":4501", "API and registry, at the gateway", denied},
+		{"alpha", "tcp", hostAddr + ":4501", "API and registry, at the machine's address", denied},
+		{"alpha", "udp", hostAddr + ":4501", "UDP service of the machine", denied},
+		{"alpha", "tcp", "127.0.0.1:4500", "the machine's loopback", denied},
+		{"alpha", "tcp", hostAddr + ":8088", "a port that the machine publishes for another", denied},
+		{"alpha", "tcp", metadataAddr + ":80", "metadata of the cloud", denied},
+		{"alpha", "udp", metadataAddr + ":80", "metadata of the cloud over UDP", denied},
+		{"alpha", "tcp", x.linkLocal(t, "trysail0") + "%eth0]:4501", "the machine by IPv6 on the link", denied},
+		{"alpha", "tcp", b.linkLocal(t, "eth0") + "%eth0]:7070", "a sibling's pod by IPv6 on the link", denied},
+		{"host", "tcp", "10.99.0.20:8080", "a pod (the edge does)", "beta to " + gateway},
+		{"host", "tcp", beta + ":8080", "a service", "beta to " + gateway},
+		{"host", "tcp", "127.0.0.1:4500", "its own loopback", "api on loopback to 127.0.0.1"},
+		{"host", "tcp", hostAddr + ":4501", "its own services", "api on all addresses to " + hostAddr},
+		{"internet", "tcp", "10.99.0.20:8080", "a pod from outside", denied},
+		{"internet", "tcp", beta + ":8080", "a service from outside", denied},
+		{"internet", "tcp", hostAddr + ":4501", "the machine's services from outside", "api on all addresses to 203.0.113.2"},
+	}
+	for _, c := range cells { // the same by IPv6; the name server is asked by IPv4
+		if !strings.Contains(c.addr, "[") && !strings.HasPrefix(c.what, "name server") {
+			cells = append(cells, cell{c.from, c.network, x.six(c.addr), c.what, x.six(c.want)})
+		}
+	}
+	cells = append(cells,
+		cell{"alpha", "tcp", "[fe80::1%eth0]:80", "the link by IPv6", denied},
+		cell{"alpha", "tcp", "[64:ff9b::a9fe:a9fe]:80", "metadata of the cloud by way of a translator", denied},
+	)
+	x.internet.routeTo(t, x.cfg.Subnet, netip.MustParseAddr(hostAddr))
+	x.internet.routeTo(t, x.cfg.Subnet6, netip.MustParseAddr(hostAddr6))
+	return cells
 }
 
 // linkLocal is the first half of a literal IPv6 address of the interface on its link; empty brackets if it has none.

@@ -129,6 +129,8 @@ type Network struct {
 	state   state
 	dnsPort uint16
 	mark    *mark
+
+	warned []Obstacle // by warn alone
 }
 
 // Open makes the bridge and the rules. What earlier calls have published is in force at once.
@@ -154,6 +156,7 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 		return nil, err
 	}
 	admitByHost(ctx, n.cfg)
+	n.warn(ctx)
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
 	n.wg.Go(func() { n.guard(own) })
