@@ -20,27 +20,42 @@ const (
 
 // answer answers a query; nil is silence.
 func (s *Server) answer(ctx context.Context, query []byte, who client, stream bool) []byte {
+	b, others := s.answerHere(query, who, stream)
+	if others == nil {
+		return b
+	}
+	return s.answerOthers(ctx, query, others, stream)
+}
+
+// answerHere answers what can be answered without asking anybody; nil is silence. If others is not nil, somebody has to be
+// asked.
+func (s *Server) answerHere(query []byte, who client, stream bool) (b []byte, others *reply) {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
 	if err != nil || h.Response {
-		return nil // not a query; an answer could start a quarrel between two servers
+		return nil, nil // not a query; an answer could start a quarrel between two servers
 	}
 	r := &reply{header: h}
 	if h.OpCode != 0 {
-		return r.fail(dnsmessage.RCodeNotImplemented)
+		return r.fail(dnsmessage.RCodeNotImplemented), nil
 	}
 	questions, err := p.AllQuestions()
 	if err != nil || len(questions) != 1 {
-		return r.fail(dnsmessage.RCodeFormatError)
+		return r.fail(dnsmessage.RCodeFormatError), nil
 	}
 	r.question = &questions[0]
-	if s.private(r.question.Name) {
+	switch {
+	case s.private(r.question.Name):
 		r.readEDNS(&p)
-		return s.answerPrivate(r, stream)
+		return s.answerPrivate(r, stream), nil
+	case who != clientPod:
+		return r.fail(dnsmessage.RCodeRefused), nil
 	}
-	if who != clientPod {
-		return r.fail(dnsmessage.RCodeRefused)
-	}
+	return nil, r
+}
+
+// answerOthers answers with what the machine's resolvers say.
+func (s *Server) answerOthers(ctx context.Context, query []byte, r *reply, stream bool) []byte {
 	if b := s.forward(ctx, query, *r.question, stream); b != nil {
 		return b
 	}

@@ -27,6 +27,8 @@ const (
 	// maxStreams bounds the TCP connections, of all and of one client.
 	maxStreams          = 512
 	maxStreamsPerClient = 64
+	// readers is how many goroutines read queries over UDP, and answer those for private names.
+	readers = 4
 	// streamIdle is how long a TCP connection may be idle.
 	streamIdle = 10 * time.Second
 )
@@ -54,6 +56,7 @@ type Server struct {
 	wg      sync.WaitGroup
 	ctx     context.Context //nolint:containedctx // of the queries under way; Close ends it
 	stop    context.CancelFunc
+	buffers sync.Pool // of *[maxAnswer]byte
 
 	mu      sync.Mutex // guards all below
 	names   map[string][]netip.Addr
@@ -68,11 +71,14 @@ func Start(cfg Config) (*Server, error) {
 		cfg: cfg, names: map[string][]netip.Addr{}, open: map[net.Conn]bool{},
 		queries: newLimiter(maxQueries, maxPerClient), conns: newLimiter(maxStreams, maxStreamsPerClient),
 	}
+	s.buffers.New = func() any { return new([maxAnswer]byte) }
 	if err := s.listen(); err != nil {
 		return nil, fmt.Errorf("opening the pods' name server: %w", err)
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.wg.Go(s.servePackets)
+	for range readers {
+		s.wg.Go(s.servePackets)
+	}
 	s.wg.Go(s.serveStreams)
 	return s, nil
 }

@@ -30,7 +30,7 @@ func (s *Server) forward(ctx context.Context, query []byte, q dnsmessage.Questio
 		if server.Addr() == s.cfg.Addr.Addr() {
 			continue // that is us
 		}
-		answer, err := ask(ctx, server, query, q, stream)
+		answer, err := s.ask(ctx, server, query, q, stream)
 		if err != nil {
 			if ctx.Err() != nil {
 				return last
@@ -47,14 +47,14 @@ func (s *Server) forward(ctx context.Context, query []byte, q dnsmessage.Questio
 }
 
 // ask sends a query under an id of our own and returns the answer under the client's.
-func ask(ctx context.Context, server netip.AddrPort, query []byte, q dnsmessage.Question, stream bool) ([]byte, error) {
+func (s *Server) ask(ctx context.Context, server netip.AddrPort, query []byte, q dnsmessage.Question, stream bool) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, upstreamTime)
 	defer cancel()
 	network := "udp"
 	if stream {
 		network = "tcp"
 	}
-	c, err := new(net.Dialer).DialContext(ctx, network, server.String())
+	c, err := connect(ctx, network, server)
 	if err != nil {
 		return nil, err
 	}
@@ -75,16 +75,15 @@ func ask(ctx context.Context, server netip.AddrPort, query []byte, q dnsmessage.
 	if err != nil {
 		return nil, err
 	}
-	for buf := []byte(nil); ; {
+	buf := s.buffers.Get().(*[maxAnswer]byte) //nolint:forcetypeassert // it holds nothing else
+	defer s.buffers.Put(buf)
+	for {
 		var answer []byte
 		if stream {
 			answer, err = readMessage(c)
 		} else {
-			if buf == nil {
-				buf = make([]byte, maxAnswer)
-			}
 			var n int
-			n, err = c.Read(buf)
+			n, err = c.Read(buf[:])
 			answer = buf[:n]
 		}
 		if err != nil {
@@ -97,6 +96,14 @@ func ask(ctx context.Context, server netip.AddrPort, query []byte, q dnsmessage.
 		copy(answer, query[:2])
 		return answer, nil
 	}
+}
+
+// connect makes a connection of its own for each query over UDP as well: what guesses the answer has to guess its port.
+func connect(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
+	if network == "udp" {
+		return net.DialUDP(network, nil, net.UDPAddrFromAddrPort(server)) // it does not wait
+	}
+	return new(net.Dialer).DialContext(ctx, network, server.String())
 }
 
 // answers reports whether b is an answer to the question under the id.

@@ -12,7 +12,7 @@ import (
 // maxPacket is the largest query over UDP that is looked at; no client has reason to send more.
 const maxPacket = 4096
 
-// servePackets answers over UDP until the socket is closed.
+// servePackets answers over UDP until the socket is closed. Several goroutines do so.
 func (s *Server) servePackets() {
 	buf := make([]byte, maxPacket)
 	for {
@@ -25,14 +25,21 @@ func (s *Server) servePackets() {
 			continue
 		}
 		who, ok := s.trust(from.Addr())
-		if !ok || !s.enter(&s.queries, from.Addr()) {
+		if !ok {
+			continue
+		}
+		answer, others := s.answerHere(buf[:n], who, false)
+		if answer != nil {
+			_, _ = s.packets.WriteToUDPAddrPort(answer, from) // who is gone does not want it
+		}
+		if others == nil || !s.enter(&s.queries, from.Addr()) {
 			continue
 		}
 		query := append([]byte(nil), buf[:n]...)
 		s.wg.Go(func() {
 			defer s.leave(&s.queries, from.Addr())
-			if answer := s.answer(s.ctx, query, who, false); answer != nil {
-				_, _ = s.packets.WriteToUDPAddrPort(answer, from) // who is gone does not want it
+			if answer := s.answerOthers(s.ctx, query, others, false); answer != nil {
+				_, _ = s.packets.WriteToUDPAddrPort(answer, from)
 			}
 		})
 	}

@@ -106,16 +106,13 @@ func dnsName(i int) string { return fmt.Sprintf("service-%d.service.local.", i) 
 
 // ownAddress is an address of this machine other than loopback: from there it is asked as by a pod.
 func ownAddress() (netip.Addr, error) {
-	addrs, err := net.InterfaceAddrs()
+	c, err := net.Dial("udp4", "192.0.2.1:9") // which sends nothing
 	if err != nil {
-		return netip.Addr{}, err
+		return netip.Addr{}, fmt.Errorf("looking for an IPv4 address to ask from: %w", err)
 	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
-			return p.Addr(), nil
-		}
-	}
-	return netip.Addr{}, errors.New("this machine has no IPv4 address to ask from")
+	defer c.Close()
+	p, err := netip.ParseAddrPort(c.LocalAddr().String())
+	return p.Addr(), err
 }
 
 // askAll asks from so many sockets for the time.
@@ -247,8 +244,13 @@ func beDNS(client string, args []string) error {
 	if err != nil {
 		return err
 	}
-	addr, err := kit.FreeAddr()
+	// Upstream has another address: the server takes one at its own for itself.
+	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
+		return err
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
 		return err
 	}
 	server, err := dns.Start(dns.Config{
