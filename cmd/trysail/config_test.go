@@ -86,6 +86,10 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--trusted-proxies=10.0.0.0/8,nginx", `--trusted-proxies: "nginx" is neither a network`},
 		{"--proxy-protocol=on", `--proxy-protocol: "on" is neither a network`},
 		{"--subnet=10.0.0.1/16", "is an address within 10.0.0.0/16"},
+		{"--subnet6=10.0.0.0/16", "is neither off nor an IPv6 network of /8 to /96"},
+		{"--subnet6=fd00::/112", "is neither off nor an IPv6 network of /8 to /96"},
+		{"--subnet6=fe80::/64", "is neither off nor an IPv6 network of /8 to /96"},
+		{"--subnet6=fd00::1/64", "is an address within fd00::/64"},
 		{"--acme-directory=http://x/dir", `--acme-directory "http://x/dir" is not an https:// address`},
 		{"--acme-directory=none,https://x/dir", "none does not go together with others"},
 		{"--acme-email=ops", `--acme-email "ops" is not an address`},
@@ -101,7 +105,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", tt.args, err, tt.want)
 		}
 	}
-	for _, args := range []string{"--listen=localhost:0", "--listen=[::1]:4500", "--http=0.0.0.0:8080", "--subnet=10.92.0.0/16", "--domain=apps.example.com", "--http=[::]:80", "--https=[::1]:443", "--trusted-proxies=10.0.0.0/8,2001:db8::1", "--proxy-protocol=192.0.2.1", "--http3"} {
+	for _, args := range []string{"--listen=localhost:0", "--listen=[::1]:4500", "--http=0.0.0.0:8080", "--subnet=10.92.0.0/16", "--subnet6=fd12:3456:789a::/64", "--subnet6=off", "--domain=apps.example.com", "--http=[::]:80", "--https=[::1]:443", "--trusted-proxies=10.0.0.0/8,2001:db8::1", "--proxy-protocol=192.0.2.1", "--http3"} {
 		if _, err := parse(t, nil, args); err != nil {
 			t.Errorf("%s: %v", args, err)
 		}

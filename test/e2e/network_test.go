@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -24,6 +25,16 @@ import (
 type fetched struct {
 	Answers, Failures map[string]int
 	Addrs             []string
+}
+
+// addrs are those of the family that the name stands for.
+func (f fetched) addrs(isFamily func(netip.Addr) bool) (list []string) {
+	for _, text := range f.Addrs {
+		if a, err := netip.ParseAddr(text); err == nil && isFamily(a) {
+			list = append(list, text)
+		}
+	}
+	return list
 }
 
 // fetchFrom makes a pod of the service request target, n times at most and for the time d.
@@ -80,7 +91,7 @@ func TestPrivateNetwork_ServicesCallEachOtherByName(t *testing.T) {
 	if got := c.mustFetch("caller", "http://side-car:8081/", 3); got.Answers["version 2"] != 3 {
 		t.Errorf("the other container of the deployment, by its name: %+v", got)
 	}
-	if got := c.mustFetch("caller", "http://called.service.local:8080/", 1); len(got.Answers) != 0 || len(got.Addrs) != 1 {
+	if got := c.mustFetch("caller", "http://called.service.local:8080/", 1); len(got.Answers) != 0 || len(got.addrs(netip.Addr.Is4)) != 1 {
 		t.Errorf("a service without a deployment: %+v, want its address and a refusal", got)
 	}
 	if got := c.mustFetch("caller", "http://nobody.service.local:8080/", 1); len(got.Answers) != 0 || len(got.Addrs) != 0 {
@@ -94,8 +105,14 @@ func TestPrivateNetwork_ServicesCallEachOtherByName(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"version 1": 10}, first.Answers); diff != "" || len(first.Failures) > 0 {
 		t.Fatalf("calls of the first version: %s%v", diff, first.Failures)
 	}
-	if a, err := netip.ParseAddr(first.Addrs[0]); len(first.Addrs) != 1 || err != nil || !a.Is4() {
-		t.Errorf("the name stands for %v, want one address", first.Addrs)
+	addr := first.addrs(netip.Addr.Is4)
+	if len(addr) != 1 {
+		t.Fatalf("the name stands for %v, want one IPv4 address", first.Addrs)
+	}
+	if six := c.awaitIPv6("caller", target); six != "" {
+		if got := c.mustFetch("caller", "http://["+six+"]:8080/", 10); got.Answers["version 1"] != 10 {
+			t.Errorf("by IPv6: %+v", got)
+		}
 	}
 
 	stop, done := make(chan struct{}), make(chan []fetched)
@@ -122,8 +139,8 @@ func TestPrivateNetwork_ServicesCallEachOtherByName(t *testing.T) {
 		if diff := cmp.Diff(map[string]int{fmt.Sprintf("version %d", i%3+1): 20}, got.Answers); diff != "" {
 			t.Errorf("right after the switch to %s: %s%v", tag, diff, got.Failures)
 		}
-		if !slices.Equal(got.Addrs, first.Addrs) {
-			t.Errorf("the name stands for %v now, and stood for %v", got.Addrs, first.Addrs)
+		if !slices.Equal(got.addrs(netip.Addr.Is4), addr) {
+			t.Errorf("the name stands for %v now, and stood for %v", got.Addrs, addr)
 		}
 	}
 	close(stop)
@@ -159,23 +176,50 @@ func TestPrivateNetwork_PodsReachNothingElse(t *testing.T) {
 	c.waitState("inside", types.ContainerServiceStateRunning)
 
 	got := c.mustFetch("inside", "http://inside.service.local:8080/", 1)
-	if got.Answers["version 1"] != 1 || len(got.Addrs) != 1 {
+	addr := got.addrs(netip.Addr.Is4)
+	if got.Answers["version 1"] != 1 || len(addr) != 1 {
 		t.Fatalf("its own service: %+v", got)
 	}
 	_, apiPort, _ := strings.Cut(shared.server.API, ":")
-	gateway := gatewayOf(t, got.Addrs[0])
-	for what, target := range map[string]string{
+	gateway := gatewayOf(t, addr[0])
+	targets := map[string]string{
 		"a closed port":             "http://inside.service.local:9090/",
 		"the API on loopback":       "http://127.0.0.1:" + apiPort + "/healthz",
 		"the API at the gateway":    "http://" + gateway + ":" + apiPort + "/healthz",
 		"the registry's HTTP port":  "http://" + shared.registry.Host + "/v2/",
 		"the metadata of the cloud": "http://169.254.169.254/latest/meta-data/",
 		"ssh":                       "http://" + gateway + ":22/",
-	} {
+	}
+	if six := c.awaitIPv6("inside", "http://inside.service.local:8080/"); six != "" {
+		gateway := gatewayOf(t, six)
+		targets["a closed port by IPv6"] = "http://[" + six + "]:9090/"
+		targets["the API at the gateway by IPv6"] = "http://[" + gateway + "]:" + apiPort + "/healthz"
+		targets["ssh by IPv6"] = "http://[" + gateway + "]:22/"
+		targets["the metadata of the cloud by IPv6"] = "http://[fd00:ec2::254]/latest/meta-data/"
+	}
+	for what, target := range targets {
 		if got, err := c.fetchFrom("inside", target, 1, time.Second); err != nil || len(got.Answers) > 0 {
 			t.Errorf("%s (%s): %+v, %v, want a refusal", what, target, got, err)
 		}
 	}
+}
+
+// awaitIPv6 waits until the host of the target has an IPv6 address as well, which the service sees, and returns it; empty
+// where the machine has none.
+func (c *client) awaitIPv6(service, target string) string {
+	c.t.Helper()
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	if err != nil || strings.TrimSpace(string(off)) != "0" {
+		c.t.Log("this machine has no IPv6")
+		return ""
+	}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if list := c.mustFetch(service, target, 1).addrs(netip.Addr.Is6); len(list) == 1 {
+			return list[0]
+		}
+	}
+	c.t.Fatalf("%s has no IPv6 address", target)
+	return ""
 }
 
 // gatewayOf is this machine's address in the network of a service's address.

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -191,6 +192,41 @@ func TestFreeSubnet_AvoidsWhatIsInUse(t *testing.T) {
 	}
 	if p, ok := freeSubnet(cfg, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); ok {
 		t.Errorf("%v, although all is in use", p)
+	}
+}
+
+func TestChooseSubnet6_IsKept(t *testing.T) {
+	cfg := Config{Dir: t.TempDir()}
+	first, err := chooseSubnet6(cfg)
+	if err != nil || first.Bits() != 64 || !first.Addr().IsPrivate() || first != first.Masked() {
+		t.Fatalf("chose %v, %v; want a /64 of addresses for local use", first, err)
+	}
+	if again, err := chooseSubnet6(cfg); err != nil || again != first {
+		t.Errorf("chose %v, %v the second time; want %v", again, err, first)
+	}
+	if other, err := chooseSubnet6(Config{Dir: t.TempDir()}); err != nil || other == first {
+		t.Errorf("another engine has chosen %v, %v", other, err)
+	}
+	cfg.NoIPv6 = true
+	if p, err := chooseSubnet6(cfg); err != nil || p.IsValid() {
+		t.Errorf("chose %v, %v although there shall be none", p, err)
+	}
+}
+
+func TestCheckSubnets_NamesTheOtherNetwork(t *testing.T) {
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	cfg := Config{Bridge: "tstnone0", Subnet: netip.MustParsePrefix("10.92.240.0/20"), Subnet6: netip.MustParsePrefix("fd12:3456:789a:f00d::/64")}
+	if err := checkSubnets(t.Context(), cfg, logger); err != nil {
+		t.Errorf("a free network: %v", err)
+	}
+	cfg.Subnet = netip.MustParsePrefix("127.0.0.0/16")
+	const want = "the containers' network 127.0.0.0/16 overlaps with 127.0.0.0/8, where this machine is by its interface lo; choose another with --subnet"
+	if err := checkSubnets(t.Context(), cfg, logger); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	if log.Len() > 0 {
+		t.Errorf("logged: %s", log.Bytes())
 	}
 }
 

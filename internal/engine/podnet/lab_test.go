@@ -33,6 +33,7 @@ func inLab(t *testing.T) bool {
 		}
 		return true
 	}
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test needs root, to have a network of its own")
 	}
@@ -340,15 +341,20 @@ func (x *lab) pod(t *testing.T, name, addr string) *space {
 	if err == nil {
 		err = errors.Join(netlink.LinkSetMaster(end, bridge), netlink.LinkSetHairpin(end, true))
 	}
-	if err == nil {
-		err = x.network.Admit(fmt.Sprintf("/proc/self/fd/%d", s.handle.Fd()), netip.MustParseAddr(addr))
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	x.admit(t, s, addr)
 	s.route(t, x.cfg.Gateway())
 	x.pods[name] = s
 	return s
+}
+
+func (x *lab) admit(t *testing.T, s *space, addr string) {
+	t.Helper()
+	if err := x.network.Admit(fmt.Sprintf("/proc/self/fd/%d", s.handle.Fd()), netip.MustParseAddr(addr)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func routeAdd(to netip.Prefix, via netip.Addr) error {

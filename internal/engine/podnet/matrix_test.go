@@ -1,13 +1,18 @@
 package podnet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/trysail/trysail"
 )
@@ -301,11 +306,11 @@ func switchPods(t *testing.T, shown string) {
 	caller := x.pod(t, "caller", "10.99.0.9")
 	for i := range 4 {
 		p := x.pod(t, fmt.Sprintf("p%d", i), fmt.Sprintf("10.99.0.%d", 10+i))
-		p.serve(t, "tcp", "0.0.0.0:8080", p.name)
-		p.serve(t, "udp", "0.0.0.0:5000", p.name)
+		p.serve(t, "tcp", "[::]:8080", p.name)
+		p.serve(t, "udp", "[::]:5000", p.name)
 	}
 	pods := [][]string{{"p0", "p1"}, {"p2", "p3"}}
-	var flow net.Conn
+	flows := map[string]net.Conn{} // by address
 	for turn := range 20 {
 		live := pods[turn%2]
 		addr, err := x.network.Publish(trysail.PrivateService{
@@ -314,29 +319,156 @@ func switchPods(t *testing.T, shown string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if flow == nil {
-			caller.in(t, func() (err error) {
-				flow, err = net.Dial("udp", addr.String()+":5000")
-				return err
-			})
-			defer flow.Close()
-		}
-		buf := make([]byte, 100)
-		_, err = flow.Write([]byte("?"))
-		_ = flow.SetReadDeadline(time.Now().Add(patience))
-		n, readErr := flow.Read(buf)
-		if err != nil || readErr != nil || !from(string(buf[:n]), live) {
-			t.Fatalf("turn %d: the first packet of an old UDP flow: %q, %v, %v; want an answer of %v", turn, buf[:n], err, readErr, live)
-		}
-		for range 10 {
-			if got := caller.ask(t, "tcp", addr.String()+":8080", true); !from(got, live) {
-				t.Fatalf("turn %d: TCP: %q, want an answer of %v", turn, got, live)
+		for _, host := range []string{addr.String(), "[" + x.network.Six(addr).String() + "]"} {
+			if flows[host] == nil {
+				caller.in(t, func() (err error) {
+					flows[host], err = net.Dial("udp", host+":5000")
+					return err
+				})
+				defer flows[host].Close()
 			}
-			if got := caller.ask(t, "udp", addr.String()+":5000", true); !from(got, live) {
-				t.Fatalf("turn %d: UDP: %q, want an answer of %v", turn, got, live)
+			if got := firstAnswer(t, flows[host]); !from(got, live) {
+				t.Fatalf("turn %d: the first packet of an old UDP flow to %s: %q; want an answer of %v", turn, host, got, live)
+			}
+			for range 5 {
+				if got := caller.ask(t, "tcp", host+":8080", true); !from(got, live) {
+					t.Fatalf("turn %d: TCP to %s: %q, want an answer of %v", turn, host, got, live)
+				}
+				if got := caller.ask(t, "udp", host+":5000", true); !from(got, live) {
+					t.Fatalf("turn %d: UDP to %s: %q, want an answer of %v", turn, host, got, live)
+				}
 			}
 		}
 	}
+}
+
+// firstAnswer sends one packet, and no second one, and returns the answer to it.
+func firstAnswer(t *testing.T, flow net.Conn) string {
+	t.Helper()
+	buf := make([]byte, 100)
+	_, err := flow.Write([]byte("?"))
+	_ = flow.SetReadDeadline(time.Now().Add(patience))
+	n, readErr := flow.Read(buf)
+	if err != nil || readErr != nil {
+		t.Fatalf("no answer to the first packet: %v, %v", err, readErr)
+	}
+	return string(buf[:n])
+}
+
+// TestNetwork_PodsHaveNoAddressesButTheirOwn: a pod that takes the addresses of another reaches nobody with them, and the
+// other one is still reached.
+func TestNetwork_PodsHaveNoAddressesButTheirOwn(t *testing.T) {
+	if !inLab(t) {
+		return
+	}
+	x := newLab(t)
+	victim, thief := x.pod(t, "victim", "10.99.0.10"), x.pod(t, "thief", "10.99.0.11")
+	victim.serve(t, "tcp", "[::]:8080", victim.name)
+	var heard sync.Map // by what the internet has heard
+	for _, host := range []string{internetAddr, "[" + internetAddr6 + "]"} {
+		x.internet.hear(t, host+":7000", &heard)
+	}
+	mac := func(s *space) (addr string) {
+		s.in(t, func() error {
+			l, err := netlink.LinkByName("eth0")
+			addr = l.Attrs().HardwareAddr.String()
+			return err
+		})
+		return addr
+	}
+	theirs := x.six("10.99.0.10")
+	own := map[string]string{internetAddr: "10.99.0.11", "[" + internetAddr6 + "]": "[" + x.six("10.99.0.11") + "]"}
+	forged := map[string]string{internetAddr: "10.99.0.10", "[" + internetAddr6 + "]": "[" + theirs + "]"}
+	honest := mac(thief)
+	say := func(text, from, to string) {
+		thief.in(t, func() error {
+			local, err := net.ResolveUDPAddr("udp", from+":0")
+			if err != nil {
+				return err
+			}
+			c, err := (&net.Dialer{LocalAddr: local}).Dial("udp", to+":7000")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte(text))
+			return err
+		})
+	}
+	thief.in(t, func() error {
+		l, err := netlink.LinkByName("eth0")
+		for _, a := range []string{"10.99.0.10/32", theirs + "/128"} {
+			addr, parseErr := netlink.ParseAddr(a)
+			if err = errors.Join(err, parseErr); err == nil {
+				if addr.IP.To4() == nil {
+					addr.Flags = unix.IFA_F_NODAD
+				}
+				err = netlink.AddrAdd(l, addr)
+			}
+		}
+		return err
+	})
+	setMAC := func(addr string) {
+		thief.in(t, func() error {
+			l, err := netlink.LinkByName("eth0")
+			hw, parseErr := net.ParseMAC(addr)
+			return errors.Join(err, parseErr, netlink.LinkSetHardwareAddr(l, hw))
+		})
+	}
+	for to, from := range forged {
+		say("forged address", from, to)
+	}
+	setMAC(mac(victim))
+	for to, from := range own {
+		say("forged hardware address", from, to)
+	}
+	setMAC(honest)
+	x.admit(t, thief, "10.99.0.11") // a new hardware address makes it forget the gateway's
+	for to, from := range own {
+		say("true "+to, from, to)
+	}
+	for to := range own {
+		await(t, "the internet hears of "+to, func() bool { _, ok := heard.Load("true " + to); return ok })
+	}
+	for _, text := range []string{"forged address", "forged hardware address"} {
+		if from, ok := heard.Load(text); ok {
+			t.Errorf("the internet has heard a %s, from %v", text, from)
+		}
+	}
+	for _, host := range []string{"10.99.0.10", "[" + theirs + "]"} {
+		if got := x.host.ask(t, "tcp", host+":8080", true); !strings.HasPrefix(got, "victim ") {
+			t.Errorf("at %s answers %q, want the victim", host, got)
+		}
+	}
+	x.network.Close()
+	if err := uninstall(x.cfg); err != nil {
+		t.Fatal(err)
+	}
+	x.internet.routeTo(t, x.cfg.Subnet, netip.MustParseAddr(hostAddr))
+	say("forged without rules", "10.99.0.10", internetAddr)
+	await(t, "without rules the internet hears it", func() bool { _, ok := heard.Load("forged without rules"); return ok })
+	x.open(t)
+}
+
+// hear notes every packet that comes.
+func (s *space) hear(t *testing.T, addr string, heard *sync.Map) {
+	t.Helper()
+	var c net.PacketConn
+	s.in(t, func() (err error) {
+		c, err = net.ListenPacket("udp", addr)
+		return err
+	})
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			heard.Store(string(buf[:n]), from.String())
+		}
+	}()
 }
 
 func (x *lab) addrOf(pod string) string { return "10.99.0.1" + strings.TrimPrefix(pod, "p") }
