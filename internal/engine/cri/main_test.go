@@ -266,7 +266,7 @@ func (r *rig) dispose() {
 			}
 		}
 	}
-	if err := cri.Purge(r.cfg); err != nil {
+	if err := cri.Purge(context.Background(), r.cfg); err != nil {
 		r.tb.Errorf("purging: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +16,7 @@ import (
 
 // Purge removes what an engine has left on the machine outside of Config.Dir: its rules in the packet filter, its
 // bridge, its cgroup, and Config.StateDir. The engine must be closed and have no pods.
-func Purge(cfg Config) error {
+func Purge(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
 	if err := cfg.Validate(); err != nil {
 		return err
@@ -24,7 +25,7 @@ func Purge(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{podnet.Purge(podnet.Config{ID: cfg.id(), Bridge: cfg.Bridge})}
+	errs := []error{podnet.Purge(ctx, podnet.Config{ID: cfg.id(), Bridge: cfg.Bridge})}
 	for _, dir := range groups.allDirs() {
 		errs = append(errs, removeTree(filepath.Join(dir, groups.parent)))
 	}

@@ -388,7 +388,7 @@ func TestOpen_SaysWhyContainerdFails(t *testing.T) {
 	}
 	cfg := cri.Config{Dir: dir, StateDir: "/run/tst-broken", Images: newSupply(dir)}
 	defer func() {
-		if err := cri.Purge(cfg); err != nil {
+		if err := cri.Purge(context.WithoutCancel(t.Context()), cfg); err != nil {
 			t.Errorf("purging: %v", err)
 		}
 	}()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -39,23 +40,11 @@ func admitByIptables(ctx context.Context, cfg Config) error {
 
 // admitByTool puts the rules at the head of their chains, as far as these drop what no rule accepts.
 func admitByTool(ctx context.Context, tool string, chains map[string][]string) error {
-	path, err := exec.LookPath(tool)
-	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
-		if err != nil {
-			path, err = exec.LookPath(dir + tool)
-		}
-	}
-	if err != nil {
-		return nil //nolint:nilerr // there is none
-	}
-	run := func(args ...string) (string, error) {
-		out, err := exec.CommandContext(ctx, path, append([]string{"-w", "5"}, args...)...).CombinedOutput() //nolint:gosec // fixed arguments
-		return string(out), err
-	}
+	run := iptables(ctx, tool)
 	for chain, wanted := range chains {
 		rules, err := run("-S", chain)
 		if err != nil || !strings.HasPrefix(rules, "-P "+chain+" DROP") {
-			continue // no such chain in this kernel, or nothing is dropped
+			continue // no such tool, no such chain in this kernel, or nothing is dropped
 		}
 		for _, rule := range wanted {
 			if strings.Contains(rules, "-A "+chain+" "+rule+"\n") {
@@ -67,6 +56,50 @@ func admitByTool(ctx context.Context, tool string, chains map[string][]string) e
 		}
 	}
 	return nil
+}
+
+// iptables returns a function that runs the tool. On a machine without it, each call fails.
+func iptables(ctx context.Context, tool string) func(args ...string) (string, error) {
+	path, err := exec.LookPath(tool)
+	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
+		if err != nil {
+			path, err = exec.LookPath(dir + tool)
+		}
+	}
+	return func(args ...string) (string, error) {
+		if err != nil {
+			return "", err
+		}
+		out, err := exec.CommandContext(ctx, path, append([]string{"-w", "5"}, args...)...).CombinedOutput() //nolint:gosec // fixed arguments
+		return string(out), err
+	}
+}
+
+// purgeIptables removes the rules that admitByIptables has added.
+func purgeIptables(ctx context.Context, bridge string) error {
+	ctx, cancel := context.WithTimeout(ctx, hostTime)
+	defer cancel()
+	var errs []error
+	for _, tool := range []string{"iptables", "ip6tables"} {
+		run := iptables(ctx, tool)
+		for _, chain := range []string{"FORWARD", "INPUT"} {
+			rules, err := run("-S", chain)
+			if err != nil {
+				continue // no such tool, or no such chain in this kernel
+			}
+			for line := range strings.Lines(rules) {
+				f := strings.Fields(line)
+				if f[0] != "-A" || !slices.Contains(f, bridge) || f[len(f)-1] != "ACCEPT" {
+					continue
+				}
+				f[0] = "-D"
+				if out, err := run(f...); err != nil {
+					errs = append(errs, fmt.Errorf("removing a rule with %s: %w: %s", tool, err, out))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // admitByFirewalld puts the bridge into firewalld's zone for networks that are filtered elsewhere, until it is reloaded.

@@ -133,7 +133,9 @@ func TestNetwork_IsolationMatrix(t *testing.T) {
 	})
 	t.Run("all is gone", func(t *testing.T) {
 		x.network.Close()
-		if err := Purge(x.cfg); err != nil {
+		run(t, "iptables", "-P", "FORWARD", "DROP")
+		admitByHost(t.Context(), x.cfg)
+		if err := Purge(t.Context(), x.cfg); err != nil {
 			t.Fatal(err)
 		}
 		out, err := exec.Command("nft", "list", "ruleset").CombinedOutput()

@@ -296,5 +296,7 @@ func (n *Network) freeAddr(service string) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("all %d addresses for services in %s are taken; choose a larger network with --subnet", count, n.cfg.Subnet)
 }
 
-// Purge removes the rules and the bridge.
-func Purge(cfg Config) error { return errors.Join(uninstall(cfg), purgeBridge(cfg.Bridge)) }
+// Purge removes the rules, those in iptables as well, and the bridge.
+func Purge(ctx context.Context, cfg Config) error {
+	return errors.Join(uninstall(cfg), purgeIptables(ctx, cfg.Bridge), purgeBridge(cfg.Bridge))
+}
