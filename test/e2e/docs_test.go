@@ -1,0 +1,89 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/trysail/trysail/test/kit"
+)
+
+// A fence in the docs begins a block that is run (sh), unless it says why not (norun="reason"), or a file that the blocks
+// use (file=NAME).
+var fence = regexp.MustCompile("(?ms)^```([a-z]+)([^\n]*)\n(.*?)^```$")
+
+// docsImages are what the images of the docs stand for here.
+func docsImages() *strings.Replacer {
+	return strings.NewReplacer("ghcr.io/acme/shop:1", image("web:1"), "ghcr.io/acme/shop:2", image("web:2"), "ghcr.io/acme/shop:broken", image("noprogram:1"))
+}
+
+// TestDocs runs the command blocks of the guides, in order and in one shell for each page, against a real server.
+func TestDocs(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(kit.Root(), "docs", "guide-*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ci.md", "compose.md", "from-lightsail.md", "from-compose.md", "from-kamal-dokku.md"} {
+		pages = append(pages, filepath.Join(kit.Root(), "docs", name))
+	}
+	slices.Sort(pages)
+	server := dedicated(t, kit.ServerOptions{Flags: []string{"--activation-timeout", "20s", "--drain-timeout", "5s"}})
+	bin := t.TempDir()
+	if err := os.Symlink(server.Binary, filepath.Join(bin, "trysail")); err != nil {
+		t.Fatal(err)
+	}
+	env := slices.Concat(server.Environ(), []string{"PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH"), "TERM=dumb"})
+	for _, page := range pages {
+		t.Run(filepath.Base(page), func(t *testing.T) {
+			text, err := os.ReadFile(page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			script := docsScript(t, dir, docsImages().Replace(string(text)))
+			if script == "" {
+				return
+			}
+			cmd := exec.CommandContext(t.Context(), "bash", "-euxo", "pipefail", "-c", script)
+			cmd.Dir, cmd.Env = dir, env
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if err := server.DeleteServices(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// docsScript writes the files of a page and returns its commands.
+func docsScript(t *testing.T, dir, text string) string {
+	t.Helper()
+	var script strings.Builder
+	for _, m := range fence.FindAllStringSubmatch(text, -1) {
+		kind, info, body := m[1], strings.TrimSpace(m[2]), m[3]
+		if name, ok := strings.CutPrefix(info, "file="); ok {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(body), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if kind != "sh" {
+			continue
+		}
+		switch reason, ok := strings.CutPrefix(info, "norun="); {
+		case info == "":
+			fmt.Fprintln(&script, body)
+		case !ok || len(strings.Trim(reason, `"`)) < 5:
+			t.Errorf("a block has %q behind its fence; say why it is not run: norun=\"…\"", info)
+		}
+	}
+	return script.String()
+}
