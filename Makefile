@@ -24,7 +24,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -99,8 +99,11 @@ diagnose: ## how right the verdicts on broken and healthy deployments are: one t
 	@go build $(BUILDFLAGS) -o bin/diagnose ./test/diagnose
 	@exec bin/diagnose $(DIAGNOSEARGS)
 
+release: ## dist/: archives, .deb, .rpm, SBOM and checksums for amd64 and arm64; twice the same bytes
+	go run ./packaging/release -version "$(VERSION)"
+
 clean: ## remove what the targets made in this folder
-	rm -rf bin coverage test/js/node_modules
+	rm -rf bin coverage dist test/js/node_modules
 
 help: ## this list
 	@grep -hP '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10

@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"internal/reconcile":          {"internal/store", "internal/logs", "internal/engine", "internal/diagnose"},
 	"internal/push":               {},
 	"internal/cli":                {"internal/push"},
+	"packaging/release":           {},
 	"cmd/trysail": {
 		"internal/api", "internal/certs", "internal/cli", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
 		"internal/engine/cri", "internal/engine/podnet", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
