@@ -66,7 +66,7 @@ func (r *release) packageConfig(arch, packager string) ([]byte, error) {
 		"description": "Amazon Lightsail container services on your own machines\nOne program serves the Lightsail container API and runs the deployments for real,\nover HTTPS, without dropping a request, and says why one failed.",
 		"mtime":       r.time.Format(time.RFC3339), "depends": depends, "contents": contents,
 		"rpm": object{"buildhost": "localhost", "compression": "gzip"},
-		"deb": object{"compression": "xz"},
+		"deb": object{"compression": "gzip"},
 		"scripts": object{
 			"postinstall": "packaging/scripts/postinstall.sh", "preremove": "packaging/scripts/preremove.sh", "postremove": "packaging/scripts/postremove.sh",
 		},
