@@ -36,12 +36,13 @@ var mayImport = map[string][]string{
 	"internal/metrics":            {"internal/store"},
 	"internal/control":            {"internal/store", "internal/logs", "internal/metrics"},
 	"internal/api":                {"internal/control", "internal/sigv4"},
+	"internal/console":            {"internal/control"},
 	"internal/reconcile":          {"internal/store", "internal/logs", "internal/engine", "internal/diagnose"},
 	"internal/push":               {},
 	"internal/cli":                {"internal/push"},
 	"packaging/release":           {},
 	"cmd/trysail": {
-		"internal/api", "internal/certs", "internal/cli", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
+		"internal/api", "internal/certs", "internal/cli", "internal/console", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
 		"internal/engine/cri", "internal/engine/podnet", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
 	},
 }

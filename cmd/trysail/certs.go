@@ -249,8 +249,8 @@ func (s *server) hostLabel(ctx context.Context) (label string, err error) {
 	return label, err
 }
 
-// serveOwn makes the edge answer for the API and the registry, so that one public port is enough.
-func (s *server) serveOwn(api, registry http.Handler) {
+// serveOwn makes the edge answer for the API, the registry and the console, so that one public port is enough.
+func (s *server) serveOwn(api, registry, console http.Handler) {
 	if isLocal(s.cfg.domain) {
 		return
 	}
@@ -259,7 +259,7 @@ func (s *server) serveOwn(api, registry http.Handler) {
 	both.Handle("/", api)
 	images := http.NewServeMux()
 	images.Handle("/v2/", registry)
-	s.edge.ServeOwn(map[string]http.Handler{"api." + s.cfg.domain: both, "registry." + s.cfg.domain: images})
+	s.edge.ServeOwn(map[string]http.Handler{"api." + s.cfg.domain: both, "registry." + s.cfg.domain: images, "console." + s.cfg.domain: console})
 }
 
 // publicRegistry is where clients push images through the edge; empty where they have no way there.

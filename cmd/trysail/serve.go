@@ -20,6 +20,7 @@ import (
 	"github.com/trysail/trysail/internal/api"
 	"github.com/trysail/trysail/internal/certs"
 	"github.com/trysail/trysail/internal/cli"
+	"github.com/trysail/trysail/internal/console"
 	"github.com/trysail/trysail/internal/control"
 	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/engine/cri"
@@ -353,14 +354,19 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	apiHandler := api.New(api.Config{
 		Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort, ValidationZone: s.cfg.validationZone(),
 	}, s.control, s.log.With("part", "api"))
-	mux.Handle("/", apiHandler)
 	exec := api.NewExec(s.control, s.log.With("part", "exec")) //nolint:contextcheck // it lives until close
 	mux.Handle(api.ExecPath, exec)
 	s.onClose(func(context.Context) error {
 		exec.Close()
 		return nil
 	})
-	s.serveOwn(apiHandler, s.registry.Handler())
+	web, err := s.newConsole(endpoint, edgePort)
+	if err != nil {
+		return "", err
+	}
+	mux.Handle(console.Root, web)
+	mux.Handle("/", browsersTo(apiHandler))
+	s.serveOwn(apiHandler, s.registry.Handler(), consoleHost(web))
 
 	var secure *tls.Config
 	if !isLoopback(s.cfg.listen) {
@@ -376,6 +382,10 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	}
 	served = true
 	s.serveAPI(l, secure, mux)
+	s.onClose(func(context.Context) error { // before the server that waits for its streams
+		web.Close()
+		return nil
+	})
 	s.log.InfoContext(ctx, "api is serving", "address", l.Addr(), "endpoint", endpoint)
 	return endpoint, nil
 }

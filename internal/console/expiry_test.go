@@ -1,0 +1,96 @@
+package console
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// withCookie is a request of the holder of a session.
+func withCookie(value string, stream bool) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:4500/console/", nil)
+	r.AddCookie(&http.Cookie{Name: cookieName(r), Value: value})
+	if stream {
+		r.Header.Set("Accept", "text/event-stream")
+	}
+	return r
+}
+
+func TestSessions_EndWhenIdleAndInAnyCase(t *testing.T) {
+	s, start := newSessions(), time.Now()
+	cookie := s.begin("AKIA", start)
+	now := start
+	for now.Sub(start)+idleTime < lifeTime {
+		now = now.Add(idleTime)
+		if s.find(withCookie(cookie, false), now) == nil {
+			t.Fatalf("the session is gone after %v", now.Sub(start))
+		}
+	}
+	if s.find(withCookie(cookie, false), start.Add(lifeTime+time.Second)) != nil {
+		t.Error("the session outlived its time")
+	}
+	if len(s.by) != 0 {
+		t.Error("it is kept")
+	}
+	cookie = s.begin("AKIA", start)
+	for at := time.Duration(0); at < idleTime; at += time.Minute { // a page that is left open
+		if s.find(withCookie(cookie, true), start.Add(at)) == nil {
+			t.Fatalf("the stream is refused after %v", at)
+		}
+	}
+	if s.find(withCookie(cookie, false), start.Add(idleTime+time.Second)) != nil {
+		t.Error("an open page prolonged the session")
+	}
+}
+
+func TestSessions_AreBounded(t *testing.T) {
+	s, start := newSessions(), time.Now()
+	first := s.begin("AKIA", start)
+	for i := range maxSessions {
+		s.begin("AKIA", start.Add(time.Duration(i+1)*time.Millisecond))
+	}
+	if len(s.by) != maxSessions {
+		t.Errorf("there are %d sessions", len(s.by))
+	}
+	if s.find(withCookie(first, false), start.Add(time.Minute)) != nil {
+		t.Error("the one that was used least recently is still there")
+	}
+}
+
+func TestLimiter_CountsByAddressAndIsBounded(t *testing.T) {
+	l, now := newLimiter(), time.Now()
+	request := func(addr string) netip.Prefix { return address(&http.Request{RemoteAddr: addr}) }
+	for i := range maxAttempts + 1 {
+		if ok := l.allow(request("[2001:db8::1]:1000"), now); ok != (i < maxAttempts) {
+			t.Errorf("attempt %d: %v", i+1, ok)
+		}
+	}
+	if l.allow(request("[2001:db8::ffff]:2000"), now) {
+		t.Error("another address of the same network may go on")
+	}
+	if !l.allow(request("192.0.2.1:1"), now) || !l.allow(request("192.0.2.2:1"), now) {
+		t.Error("others must wait as well")
+	}
+	if !l.allow(request("[2001:db8::1]:1000"), now.Add(attemptTime)) {
+		t.Error("it is never over")
+	}
+	for i := range maxAddresses + 10 {
+		l.allow(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32), now)
+	}
+	if len(l.by) > maxAddresses {
+		t.Errorf("%d addresses are remembered", len(l.by))
+	}
+}
+
+func TestCookieName_IsBoundToPortAndTLS(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "https://console.example.com/", nil)
+	if c := sessionCookie(r, "x"); c.Name != "__Host-trysail" || !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" {
+		t.Errorf("over TLS: %v", c)
+	}
+	r = httptest.NewRequest(http.MethodGet, "http://127.0.0.1:4500/", nil)
+	if c := sessionCookie(r, "x"); c.Name != "trysail-4500" || c.Secure {
+		t.Errorf("without: %v", c)
+	}
+}

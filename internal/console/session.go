@@ -1,0 +1,328 @@
+package console
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"time"
+)
+
+const (
+	// idleTime is after how long without a request a session ends, lifeTime after how long in any case.
+	idleTime = 2 * time.Hour
+	lifeTime = 12 * time.Hour
+	// maxSessions bounds how many there are; the one that was used least recently goes.
+	maxSessions = 1000
+	// maxAttempts is how often somebody may try to sign in from one address in attemptTime.
+	maxAttempts = 10
+	attemptTime = time.Minute
+	// maxAddresses bounds how many addresses are remembered.
+	maxAddresses = 10000
+)
+
+// session is somebody who is signed in. It knows the access key's id, never its secret.
+type session struct {
+	hash  [sha256.Size]byte // of the cookie's value: memory does not hold what opens a session
+	keyID string
+	token string // that every form carries
+	made  time.Time
+
+	mu    sync.Mutex
+	used  time.Time
+	flash *flash
+}
+
+// flash is what the next page says first.
+type flash struct {
+	Error bool
+	Text  string
+}
+
+// say leaves a message for the next page.
+func (s *session) say(f *flash) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flash = f
+}
+
+// heard takes the message, if there is one.
+func (s *session) heard() *flash {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.flash
+	s.flash = nil
+	return f
+}
+
+// isToken compares in constant time.
+func (s *session) isToken(text string) bool {
+	return subtle.ConstantTimeCompare([]byte(text), []byte(s.token)) == 1
+}
+
+// alive reports whether the session is not over. Once it is, it stays so.
+func (s *session) alive(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Sub(s.used) <= idleTime && now.Sub(s.made) <= lifeTime
+}
+
+// use notes that a person was there.
+func (s *session) use(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used = now
+}
+
+// sessions are those of all who are signed in. They are in memory only: a restart signs everybody out.
+type sessions struct {
+	mu sync.Mutex
+	by map[[sha256.Size]byte]*session
+}
+
+func newSessions() *sessions { return &sessions{by: map[[sha256.Size]byte]*session{}} }
+
+// begin makes a session and returns the value of its cookie.
+func (s *sessions) begin(keyID string, now time.Time) (cookie string) {
+	cookie = secretText()
+	made := &session{hash: sha256.Sum256([]byte(cookie)), keyID: keyID, token: secretText(), made: now, used: now}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.by) >= maxSessions {
+		s.makeRoom(now)
+	}
+	s.by[made.hash] = made
+	return cookie
+}
+
+// makeRoom removes what is over, and else the session that was used least recently.
+func (s *sessions) makeRoom(now time.Time) {
+	var oldest *session
+	var at time.Time
+	for hash, have := range s.by {
+		have.mu.Lock()
+		used := have.used
+		have.mu.Unlock()
+		if !have.alive(now) {
+			delete(s.by, hash)
+		} else if oldest == nil || used.Before(at) {
+			oldest, at = have, used
+		}
+	}
+	if len(s.by) >= maxSessions {
+		delete(s.by, oldest.hash)
+	}
+}
+
+// find returns the session of a request, nil if it has none.
+func (s *sessions) find(r *http.Request, now time.Time) *session {
+	cookie, err := r.Cookie(cookieName(r))
+	if err != nil {
+		return nil
+	}
+	s.mu.Lock()
+	have := s.by[sha256.Sum256([]byte(cookie.Value))]
+	s.mu.Unlock()
+	if have == nil {
+		return nil
+	}
+	if !have.alive(now) {
+		s.end(have)
+		return nil
+	}
+	if !isStream(r) { // a page that stays open is not a person
+		have.use(now)
+	}
+	return have
+}
+
+// end forgets a session.
+func (s *sessions) end(have *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.by, have.hash)
+}
+
+// secretText is 256 random bits in hexadecimal.
+func secretText() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// cookieName has the port in it, as cookies do not: two servers on one machine must not sign each other's users out. The
+// prefix makes browsers refuse a cookie of that name that was not set over TLS by this very host.
+func cookieName(r *http.Request) string {
+	name := "trysail"
+	if _, port, err := net.SplitHostPort(r.Host); err == nil {
+		name += "-" + port
+	}
+	if r.TLS != nil {
+		return "__Host-" + name
+	}
+	return name
+}
+
+// sessionCookie is the cookie with a value; an empty one removes it.
+func sessionCookie(r *http.Request, value string) *http.Cookie {
+	c := &http.Cookie{
+		Name: cookieName(r), Value: value, Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
+		MaxAge: int(lifeTime.Seconds()),
+	}
+	if value == "" {
+		c.MaxAge = -1
+	}
+	return c
+}
+
+// showSignIn asks for an access key.
+func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
+	next := r.URL.Query().Get("next")
+	if v, err := c.visitOf(r); err == nil && v != nil {
+		http.Redirect(w, r, nextOr(next), http.StatusSeeOther)
+		return
+	}
+	c.answer(w, &visit{Request: r}, signInPage(next, "", ""))
+}
+
+// signInView is the page of signing in.
+type signInView struct{ Next, KeyID, Problem string }
+
+func signInPage(next, keyID, problem string) *page {
+	p := &page{Template: "signin", Title: "Sign in", D: signInView{next, keyID, problem}}
+	if problem != "" {
+		p.Status = http.StatusForbidden
+	}
+	return p
+}
+
+func nextOr(next string) string {
+	if local(next) {
+		return next
+	}
+	return Root
+}
+
+// askToSignIn sends those to the form who are not signed in, and tells streams that there is nothing for them.
+func (c *Console) askToSignIn(w http.ResponseWriter, r *http.Request) {
+	if isStream(r) {
+		w.WriteHeader(http.StatusNoContent) // an EventSource stops then
+		return
+	}
+	to := Root + "sign-in"
+	if r.Method == http.MethodGet && r.URL.Path != Root {
+		to += "?next=" + url.QueryEscape(r.URL.RequestURI())
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
+}
+
+// signIn begins a session if id and secret belong together. The secret is not kept: not in the session, not in a log.
+func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
+	v := &visit{Request: r}
+	if err := readForm(r); err != nil {
+		c.fail(w, r, nil, err)
+		return
+	}
+	id, next := r.PostFormValue("key"), r.PostFormValue("next")
+	if len(id) > 128 {
+		id = ""
+	}
+	if !c.attempts.allow(address(r), time.Now()) {
+		w.Header().Set("Retry-After", "60")
+		p := signInPage(next, id, "Too many attempts from your address. Wait a minute, then try again.")
+		p.Status = http.StatusTooManyRequests
+		c.answer(w, v, p)
+		return
+	}
+	secret, _, ok, err := c.control.Identify(r.Context(), id)
+	if err != nil {
+		c.fail(w, r, nil, err)
+		return
+	}
+	// Hashes, so that the time tells neither a common beginning nor the length; an unknown key takes as long as a wrong secret.
+	want, got := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(r.PostFormValue("secret")))
+	if same := subtle.ConstantTimeCompare(want[:], got[:]) == 1; !same || !ok || secret == "" {
+		c.log.InfoContext(r.Context(), "console sign-in refused", "remote", r.RemoteAddr)
+		c.answer(w, v, signInPage(next, id, "This access key and secret do not belong together."))
+		return
+	}
+	if old := c.sessions.find(r, time.Now()); old != nil {
+		c.sessions.end(old)
+	}
+	http.SetCookie(w, sessionCookie(r, c.sessions.begin(id, time.Now())))
+	c.log.InfoContext(r.Context(), "console sign-in", "access_key_id", id, "remote", r.RemoteAddr)
+	http.Redirect(w, r, nextOr(next), http.StatusSeeOther)
+}
+
+// signOut ends the session.
+func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
+	s := c.sessions.find(r, time.Now())
+	if err := readForm(r); err != nil {
+		c.fail(w, r, nil, err)
+		return
+	}
+	if s != nil && !s.isToken(r.PostFormValue("csrf")) {
+		c.fail(w, r, nil, errOldForm())
+		return
+	}
+	if s != nil {
+		c.sessions.end(s)
+	}
+	http.SetCookie(w, sessionCookie(r, ""))
+	http.Redirect(w, r, Root+"sign-in", http.StatusSeeOther)
+}
+
+// address is where a request comes from, as far as attempts are counted: IPv6 networks of a customer count as one.
+func address(r *http.Request) netip.Prefix {
+	a, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	ip, bits := a.Addr().Unmap().WithZone(""), 64
+	if ip.Is4() {
+		bits = 32
+	}
+	p, _ := ip.Prefix(bits) // bits fit
+	return p
+}
+
+// limiter counts attempts by address.
+type limiter struct {
+	mu sync.Mutex
+	by map[netip.Prefix]attempts
+}
+
+type attempts struct {
+	since time.Time
+	n     int
+}
+
+func newLimiter() *limiter { return &limiter{by: map[netip.Prefix]attempts{}} }
+
+// allow counts an attempt and reports whether it may be made.
+func (l *limiter) allow(from netip.Prefix, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, known := l.by[from]
+	if now.Sub(a.since) >= attemptTime {
+		a = attempts{since: now}
+	}
+	if !known && len(l.by) >= maxAddresses {
+		for p, old := range l.by {
+			if now.Sub(old.since) >= attemptTime {
+				delete(l.by, p)
+			}
+		}
+		if len(l.by) >= maxAddresses {
+			return false
+		}
+	}
+	a.n++
+	l.by[from] = a
+	return a.n <= maxAttempts
+}
