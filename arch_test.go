@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"internal/metrics":            {"internal/store"},
 	"internal/control":            {"internal/store", "internal/logs", "internal/metrics"},
 	"internal/api":                {"internal/control", "internal/sigv4"},
-	"internal/console":            {"internal/control"},
+	"internal/console":            {"internal/control", "internal/diagnose"},
 	"internal/reconcile":          {"internal/store", "internal/logs", "internal/engine", "internal/diagnose"},
 	"internal/push":               {},
 	"internal/cli":                {"internal/push"},

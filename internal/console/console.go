@@ -100,6 +100,13 @@ func (c *Console) routes() {
 	c.mux.HandleFunc("POST /console/sign-out", c.signOut)
 	pages := map[string]handler{
 		"GET /console/{$}": c.showServices,
+
+		"GET /console/services/{service}":                                 c.showService,
+		"POST /console/services/{service}/cancel":                         c.cancel,
+		"GET /console/services/{service}/deployments":                     c.showDeployments,
+		"GET /console/services/{service}/deployments/{version}":           c.showDeployment,
+		"POST /console/services/{service}/deployments/{version}/redeploy": c.redeploy,
+		"GET /console/services/{service}/diff":                            c.showDiff,
 	}
 	for pattern, h := range pages {
 		c.mux.HandleFunc(pattern, c.signedIn(h))

@@ -34,6 +34,7 @@ type session struct {
 	made  time.Time
 
 	mu    sync.Mutex
+	ended bool
 	used  time.Time
 	flash *flash
 }
@@ -69,7 +70,7 @@ func (s *session) isToken(text string) bool {
 func (s *session) alive(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now.Sub(s.used) <= idleTime && now.Sub(s.made) <= lifeTime
+	return !s.ended && now.Sub(s.used) <= idleTime && now.Sub(s.made) <= lifeTime
 }
 
 // use notes that a person was there.
@@ -115,6 +116,9 @@ func (s *sessions) makeRoom(now time.Time) {
 		}
 	}
 	if len(s.by) >= maxSessions {
+		oldest.mu.Lock()
+		oldest.ended = true
+		oldest.mu.Unlock()
 		delete(s.by, oldest.hash)
 	}
 }
@@ -141,8 +145,11 @@ func (s *sessions) find(r *http.Request, now time.Time) *session {
 	return have
 }
 
-// end forgets a session.
+// end forgets a session. Streams of it see that it is over.
 func (s *sessions) end(have *session) {
+	have.mu.Lock()
+	have.ended = true
+	have.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.by, have.hash)
