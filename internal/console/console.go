@@ -101,12 +101,26 @@ func (c *Console) routes() {
 	pages := map[string]handler{
 		"GET /console/{$}": c.showServices,
 
+		"GET /console/create":  c.showCreate,
+		"POST /console/create": c.create,
+
 		"GET /console/services/{service}":                                 c.showService,
 		"POST /console/services/{service}/cancel":                         c.cancel,
 		"GET /console/services/{service}/deployments":                     c.showDeployments,
 		"GET /console/services/{service}/deployments/{version}":           c.showDeployment,
 		"POST /console/services/{service}/deployments/{version}/redeploy": c.redeploy,
 		"GET /console/services/{service}/diff":                            c.showDiff,
+		"GET /console/services/{service}/deploy":                          c.showDeploy,
+		"POST /console/services/{service}/deploy":                         c.deploy,
+		"POST /console/services/{service}/check":                          c.check,
+		"GET /console/services/{service}/settings":                        c.showManage,
+		"POST /console/services/{service}/update":                         c.update,
+		"POST /console/services/{service}/access-log":                     c.setAccessLog,
+		"POST /console/services/{service}/delete":                         c.deleteService,
+
+		"GET /console/domains":              c.showDomains,
+		"POST /console/certificates":        c.createCertificate,
+		"POST /console/certificates/delete": c.deleteCertificate,
 	}
 	for pattern, h := range pages {
 		c.mux.HandleFunc(pattern, c.signedIn(h))
