@@ -98,6 +98,8 @@ type Control interface {
 	ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error)
 	CreateAccessKey(context.Context, trysail.Caller, control.CreateAccessKeyInput) (*control.AccessKey, error)
 	DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) error
+	// GetAuditTrail returns the newest entry first.
+	GetAuditTrail(context.Context, trysail.Caller, control.GetAuditTrailInput) (*control.AuditPage, error)
 
 	// Identify returns the secret of an access key and who calls with it; ok is false if there is no such key.
 	Identify(ctx context.Context, accessKeyID string) (secret string, caller trysail.Caller, ok bool, err error)

@@ -53,6 +53,7 @@ type fake struct {
 	keys          func() ([]control.AccessKey, error)
 	createKey     func(control.CreateAccessKeyInput) (*control.AccessKey, error)
 	deleteKey     func(string) error
+	audit         func(control.GetAuditTrailInput) (*control.AuditPage, error)
 	operation     func(string) (trysail.Operation, error)
 	operations    func(resource, token string) (*control.OperationPage, error)
 	login         func() (*trysail.RegistryLogin, error)
@@ -155,6 +156,13 @@ func (f *fake) HoldDeployment(_ context.Context, _ trysail.Caller, in control.Ho
 
 func (f *fake) CancelDeployment(_ context.Context, _ trysail.Caller, name string) error {
 	return f.cancel(name)
+}
+
+func (f *fake) GetAuditTrail(_ context.Context, _ trysail.Caller, in control.GetAuditTrailInput) (*control.AuditPage, error) {
+	if f.audit == nil {
+		return &control.AuditPage{}, nil
+	}
+	return f.audit(in)
 }
 
 func (f *fake) ListAccessKeys(context.Context, trysail.Caller) ([]control.AccessKey, error) {

@@ -129,6 +129,7 @@ func ownOperations(c Control, v view) []operation {
 		}, v.accessKeysResult)),
 		own(changing("CreateAccessKey", "0.1", readCreateKey, c.CreateAccessKey, v.accessKeyResult)),
 		own(changing("DeleteAccessKey", "0.1", readDeleteKey, noOutput(c.DeleteAccessKey), empty)),
+		own(reading("GetAuditTrail", "0.7", readAuditTrail, c.GetAuditTrail, v.auditResult)),
 		own(reading("GetDomains", "0.5", readGetDomains, c.GetDomains, v.domainsResult)),
 		own(reading("CheckDomain", "0.5", readCheckDomain, c.CheckDomain, v.domainResult)),
 		own(reading("CheckDeployment", "0.2", readCheckDeployment, c.CheckDeployment, v.checkResult)),

@@ -123,7 +123,7 @@ func (b *bed) state() (st state) {
 		if st.Certs, err = tx.Certificates(); err != nil {
 			return err
 		}
-		if st.Audit, err = tx.AuditTrail(1000); err != nil {
+		if st.Audit, _, err = tx.AuditTrail(store.AuditQuery{Limit: 1000}); err != nil {
 			return err
 		}
 		st.Keys, err = tx.Keys()
