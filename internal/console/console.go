@@ -114,6 +114,10 @@ func (c *Console) routes() {
 		"POST /console/services/{service}/deploy":                         c.deploy,
 		"POST /console/services/{service}/check":                          c.check,
 		"GET /console/services/{service}/settings":                        c.showManage,
+		"GET /console/services/{service}/logs":                            c.showLogs,
+		"GET /console/services/{service}/metrics":                         c.showMetrics,
+		"GET /console/services/{service}/images":                          c.showImages,
+		"POST /console/services/{service}/images/delete":                  c.deleteImage,
 		"POST /console/services/{service}/update":                         c.update,
 		"POST /console/services/{service}/access-log":                     c.setAccessLog,
 		"POST /console/services/{service}/delete":                         c.deleteService,
@@ -121,6 +125,12 @@ func (c *Console) routes() {
 		"GET /console/domains":              c.showDomains,
 		"POST /console/certificates":        c.createCertificate,
 		"POST /console/certificates/delete": c.deleteCertificate,
+		"GET /console/settings":             c.showSettings,
+		"POST /console/keys":                c.createKey,
+		"POST /console/keys/delete":         c.deleteKey,
+		"POST /console/registries":          c.putRegistry,
+		"POST /console/registries/delete":   c.deleteRegistry,
+		"GET /console/audit":                c.showAudit,
 	}
 	for pattern, h := range pages {
 		c.mux.HandleFunc(pattern, c.signedIn(h))

@@ -70,21 +70,15 @@ func (c *Console) stream(w http.ResponseWriter, v *visit, h handler) {
 	defer tick.Stop()
 	end := time.NewTimer(streamTime)
 	defer end.Stop()
-	var last []byte
+	next := c.changes(v, h)
 	sent := time.Now()
 	for {
-		html, live := c.look(v, h)
-		if !live {
+		message, ok := next()
+		if !ok {
 			return
 		}
-		message := event("update", html)
-		switch changed := !bytes.Equal(message, last); {
-		case changed:
-			last = message
-		case time.Since(sent) >= pingTime:
+		if message == nil && time.Since(sent) >= pingTime {
 			message = []byte(": still here\n\n")
-		default:
-			message = nil
 		}
 		if message != nil {
 			sent = time.Now()
@@ -111,24 +105,61 @@ func (c *Console) stream(w http.ResponseWriter, v *visit, h handler) {
 	}
 }
 
-// look makes the live part of the page; live is false if there is none.
-func (c *Console) look(v *visit, h handler) (html []byte, live bool) {
-	p, err := h(v)
-	if err != nil || p == nil || !p.Live {
+// changes returns what makes the next message of a stream: nil while there is nothing to tell; ok is false when there
+// never will be.
+func (c *Console) changes(v *visit, h handler) func() (message []byte, ok bool) {
+	var last []byte
+	var follow func() ([]logLine, string, error)
+	return func() (message []byte, ok bool) {
+		if follow != nil {
+			return c.appended(v, follow)
+		}
+		p, err := h(v)
+		if err == nil && p != nil && p.Follow != nil {
+			follow = p.Follow
+			return c.appended(v, follow)
+		}
+		if err != nil || p == nil || !p.Live {
+			return nil, false
+		}
+		html, err := c.render(v, p, "live")
+		if err != nil {
+			c.log.ErrorContext(v.Context(), "console page failed", "path", v.URL.Path, "error", err)
+			return nil, false
+		}
+		message = event("update", "", html)
+		if bytes.Equal(message, last) {
+			return nil, true
+		}
+		last = message
+		return message, true
+	}
+}
+
+// appended are the lines that came since.
+func (c *Console) appended(v *visit, follow func() ([]logLine, string, error)) (message []byte, ok bool) {
+	fresh, mark, err := follow()
+	if err != nil {
 		return nil, false
 	}
-	html, err = c.render(v, p, "live")
-	if err != nil {
+	if len(fresh) == 0 {
+		return nil, true
+	}
+	var html bytes.Buffer
+	if err := c.templates["logs"].ExecuteTemplate(&html, "lines", fresh); err != nil {
 		c.log.ErrorContext(v.Context(), "console page failed", "path", v.URL.Path, "error", err)
 		return nil, false
 	}
-	return html, true
+	return event("append", mark, html.Bytes()), true
 }
 
 // event is a message of a stream.
-func event(name string, html []byte) []byte {
+func event(name, id string, html []byte) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "event: %s\n", name)
+	if id != "" {
+		fmt.Fprintf(&b, "id: %s\n", id)
+	}
 	for line := range strings.SplitSeq(string(html), "\n") {
 		b.WriteString("data: " + strings.TrimRight(line, "\r") + "\n")
 	}

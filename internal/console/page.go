@@ -31,8 +31,12 @@ type page struct {
 	Status  int // 0 means 200
 	// D is what the template shows.
 	D any
-	// Live says that the template's part "live" changes by itself.
-	Live bool
+	// Live says that the template's part "live" changes by itself. LiveURL is where to hear of it, if not at the page.
+	Live    bool
+	LiveURL string
+	// Follow finds what came since it was asked last, and where to go on: a stream adds it to the page instead of
+	// replacing its part "live".
+	Follow func() (fresh []logLine, mark string, err error)
 
 	// Redirect is where to go instead of showing a page.
 	Redirect string
@@ -106,6 +110,9 @@ func (c *Console) render(v *visit, p *page, part string) ([]byte, error) {
 		return nil, fmt.Errorf("there is no template %q", p.Template)
 	}
 	p.Version, p.Path = c.cfg.Version, v.URL.RequestURI()
+	if p.LiveURL == "" {
+		p.LiveURL = p.Path
+	}
 	if v.session != nil {
 		p.CSRF, p.Caller = v.session.token, v.caller
 	}

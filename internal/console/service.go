@@ -213,7 +213,7 @@ func (c *Console) systemLines(v *visit, service string, d *trysail.Deployment) (
 		return nil, nil
 	}
 	in := control.GetPodLogInput{Version: d.Version}
-	in.ServiceName, in.ContainerName, in.StartTime, in.FilterPattern = service, names[0], &d.CreatedAt, `"[trysail]"`
+	in.ServiceName, in.ContainerName, in.StartTime, in.FilterPattern = service, names[0], &d.CreatedAt, `?"[trysail]" ?"[deployment:"`
 	for range maxPages {
 		found, err := c.control.GetPodLog(v.Context(), v.caller, in)
 		if gone(err) {

@@ -1,0 +1,92 @@
+package console
+
+import (
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/control"
+)
+
+// metricsView is the charts of a service.
+type metricsView struct {
+	Ranges   []rangeChoice
+	Range    string
+	Versions []int
+	Version  int
+	Charts   []chart
+	Start    time.Time
+	End      time.Time
+	Period   string
+}
+
+func metricRanges() []rangeChoice {
+	return []rangeChoice{
+		{"1h", "hour", time.Hour}, {"6h", "6 hours", 6 * time.Hour}, {"24h", "24 hours", 24 * time.Hour},
+		{"7d", "7 days", 7 * 24 * time.Hour}, {"30d", "30 days", 30 * 24 * time.Hour},
+	}
+}
+
+// showMetrics draws what the pods use and how requests are answered.
+func (c *Console) showMetrics(v *visit) (*page, error) {
+	s, err := c.serviceOf(v)
+	if err != nil {
+		return nil, err
+	}
+	view := metricsView{Ranges: metricRanges(), Range: v.URL.Query().Get("range")}
+	if view.Range == "" {
+		view.Range = view.Ranges[0].Value
+	}
+	i := slices.IndexFunc(view.Ranges, func(r rangeChoice) bool { return r.Value == view.Range })
+	if i < 0 {
+		return nil, trysail.Errorf(trysail.CodeInvalid, "The time range is not one of those offered.")
+	}
+	if text := v.URL.Query().Get("version"); text != "" {
+		if view.Version, err = strconv.Atoi(text); err != nil || view.Version < 1 {
+			return nil, trysail.Errorf(trysail.CodeInvalid, "The version must be a number.")
+		}
+	}
+	all, err := c.control.GetContainerServiceDeployments(v.Context(), v.caller, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		view.Versions = append(view.Versions, d.Version)
+	}
+	view.End = time.Now().UTC().Truncate(time.Minute).Add(time.Minute) // with what happened this minute
+	view.Start = view.End.Add(-view.Ranges[i].length)
+	if err := c.draw(v, s.Name, &view); err != nil {
+		return nil, err
+	}
+	return c.servicePage(s, &page{Template: "metrics", Title: "Metrics", Tab: "metrics", D: view, Live: view.Range == "1h"}), nil
+}
+
+func (c *Console) draw(v *visit, service string, view *metricsView) error {
+	m, err := c.control.GetServiceMetricData(v.Context(), v.caller, control.GetServiceMetricDataInput{
+		ServiceName: service, StartTime: &view.Start, EndTime: &view.End, Version: view.Version,
+	})
+	if err != nil {
+		return err
+	}
+	view.Period = (time.Duration(m.Period) * time.Second).String()
+	sum := trysail.StatisticSum
+	view.Charts = []chart{
+		newChart("requests", "Requests by status", "Count", m, true,
+			measure{trysail.MetricRequests2xx, sum, "2xx"}, measure{trysail.MetricRequests5xx, sum, "5xx"},
+			measure{trysail.MetricRequests3xx, sum, "3xx"}, measure{trysail.MetricRequests4xx, sum, "4xx"}),
+		newChart("latency", "Latency", "Milliseconds", m, false,
+			measure{trysail.MetricLatency, "p50", "p50"}, measure{trysail.MetricLatency, "p99", "p99"}, measure{trysail.MetricLatency, "p90", "p90"}),
+		newChart("cpu", "CPU of its power", "Percent", m, false,
+			measure{trysail.MetricCPU, trysail.StatisticAverage, "average"}, measure{trysail.MetricCPU, trysail.StatisticMaximum, "highest pod"},
+			measure{trysail.MetricThrottling, trysail.StatisticMaximum, "throttled"}),
+		newChart("memory", "Memory of its power", "Percent", m, false,
+			measure{trysail.MetricMemory, trysail.StatisticAverage, "average"}, measure{trysail.MetricMemory, trysail.StatisticMaximum, "highest pod"}),
+		newChart("bytes", "Traffic", "Bytes", m, true,
+			measure{trysail.MetricBytesOut, sum, "out"}, measure{trysail.MetricBytesIn, sum, "in"}),
+		newChart("trouble", "Trouble", "Count", m, true,
+			measure{trysail.MetricRestarts, sum, "restarts"}, measure{trysail.MetricProbeFailures, sum, "failed health checks"},
+			measure{trysail.MetricRequestsCanceled, sum, "canceled requests"}),
+	}
+	return nil
+}
