@@ -194,6 +194,7 @@ for_test() {
 	need python3-boto3 /usr/lib/python3/dist-packages/boto3
 	need python3 /usr/bin/python3         # it, busybox and node are put into images
 	need busybox-static /bin/busybox
+	need chromium /usr/bin/chromium # looks at the console
 	if ! have node || ! have npm; then
 		need nodejs node
 		need npm npm
