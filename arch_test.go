@@ -56,6 +56,7 @@ var fences = map[string][]string{
 	"github.com/mdlayher/netlink":            {"internal/engine/podnet"},
 	"github.com/google/go-containerregistry": {"internal/image", "internal/engine/cri", "internal/push"},
 	"modernc.org/sqlite":                     {"internal/store"},
+	"github.com/jackc/pgx":                   {"internal/store"},
 	"github.com/mholt/acmez/":                {"internal/certs"},
 	"github.com/miekg/dns":                   {"internal/certs"},
 	"github.com/aws/":                        {"internal/cli", "internal/image"},

@@ -18,7 +18,7 @@ const CertificatesChanged = "certificates"
 // the store and in c.
 func (t *Tx) InsertCertificate(c *trysail.Certificate) error {
 	t.touch(CertificatesChanged)
-	if err := t.exec("INSERT INTO certificates (id, name, created_at) VALUES (?, ?, ?)", c.ID, c.Name, unix(c.CreatedAt)); err != nil {
+	if err := t.exec("INSERT INTO certificates (id, name, created_at) VALUES ($1, $2, $3)", c.ID, c.Name, unix(c.CreatedAt)); err != nil {
 		return fmt.Errorf("inserting certificate: %w", err)
 	}
 	for i := range c.Domains {
@@ -26,7 +26,7 @@ func (t *Tx) InsertCertificate(c *trysail.Certificate) error {
 		if err := t.EnsureDomain(d); err != nil {
 			return err
 		}
-		if err := t.exec("INSERT INTO certificate_domains (certificate_id, position, domain) VALUES (?, ?, ?)", c.ID, i, d.Domain); err != nil {
+		if err := t.exec("INSERT INTO certificate_domains (certificate_id, position, domain) VALUES ($1, $2, $3)", c.ID, i, d.Domain); err != nil {
 			return fmt.Errorf("inserting the domain of a certificate: %w", err)
 		}
 	}
@@ -35,11 +35,11 @@ func (t *Tx) InsertCertificate(c *trysail.Certificate) error {
 
 // SetCertificateTags replaces the certificate's tags.
 func (t *Tx) SetCertificateTags(id string, tags []trysail.Tag) error {
-	if err := t.exec("DELETE FROM certificate_tags WHERE certificate_id = ?", id); err != nil {
+	if err := t.exec("DELETE FROM certificate_tags WHERE certificate_id = $1", id); err != nil {
 		return err
 	}
 	for _, tag := range tags {
-		if err := t.exec("INSERT INTO certificate_tags (certificate_id, key, value) VALUES (?, ?, ?)", id, tag.Key, tag.Value); err != nil {
+		if err := t.exec("INSERT INTO certificate_tags (certificate_id, key, value) VALUES ($1, $2, $3)", id, tag.Key, tag.Value); err != nil {
 			return fmt.Errorf("inserting tag: %w", err)
 		}
 	}
@@ -48,18 +48,18 @@ func (t *Tx) SetCertificateTags(id string, tags []trysail.Tag) error {
 
 // SetCertificateIssued notes when the certificate was issued. Errors: ErrNotFound.
 func (t *Tx) SetCertificateIssued(id string, at time.Time) error {
-	return t.execOne("UPDATE certificates SET issued_at = ? WHERE id = ?", unix(at), id)
+	return t.execOne("UPDATE certificates SET issued_at = $1 WHERE id = $2", unix(at), id)
 }
 
 // DeleteCertificate removes the certificate. What is known of its domains is kept. Errors: ErrNotFound.
 func (t *Tx) DeleteCertificate(id string) error {
 	t.touch(CertificatesChanged)
-	return t.execOne("DELETE FROM certificates WHERE id = ?", id)
+	return t.execOne("DELETE FROM certificates WHERE id = $1", id)
 }
 
 // Certificate finds a certificate by its name. Errors: ErrNotFound.
 func (t *Tx) Certificate(name string) (*trysail.Certificate, error) {
-	list, err := t.certificates("c.name = ?", name)
+	list, err := t.certificates("c.name = $1", name)
 	if err == nil && len(list) == 0 {
 		err = ErrNotFound
 	}
@@ -74,12 +74,12 @@ func (t *Tx) Certificates() ([]trysail.Certificate, error) { return t.certificat
 
 // CertificatesFor lists the certificates that cover a domain.
 func (t *Tx) CertificatesFor(domain string) ([]trysail.Certificate, error) {
-	return t.certificates("c.id IN (SELECT certificate_id FROM certificate_domains WHERE domain = ?)", domain)
+	return t.certificates("c.id IN (SELECT certificate_id FROM certificate_domains WHERE domain = $1)", domain)
 }
 
 // CertificateRequests counts the calls of CreateCertificate that succeeded since a time.
 func (t *Tx) CertificateRequests(since time.Time) (n int, err error) {
-	return n, t.tx.QueryRowContext(t.ctx, "SELECT COUNT(*) FROM audit WHERE operation = 'CreateCertificate' AND at > ?", unix(since)).Scan(&n)
+	return n, t.row("SELECT COUNT(*) FROM audit WHERE operation = 'CreateCertificate' AND at > $1", unix(since)).Scan(&n)
 }
 
 func (t *Tx) certificates(where string, args ...any) ([]trysail.Certificate, error) {
@@ -135,7 +135,7 @@ func (t *Tx) certificates(where string, args ...any) ([]trysail.Certificate, err
 
 // EnsureDomain makes a domain known, and fills d with what is known of it already. d.Token is for one that is new.
 func (t *Tx) EnsureDomain(d *trysail.DomainCertificate) error {
-	if err := t.exec("INSERT INTO domains (domain, token) VALUES (?, ?) ON CONFLICT (domain) DO NOTHING", d.Domain, d.Token); err != nil {
+	if err := t.exec("INSERT INTO domains (domain, token) VALUES ($1, $2) ON CONFLICT (domain) DO NOTHING", d.Domain, d.Token); err != nil {
 		return fmt.Errorf("inserting domain: %w", err)
 	}
 	known, err := t.Domain(d.Domain)
@@ -151,7 +151,7 @@ func (t *Tx) Domain(name string) (d trysail.DomainCertificate, err error) {
 	qerr := t.query(func(r *sql.Rows) error {
 		d, err = scanDomain(r)
 		return err
-	}, "SELECT domain, token, state FROM domains WHERE domain = ?", name)
+	}, "SELECT domain, token, state FROM domains WHERE domain = $1", name)
 	if qerr != nil {
 		return d, fmt.Errorf("reading domain: %w", qerr)
 	}
@@ -177,7 +177,7 @@ func (t *Tx) UpdateDomain(d *trysail.DomainCertificate) error {
 	if err != nil {
 		return err
 	}
-	return t.execOne("UPDATE domains SET state = ? WHERE domain = ?", string(text), d.Domain)
+	return t.execOne("UPDATE domains SET state = $1 WHERE domain = $2", string(text), d.Domain)
 }
 
 // scanDomain reads domain, token and state; more columns may stand before them.
@@ -204,7 +204,7 @@ func (e *DomainTakenError) Error() string {
 func (t *Tx) SetPublicDomains(serviceID string, domains map[string][]string) error {
 	t.touch(serviceID)
 	t.touch(CertificatesChanged)
-	if err := t.exec("DELETE FROM public_domains WHERE service_id = ?", serviceID); err != nil {
+	if err := t.exec("DELETE FROM public_domains WHERE service_id = $1", serviceID); err != nil {
 		return err
 	}
 	for certificate, list := range domains {
@@ -216,7 +216,7 @@ func (t *Tx) SetPublicDomains(serviceID string, domains map[string][]string) err
 			if other != "" {
 				return &DomainTakenError{Domain: domain, Service: other}
 			}
-			if err := t.exec("INSERT INTO public_domains (domain, service_id, certificate) VALUES (?, ?, ?)", domain, serviceID, certificate); err != nil {
+			if err := t.exec("INSERT INTO public_domains (domain, service_id, certificate) VALUES ($1, $2, $3)", domain, serviceID, certificate); err != nil {
 				return fmt.Errorf("inserting public domain: %w", err)
 			}
 		}
@@ -225,7 +225,7 @@ func (t *Tx) SetPublicDomains(serviceID string, domains map[string][]string) err
 }
 
 func (t *Tx) domainOwner(domain string) (service string, err error) {
-	err = t.tx.QueryRowContext(t.ctx, "SELECT s.name FROM public_domains p JOIN services s ON s.id = p.service_id WHERE p.domain = ?", domain).Scan(&service)
+	err = t.row("SELECT s.name FROM public_domains p JOIN services s ON s.id = p.service_id WHERE p.domain = $1", domain).Scan(&service)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
@@ -250,8 +250,8 @@ func (t *Tx) readPublicDomains(list []trysail.Service, at map[string]int, where 
 
 // Fact returns a fact of the installation, and keeps made if there was none.
 func (t *Tx) Fact(key, made string) (value string, err error) {
-	if err := t.exec("INSERT INTO installation (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING", key, made); err != nil {
+	if err := t.exec("INSERT INTO installation (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING", key, made); err != nil {
 		return "", fmt.Errorf("keeping %s: %w", strings.ReplaceAll(key, "_", " "), err)
 	}
-	return value, t.tx.QueryRowContext(t.ctx, "SELECT value FROM installation WHERE key = ?", key).Scan(&value)
+	return value, t.row("SELECT value FROM installation WHERE key = $1", key).Scan(&value)
 }

@@ -15,7 +15,9 @@ import (
 	"github.com/trysail/trysail/internal/store"
 )
 
-func TestStore_CertificatesComeBack(t *testing.T) {
+func TestStore_CertificatesComeBack(t *testing.T) { both(t, testStoreCertificatesComeBack) }
+
+func testStoreCertificatesComeBack(t *testing.T, open opener) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	sub := s.Subscribe()
@@ -75,7 +77,9 @@ func TestStore_CertificatesComeBack(t *testing.T) {
 	}
 }
 
-func TestStore_ADomainIsOnOneService(t *testing.T) {
+func TestStore_ADomainIsOnOneService(t *testing.T) { both(t, testStoreADomainIsOnOneService) }
+
+func testStoreADomainIsOnOneService(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	web, other := newService("web"), newService("other")
 	other.HostLabel = web.HostLabel // services may share it
@@ -100,7 +104,9 @@ func TestStore_ADomainIsOnOneService(t *testing.T) {
 	}
 }
 
-func TestStore_FactsAreMadeOnce(t *testing.T) {
+func TestStore_FactsAreMadeOnce(t *testing.T) { both(t, testStoreFactsAreMadeOnce) }
+
+func testStoreFactsAreMadeOnce(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	for _, made := range []string{"first", "second"} {
 		err := s.Update(t.Context(), func(tx *store.Tx) error {

@@ -18,11 +18,11 @@ func (t *Tx) setPodEvidence(p *trysail.PodRecord) error {
 	if err != nil {
 		return err
 	}
-	if err := t.exec("UPDATE pods SET evidence = ? WHERE id = ?", string(text), p.ID); err != nil {
+	if err := t.exec("UPDATE pods SET evidence = $1 WHERE id = $2", string(text), p.ID); err != nil {
 		return err
 	}
-	return t.exec(`UPDATE pods SET evidence = '' WHERE service_id = ?1 AND version = ?2 AND evidence != '' AND id NOT IN
-		(SELECT id FROM pods WHERE service_id = ?1 AND version = ?2 AND evidence != '' ORDER BY stop_at = 0 DESC, stop_at DESC LIMIT ?3)`,
+	return t.exec(`UPDATE pods SET evidence = '' WHERE service_id = $1 AND version = $2 AND evidence != '' AND id NOT IN
+		(SELECT id FROM pods WHERE service_id = $1 AND version = $2 AND evidence != '' ORDER BY stop_at = 0 DESC, stop_at DESC LIMIT $3)`,
 		p.ServiceID, p.Version, keptEvidence)
 }
 
@@ -33,13 +33,13 @@ func (t *Tx) SetDeploymentEvidence(serviceID string, version int, e *trysail.Dep
 	if err != nil {
 		return err
 	}
-	return t.execOne("UPDATE deployments SET evidence = ? WHERE service_id = ? AND version = ?", string(text), serviceID, version)
+	return t.execOne("UPDATE deployments SET evidence = $1 WHERE service_id = $2 AND version = $3", string(text), serviceID, version)
 }
 
 // DeploymentEvidence returns what was seen of a version as a whole, which may be nothing. Errors: ErrNotFound.
 func (t *Tx) DeploymentEvidence(serviceID string, version int) (*trysail.DeploymentEvidence, error) {
 	var text string
-	err := t.tx.QueryRowContext(t.ctx, "SELECT evidence FROM deployments WHERE service_id = ? AND version = ?", serviceID, version).Scan(&text)
+	err := t.row("SELECT evidence FROM deployments WHERE service_id = $1 AND version = $2", serviceID, version).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}

@@ -12,21 +12,21 @@ import (
 // RegisterImage puts an image on a service under the service's next number. A number is never given twice, also not
 // after its image was deleted. Errors: ErrNotFound when the registry has no such manifest.
 func (t *Tx) RegisterImage(s *trysail.Service, label, digest string) (trysail.RegisteredImage, error) {
-	if err := t.execOne("UPDATE manifests SET pushed_at = ? WHERE digest = ?", unix(t.now), digest); err != nil {
+	if err := t.execOne("UPDATE manifests SET pushed_at = $1 WHERE digest = $2", unix(t.now), digest); err != nil {
 		return trysail.RegisteredImage{}, err
 	}
 	img := trysail.RegisteredImage{StoredImage: trysail.StoredImage{Service: s.Name, Label: label}, Digest: digest, CreatedAt: t.now}
-	err := t.tx.QueryRowContext(t.ctx, "UPDATE services SET last_image = last_image + 1 WHERE id = ? RETURNING last_image", s.ID).Scan(&img.Number)
+	err := t.row("UPDATE services SET last_image = last_image + 1 WHERE id = $1 RETURNING last_image", s.ID).Scan(&img.Number)
 	if err != nil {
 		return img, fmt.Errorf("counting images: %w", err)
 	}
-	return img, t.exec("INSERT INTO images (service_id, number, label, digest, created_at) VALUES (?, ?, ?, ?, ?)",
+	return img, t.exec("INSERT INTO images (service_id, number, label, digest, created_at) VALUES ($1, $2, $3, $4, $5)",
 		s.ID, img.Number, label, digest, unix(t.now))
 }
 
 // Images lists the images of a service, newest first.
 func (t *Tx) Images(s *trysail.Service) ([]trysail.RegisteredImage, error) {
-	return t.images("i.service_id = ?", s.ID)
+	return t.images("i.service_id = $1", s.ID)
 }
 
 // AllImages lists the images of all services.
@@ -34,7 +34,7 @@ func (t *Tx) AllImages() ([]trysail.RegisteredImage, error) { return t.images("1
 
 // FindImage finds an image by its name; with number 0 the newest of its label. Errors: ErrNotFound.
 func (t *Tx) FindImage(name trysail.StoredImage) (trysail.RegisteredImage, error) {
-	list, err := t.images("s.name = ? AND i.label = ? AND (i.number = ? OR ? = 0)", name.Service, name.Label, name.Number, name.Number)
+	list, err := t.images("s.name = $1 AND i.label = $2 AND (i.number = $3 OR $3 = 0)", name.Service, name.Label, name.Number)
 	if err == nil && len(list) == 0 {
 		err = ErrNotFound
 	}
@@ -60,7 +60,7 @@ func (t *Tx) images(where string, args ...any) ([]trysail.RegisteredImage, error
 
 // DeleteImage takes an image off a service. Errors: ErrNotFound.
 func (t *Tx) DeleteImage(s *trysail.Service, number int) error {
-	return t.execOne("DELETE FROM images WHERE service_id = ? AND number = ?", s.ID, number)
+	return t.execOne("DELETE FROM images WHERE service_id = $1 AND number = $2", s.ID, number)
 }
 
 // ImageUses lists which kept version of which service needs which image, as far as digests are known.
@@ -93,10 +93,10 @@ func (t *Tx) ImageUses() ([]trysail.ImageUse, error) {
 
 // InsertLogin keeps the hash of a registry login's password, and forgets the logins that have expired.
 func (t *Tx) InsertLogin(hash []byte, keyID string, expires time.Time) error {
-	if err := t.exec("DELETE FROM registry_logins WHERE expires_at <= ?", unix(t.now)); err != nil {
+	if err := t.exec("DELETE FROM registry_logins WHERE expires_at <= $1", unix(t.now)); err != nil {
 		return err
 	}
-	return t.exec("INSERT INTO registry_logins (hash, key_id, created_at, expires_at) VALUES (?, ?, ?, ?)", hash, keyID, unix(t.now), unix(expires))
+	return t.exec("INSERT INTO registry_logins (hash, key_id, created_at, expires_at) VALUES ($1, $2, $3, $4)", hash, keyID, unix(t.now), unix(expires))
 }
 
 // Login finds the login with the hash of a password: which access key asked for it, and until when it is valid. A login
@@ -108,7 +108,7 @@ func (t *Tx) Login(hash []byte) (keyID string, expires time.Time, err error) {
 		err = r.Scan(&keyID, &at)
 		expires = fromUnix(at)
 		return err
-	}, "SELECT l.key_id, l.expires_at FROM registry_logins l JOIN access_keys k ON k.id = l.key_id WHERE l.hash = ?", hash)
+	}, "SELECT l.key_id, l.expires_at FROM registry_logins l JOIN access_keys k ON k.id = l.key_id WHERE l.hash = $1", hash)
 	if qerr != nil {
 		err = qerr
 	}
@@ -121,7 +121,7 @@ func (t *Tx) PutRegistry(r trysail.Registry) error {
 	if err != nil {
 		return err
 	}
-	return t.exec(`INSERT INTO registries (host, username, secret, mirrors, ca, plain_http, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+	return t.exec(`INSERT INTO registries (host, username, secret, mirrors, ca, plain_http, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (host) DO UPDATE SET username = excluded.username, secret = excluded.secret, mirrors = excluded.mirrors,
   ca = excluded.ca, plain_http = excluded.plain_http, updated_at = excluded.updated_at`,
 		r.Host, r.Username, t.seal.seal("registry "+r.Host, r.Secret), string(mirrors), r.CA, r.PlainHTTP, unix(t.now))
@@ -129,12 +129,12 @@ ON CONFLICT (host) DO UPDATE SET username = excluded.username, secret = excluded
 
 // DeleteRegistry forgets a registry. Errors: ErrNotFound.
 func (t *Tx) DeleteRegistry(host string) error {
-	return t.execOne("DELETE FROM registries WHERE host = ?", host)
+	return t.execOne("DELETE FROM registries WHERE host = $1", host)
 }
 
 // Registry returns what is known of a registry, with its secret. Errors: ErrNotFound.
 func (t *Tx) Registry(host string) (trysail.Registry, error) {
-	list, err := t.registries("host = ?", host)
+	list, err := t.registries("host = $1", host)
 	if err == nil && len(list) == 0 {
 		err = ErrNotFound
 	}

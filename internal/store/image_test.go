@@ -15,6 +15,10 @@ import (
 )
 
 func TestStore_NumbersImagesPerServiceAndNeverTwice(t *testing.T) {
+	both(t, testStoreNumbersImagesPerServiceAndNeverTwice)
+}
+
+func testStoreNumbersImagesPerServiceAndNeverTwice(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	web, other := newService("web"), newService("other")
 	update(t, s, func(tx *store.Tx) error { return errors.Join(tx.InsertService(web), tx.InsertService(other)) })
@@ -22,9 +26,9 @@ func TestStore_NumbersImagesPerServiceAndNeverTwice(t *testing.T) {
 	if !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("an image that was never pushed: %v", err)
 	}
-	if err := s.ExecForTest(t.Context(), "INSERT INTO manifests (digest, media_type, content, pushed_at) VALUES ('sha256:aa', 'm', x'7b7d', 1)"); err != nil {
-		t.Fatal(err)
-	}
+	update(t, s, func(tx *store.Tx) error {
+		return tx.PutManifest(store.Manifest{Digest: "sha256:aa", MediaType: "m", Content: []byte("{}")}, nil, "")
+	})
 	register := func(svc *trysail.Service, label string) string {
 		t.Helper()
 		var name string
@@ -74,7 +78,9 @@ func TestStore_NumbersImagesPerServiceAndNeverTwice(t *testing.T) {
 	}
 }
 
-func TestStore_LoginEndsWithItsKey(t *testing.T) {
+func TestStore_LoginEndsWithItsKey(t *testing.T) { both(t, testStoreLoginEndsWithItsKey) }
+
+func testStoreLoginEndsWithItsKey(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	expires := time.Now().Add(time.Hour).Truncate(time.Nanosecond)
 	update(t, s, func(tx *store.Tx) error {

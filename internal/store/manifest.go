@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -35,14 +36,14 @@ func (t *Tx) PutManifest(m Manifest, needs []ManifestReference, tag string) erro
 	if err != nil {
 		return err
 	}
-	err = t.exec(`INSERT INTO manifests (digest, media_type, artifact_type, subject, annotations, content, pushed_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+	err = t.exec(`INSERT INTO manifests (digest, media_type, artifact_type, subject, annotations, content, pushed_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type, pushed_at = excluded.pushed_at`,
 		m.Digest, m.MediaType, m.ArtifactType, m.Subject, string(annotations), m.Content, unix(t.now))
 	if err != nil {
 		return fmt.Errorf("storing a manifest: %w", err)
 	}
 	for _, n := range needs {
-		err := t.exec("INSERT INTO manifest_references (manifest, digest, blob) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", m.Digest, n.Digest, n.Blob)
+		err := t.exec("INSERT INTO manifest_references (manifest, digest, blob) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", m.Digest, n.Digest, n.Blob)
 		if err != nil {
 			return fmt.Errorf("storing what a manifest needs: %w", err)
 		}
@@ -50,24 +51,24 @@ ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type, pushed_at =
 	if tag == "" {
 		return nil
 	}
-	return t.exec(`INSERT INTO manifest_tags (tag, digest, pushed_at) VALUES (?, ?, ?)
+	return t.exec(`INSERT INTO manifest_tags (tag, digest, pushed_at) VALUES ($1, $2, $3)
 ON CONFLICT (tag) DO UPDATE SET digest = excluded.digest, pushed_at = excluded.pushed_at`, tag, m.Digest, unix(t.now))
 }
 
 // Manifest returns a manifest. Errors: ErrNotFound.
 func (t *Tx) Manifest(digest string) (Manifest, error) {
-	return t.oneManifest("SELECT digest, media_type, content, pushed_at FROM manifests WHERE digest = ?", digest)
+	return t.oneManifest("SELECT digest, media_type, content, pushed_at FROM manifests WHERE digest = $1", digest)
 }
 
 // TaggedManifest returns the manifest that a tag names. Errors: ErrNotFound.
 func (t *Tx) TaggedManifest(tag string) (Manifest, error) {
-	return t.oneManifest("SELECT m.digest, m.media_type, m.content, m.pushed_at FROM manifest_tags t JOIN manifests m ON m.digest = t.digest WHERE t.tag = ?", tag)
+	return t.oneManifest("SELECT m.digest, m.media_type, m.content, m.pushed_at FROM manifest_tags t JOIN manifests m ON m.digest = t.digest WHERE t.tag = $1", tag)
 }
 
 func (t *Tx) oneManifest(query string, arg any) (Manifest, error) {
 	var m Manifest
 	var pushed int64
-	err := t.tx.QueryRowContext(t.ctx, query, arg).Scan(&m.Digest, &m.MediaType, &m.Content, &pushed)
+	err := t.row(query, arg).Scan(&m.Digest, &m.MediaType, &m.Content, &pushed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return m, ErrNotFound
 	}
@@ -78,23 +79,23 @@ func (t *Tx) oneManifest(query string, arg any) (Manifest, error) {
 // HasManifest reports whether a manifest is there.
 func (t *Tx) HasManifest(digest string) (bool, error) {
 	var n int
-	err := t.tx.QueryRowContext(t.ctx, "SELECT COUNT(*) FROM manifests WHERE digest = ?", digest).Scan(&n)
+	err := t.row("SELECT COUNT(*) FROM manifests WHERE digest = $1", digest).Scan(&n)
 	return n > 0, err
 }
 
 // TouchManifest makes a manifest as young as if it were pushed now. Errors: ErrNotFound.
 func (t *Tx) TouchManifest(digest string) error {
-	return t.execOne("UPDATE manifests SET pushed_at = ? WHERE digest = ?", unix(t.now), digest)
+	return t.execOne("UPDATE manifests SET pushed_at = $1 WHERE digest = $2", unix(t.now), digest)
 }
 
 // DeleteManifest deletes a manifest and the tags that name it. Errors: ErrNotFound.
 func (t *Tx) DeleteManifest(digest string) error {
-	return t.execOne("DELETE FROM manifests WHERE digest = ?", digest)
+	return t.execOne("DELETE FROM manifests WHERE digest = $1", digest)
 }
 
 // DeleteManifestTag deletes a tag, and returns the digest of the manifest that it named. Errors: ErrNotFound.
 func (t *Tx) DeleteManifestTag(tag string) (digest string, err error) {
-	err = t.tx.QueryRowContext(t.ctx, "DELETE FROM manifest_tags WHERE tag = ? RETURNING digest", tag).Scan(&digest)
+	err = t.row("DELETE FROM manifest_tags WHERE tag = $1 RETURNING digest", tag).Scan(&digest)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -103,12 +104,12 @@ func (t *Tx) DeleteManifestTag(tag string) (digest string, err error) {
 
 // DeleteManifestTags deletes the tags that were pushed at a time or before.
 func (t *Tx) DeleteManifestTags(until time.Time) error {
-	return t.exec("DELETE FROM manifest_tags WHERE pushed_at <= ?", unix(until))
+	return t.exec("DELETE FROM manifest_tags WHERE pushed_at <= $1", unix(until))
 }
 
 // ManifestTags lists at most limit tags that sort after the given one.
 func (t *Tx) ManifestTags(after string, limit int) ([]string, error) {
-	return t.strings("SELECT tag FROM manifest_tags WHERE tag > ? ORDER BY tag LIMIT ?", after, limit)
+	return t.strings("SELECT tag FROM manifest_tags WHERE tag > $1 ORDER BY tag LIMIT $2", after, limit)
 }
 
 // ManifestReferrers calls fn, without their content, for the manifests about a subject that sort after a digest, in order
@@ -129,7 +130,7 @@ func (t *Tx) ManifestReferrers(subject, artifactType, after string, fn func(Mani
 		}
 		return nil
 	}, `SELECT digest, media_type, artifact_type, annotations, LENGTH(content) FROM manifests
-WHERE subject = ? AND (? = '' OR artifact_type = ?) AND digest > ? ORDER BY digest`, subject, artifactType, artifactType, after)
+WHERE subject = $1 AND ($2 = '' OR artifact_type = $2) AND digest > $3 ORDER BY digest`, subject, artifactType, after)
 	if errors.Is(err, stop) {
 		return nil
 	}
@@ -164,7 +165,7 @@ func (t *Tx) ManifestReferences() ([]ManifestReference, error) {
 
 // ManifestsNeeding lists the manifests that need a blob or a manifest.
 func (t *Tx) ManifestsNeeding(digest string) ([]string, error) {
-	return t.strings("SELECT manifest FROM manifest_references WHERE digest = ? ORDER BY manifest", digest)
+	return t.strings("SELECT manifest FROM manifest_references WHERE digest = $1 ORDER BY manifest", digest)
 }
 
 // NeededBlobs returns those of the blobs that manifests need. It takes at most a few thousand.
@@ -172,12 +173,11 @@ func (t *Tx) NeededBlobs(digests []string) ([]string, error) {
 	if len(digests) == 0 {
 		return nil, nil
 	}
-	args := make([]any, len(digests))
+	args, marks := make([]any, len(digests)), make([]string, len(digests))
 	for i, d := range digests {
-		args[i] = d
+		args[i], marks[i] = d, "$"+strconv.Itoa(i+1)
 	}
-	marks := strings.TrimSuffix(strings.Repeat("?,", len(args)), ",")
-	return t.strings("SELECT DISTINCT digest FROM manifest_references WHERE blob = 1 AND digest IN ("+marks+")", args...)
+	return t.strings("SELECT DISTINCT digest FROM manifest_references WHERE blob = 1 AND digest IN ("+strings.Join(marks, ", ")+")", args...)
 }
 
 func (t *Tx) strings(query string, args ...any) ([]string, error) {

@@ -19,7 +19,9 @@ func look(t *testing.T, s *store.Store, fn func(*store.Tx) error) {
 	}
 }
 
-func TestStore_KeepsManifests(t *testing.T) {
+func TestStore_KeepsManifests(t *testing.T) { both(t, testStoreKeepsManifests) }
+
+func testStoreKeepsManifests(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	image := store.Manifest{Digest: "sha256:aa", MediaType: "image", Content: []byte("{}"), Size: 2}
 	index := store.Manifest{Digest: "sha256:bb", MediaType: "index", Content: []byte("{ }"), Size: 3}
@@ -95,7 +97,9 @@ func TestStore_KeepsManifests(t *testing.T) {
 	})
 }
 
-func TestStore_DeletesOldTagsOnly(t *testing.T) {
+func TestStore_DeletesOldTagsOnly(t *testing.T) { both(t, testStoreDeletesOldTagsOnly) }
+
+func testStoreDeletesOldTagsOnly(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	put := func(tag string) (at time.Time) {
 		update(t, s, func(tx *store.Tx) error {
@@ -116,7 +120,9 @@ func TestStore_DeletesOldTagsOnly(t *testing.T) {
 	})
 }
 
-func TestStore_FindsReferrers(t *testing.T) {
+func TestStore_FindsReferrers(t *testing.T) { both(t, testStoreFindsReferrers) }
+
+func testStoreFindsReferrers(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	update(t, s, func(tx *store.Tx) error {
 		for _, m := range []store.Manifest{

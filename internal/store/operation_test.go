@@ -10,6 +10,10 @@ import (
 )
 
 func TestStore_OperationsEndTogetherAndPage(t *testing.T) {
+	both(t, testStoreOperationsEndTogetherAndPage)
+}
+
+func testStoreOperationsEndTogetherAndPage(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	insert := func(id, resource string, status trysail.OperationStatus) {
 		update(t, s, func(tx *store.Tx) error {

@@ -4,6 +4,8 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,9 +13,16 @@ import (
 	"path/filepath"
 )
 
+// sealName is that of the key's file in the data directory.
+const sealName = "seal.key"
+
 // sealer encrypts secrets at rest, so that a copy of the database alone gives none away. The key lies beside the
 // database in a file of mode 0600: it protects copies and backups of trysail.db, not against root on this machine.
-type sealer struct{ aead cipher.AEAD }
+type sealer struct {
+	aead cipher.AEAD
+	// fingerprint tells keys apart without giving them away.
+	fingerprint string
+}
 
 func openSealer(path string) (*sealer, error) {
 	key, err := os.ReadFile(path) //nolint:gosec // the path is configuration
@@ -31,7 +40,8 @@ func openSealer(path string) (*sealer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sealer{aead}, nil
+	sum := sha256.Sum256(append([]byte("trysail seal key "), key...))
+	return &sealer{aead, hex.EncodeToString(sum[:16])}, nil
 }
 
 // newKey makes the key and has it on the disk before it is used: a lost key would lose every secret.

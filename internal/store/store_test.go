@@ -28,7 +28,12 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("TRYSAIL_TEST_WRITER"); dir != "" {
 		writeForEver(dir)
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if err := databases.close(); err != nil {
+		fmt.Println(err)
+		status = 1
+	}
+	os.Exit(status)
 }
 
 func open(t *testing.T, dir string) *store.Store {
@@ -70,7 +75,9 @@ func update(t *testing.T, s *store.Store, fn func(*store.Tx) error) {
 	}
 }
 
-func TestStore_KeepsEverythingOfAService(t *testing.T) {
+func TestStore_KeepsEverythingOfAService(t *testing.T) { both(t, testStoreKeepsEverythingOfAService) }
+
+func testStoreKeepsEverythingOfAService(t *testing.T, open opener) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	want := newService("web")
@@ -99,7 +106,9 @@ func TestStore_KeepsEverythingOfAService(t *testing.T) {
 	}
 }
 
-func TestStore_ServicesSeesEveryCommit(t *testing.T) {
+func TestStore_ServicesSeesEveryCommit(t *testing.T) { both(t, testStoreServicesSeesEveryCommit) }
+
+func testStoreServicesSeesEveryCommit(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	for i := range 20 {
 		update(t, s, func(tx *store.Tx) error { return tx.InsertService(newService(fmt.Sprint("s", i))) })
@@ -110,7 +119,9 @@ func TestStore_ServicesSeesEveryCommit(t *testing.T) {
 	}
 }
 
-func TestStore_FailedUpdateChangesNothing(t *testing.T) {
+func TestStore_FailedUpdateChangesNothing(t *testing.T) { both(t, testStoreFailedUpdateChangesNothing) }
+
+func testStoreFailedUpdateChangesNothing(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	boom := errors.New("boom")
 	err := s.Update(t.Context(), func(tx *store.Tx) error {
@@ -140,7 +151,9 @@ func TestStore_RefusesNewerFormat(t *testing.T) {
 	}
 }
 
-func TestStore_Keeps50Versions(t *testing.T) {
+func TestStore_Keeps50Versions(t *testing.T) { both(t, testStoreKeeps50Versions) }
+
+func testStoreKeeps50Versions(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	svc := newService("web")
 	update(t, s, func(tx *store.Tx) error { return tx.InsertService(svc) })
@@ -187,7 +200,9 @@ func TestStore_SealsSecrets(t *testing.T) {
 	}
 }
 
-func TestStore_PodsOutliveTheirEnd(t *testing.T) {
+func TestStore_PodsOutliveTheirEnd(t *testing.T) { both(t, testStorePodsOutliveTheirEnd) }
+
+func testStorePodsOutliveTheirEnd(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	svc := newService("web")
 	p := trysail.PodRecord{ID: "p1", ServiceID: svc.ID, Version: 1, Power: trysail.PowerNano, Slot: 1, Attempt: 2, CreatedAt: time.Now().UTC()}
@@ -214,6 +229,10 @@ func TestStore_PodsOutliveTheirEnd(t *testing.T) {
 }
 
 func TestStore_TellsSubscribersAfterTheCommit(t *testing.T) {
+	both(t, testStoreTellsSubscribersAfterTheCommit)
+}
+
+func testStoreTellsSubscribersAfterTheCommit(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	sub := s.Subscribe()
 	update(t, s, func(tx *store.Tx) error {
@@ -230,6 +249,10 @@ func TestStore_TellsSubscribersAfterTheCommit(t *testing.T) {
 }
 
 func TestStore_ConcurrentWritersLoseNothing(t *testing.T) {
+	both(t, testStoreConcurrentWritersLoseNothing)
+}
+
+func testStoreConcurrentWritersLoseNothing(t *testing.T, open opener) {
 	s := open(t, t.TempDir())
 	svc := newService("web")
 	update(t, s, func(tx *store.Tx) error { return tx.InsertService(svc) })

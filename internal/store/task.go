@@ -18,25 +18,25 @@ func (t *Tx) InsertTask(k *trysail.Task) error {
 	if err != nil {
 		return err
 	}
-	err = t.exec(`INSERT INTO tasks (id, service_id, version, container, command, power, created_at, deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+	err = t.exec(`INSERT INTO tasks (id, service_id, version, container, command, power, created_at, deadline) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 		k.ID, k.ServiceID, k.Version, k.Container, string(command), k.Power, unix(k.CreatedAt), unix(k.Deadline))
 	if err != nil {
 		return fmt.Errorf("inserting a task: %w", err)
 	}
-	return t.exec(`DELETE FROM tasks WHERE service_id = ?1 AND ended_at > 0 AND id NOT IN
-		(SELECT id FROM tasks WHERE service_id = ?1 AND ended_at > 0 ORDER BY ended_at DESC LIMIT ?2)`, k.ServiceID, keptTasks)
+	return t.exec(`DELETE FROM tasks WHERE service_id = $1 AND ended_at > 0 AND id NOT IN
+		(SELECT id FROM tasks WHERE service_id = $1 AND ended_at > 0 ORDER BY ended_at DESC LIMIT $2)`, k.ServiceID, keptTasks)
 }
 
 // UpdateTask writes what can change of a task. Errors: ErrNotFound.
 func (t *Tx) UpdateTask(k *trysail.Task) error {
 	t.touch(k.ServiceID)
-	return t.execOne("UPDATE tasks SET stop_at = ?, ended_at = ?, exit_code = ?, reason = ? WHERE id = ?",
+	return t.execOne("UPDATE tasks SET stop_at = $1, ended_at = $2, exit_code = $3, reason = $4 WHERE id = $5",
 		unix(k.StopAt), unix(k.EndedAt), k.ExitCode, k.Reason, k.ID)
 }
 
 // Tasks lists the tasks of a service by creation time: those that have not ended, or all that are kept.
 func (t *Tx) Tasks(serviceID string, ended bool) ([]trysail.Task, error) {
-	where := "service_id = ?"
+	where := "service_id = $1"
 	if !ended {
 		where += " AND ended_at = 0"
 	}
@@ -45,7 +45,7 @@ func (t *Tx) Tasks(serviceID string, ended bool) ([]trysail.Task, error) {
 
 // Task returns one task. Errors: ErrNotFound.
 func (t *Tx) Task(id trysail.PodID) (trysail.Task, error) {
-	list, err := t.tasks("id = ?", id)
+	list, err := t.tasks("id = $1", id)
 	if err == nil && len(list) == 0 {
 		err = ErrNotFound
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,9 +23,11 @@ const keptPods = 100
 type Tx struct {
 	ctx     context.Context //nolint:containedctx // a Tx lives exactly as long as the call it belongs to
 	tx      *sql.Tx
+	db      dialect
 	now     time.Time
 	seal    *sealer
 	touched map[string]struct{}
+	again   bool // others got in the way: the transaction has failed, and may do better when it is run again
 }
 
 // Now is the time of the transaction: the same for everything that it writes.
@@ -39,13 +42,13 @@ func (t *Tx) touch(serviceID string) {
 }
 
 func (t *Tx) exec(query string, args ...any) error {
-	_, err := t.tx.ExecContext(t.ctx, query, args...)
+	_, err := t.execResult(query, args...)
 	return err
 }
 
 // execOne is exec for a statement that must change exactly one row.
 func (t *Tx) execOne(query string, args ...any) error {
-	res, err := t.tx.ExecContext(t.ctx, query, args...)
+	res, err := t.execResult(query, args...)
 	if err != nil {
 		return err
 	}
@@ -55,11 +58,56 @@ func (t *Tx) execOne(query string, args ...any) error {
 	return ErrNotFound
 }
 
-// query calls scan for each row.
+func (t *Tx) execResult(query string, args ...any) (sql.Result, error) {
+	args, err := t.db.args(args)
+	if err != nil {
+		return nil, err
+	}
+	res, err := t.tx.ExecContext(t.ctx, query, args...)
+	return res, t.note(err)
+}
+
+// note remembers that the transaction must be run again, whatever becomes of err.
+func (t *Tx) note(err error) error {
+	if err != nil && t.db.again(err) {
+		t.again = true
+	}
+	return err
+}
+
+// row is the first row of a query.
+type row struct {
+	*sql.Row
+
+	tx  *Tx
+	err error
+}
+
+// Scan is sql.Row's.
+func (r row) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	return r.tx.note(r.Row.Scan(dest...))
+}
+
+func (t *Tx) row(query string, args ...any) row {
+	args, err := t.db.args(args)
+	if err != nil {
+		return row{err: err}
+	}
+	return row{Row: t.tx.QueryRowContext(t.ctx, query, args...), tx: t}
+}
+
+// query calls scan for each row. scan must not use the transaction.
 func (t *Tx) query(scan func(*sql.Rows) error, query string, args ...any) error {
-	rows, err := t.tx.QueryContext(t.ctx, query, args...)
+	args, err := t.db.args(args)
 	if err != nil {
 		return err
+	}
+	rows, err := t.tx.QueryContext(t.ctx, query, args...)
+	if err != nil {
+		return t.note(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -67,7 +115,7 @@ func (t *Tx) query(scan func(*sql.Rows) error, query string, args ...any) error 
 			return err
 		}
 	}
-	return rows.Err()
+	return t.note(rows.Err())
 }
 
 func unix(t time.Time) int64 {
@@ -92,14 +140,14 @@ func (t *Tx) Services() ([]trysail.Service, error) { return t.selectServices("1 
 
 // CountServices counts all services.
 func (t *Tx) CountServices() (n int, err error) {
-	return n, t.tx.QueryRowContext(t.ctx, "SELECT COUNT(*) FROM services").Scan(&n)
+	return n, t.row("SELECT COUNT(*) FROM services").Scan(&n)
 }
 
 // Service returns the service of that name. Errors: ErrNotFound.
-func (t *Tx) Service(name string) (*trysail.Service, error) { return t.oneService("s.name = ?", name) }
+func (t *Tx) Service(name string) (*trysail.Service, error) { return t.oneService("s.name = $1", name) }
 
 // ServiceByID returns the service with that id. Errors: ErrNotFound.
-func (t *Tx) ServiceByID(id string) (*trysail.Service, error) { return t.oneService("s.id = ?", id) }
+func (t *Tx) ServiceByID(id string) (*trysail.Service, error) { return t.oneService("s.id = $1", id) }
 
 func (t *Tx) oneService(where string, arg any) (*trysail.Service, error) {
 	list, err := t.selectServices(where, arg)
@@ -175,7 +223,7 @@ func scanService(r *sql.Rows) (trysail.Service, error) {
 // InsertService adds a service with its tags and public domains. Its deployments are added with InsertDeployment. The
 // label of its host goes to shared_label, which need not be unique; host_label, which must be, gets the id.
 func (t *Tx) InsertService(s *trysail.Service) error {
-	err := t.exec(`INSERT INTO services (id, name, created_at, host_label, shared_label, power, scale, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+	err := t.exec(`INSERT INTO services (id, name, created_at, host_label, shared_label, power, scale, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 		s.ID, s.Name, unix(s.CreatedAt), s.ID, s.HostLabel, s.Power, s.Scale, s.State)
 	if err != nil {
 		return fmt.Errorf("inserting service: %w", err)
@@ -202,25 +250,25 @@ func (t *Tx) UpdateService(s *trysail.Service) error {
 		return err
 	}
 	t.touch(s.ID)
-	return t.execOne(`UPDATE services SET power = ?, scale = ?, state = ?, detail_code = ?, detail_message = ?, disabled = ?,
-		ecr_puller = ?, fallback_power = ?, fallback_scale = ?, settings = ? WHERE id = ?`,
+	return t.execOne(`UPDATE services SET power = $1, scale = $2, state = $3, detail_code = $4, detail_message = $5, disabled = $6,
+		ecr_puller = $7, fallback_power = $8, fallback_scale = $9, settings = $10 WHERE id = $11`,
 		s.Power, s.Scale, s.State, s.Detail.Code, s.Detail.Message, s.Disabled, s.ECRPuller, fallback.Power, fallback.Scale, string(settings), s.ID)
 }
 
 // DeleteService removes the service and everything that hangs on it.
 func (t *Tx) DeleteService(id string) error {
 	t.touch(id)
-	return t.exec("DELETE FROM services WHERE id = ?", id)
+	return t.exec("DELETE FROM services WHERE id = $1", id)
 }
 
 // SetTags replaces the service's tags.
 func (t *Tx) SetTags(serviceID string, tags []trysail.Tag) error {
 	t.touch(serviceID)
-	if err := t.exec("DELETE FROM tags WHERE service_id = ?", serviceID); err != nil {
+	if err := t.exec("DELETE FROM tags WHERE service_id = $1", serviceID); err != nil {
 		return err
 	}
 	for _, tag := range tags {
-		if err := t.exec("INSERT INTO tags (service_id, key, value) VALUES (?, ?, ?)", serviceID, tag.Key, tag.Value); err != nil {
+		if err := t.exec("INSERT INTO tags (service_id, key, value) VALUES ($1, $2, $3)", serviceID, tag.Key, tag.Value); err != nil {
 			return fmt.Errorf("inserting tag: %w", err)
 		}
 	}
@@ -255,17 +303,17 @@ func scanDeployment(r *sql.Rows) (serviceID string, d *trysail.Deployment, err e
 // the 50 that are kept; a version that is ACTIVE or ACTIVATING is never forgotten. Errors: ErrNotFound.
 func (t *Tx) InsertDeployment(serviceID string, d *trysail.Deployment) error {
 	t.touch(serviceID)
-	if err := t.execOne("UPDATE services SET last_version = last_version + 1 WHERE id = ?", serviceID); err != nil {
+	if err := t.execOne("UPDATE services SET last_version = last_version + 1 WHERE id = $1", serviceID); err != nil {
 		return err
 	}
-	if err := t.tx.QueryRowContext(t.ctx, "SELECT last_version FROM services WHERE id = ?", serviceID).Scan(&d.Version); err != nil {
+	if err := t.row("SELECT last_version FROM services WHERE id = $1", serviceID).Scan(&d.Version); err != nil {
 		return err
 	}
 	text, err := json.Marshal(spec{d.Containers, d.PublicEndpoint})
 	if err != nil {
 		return err
 	}
-	err = t.exec("INSERT INTO deployments (service_id, version, state, created_at, deadline, spec, digests) VALUES (?, ?, ?, ?, ?, ?, '{}')",
+	err = t.exec("INSERT INTO deployments (service_id, version, state, created_at, deadline, spec, digests) VALUES ($1, $2, $3, $4, $5, $6, '{}')",
 		serviceID, d.Version, d.State, unix(d.CreatedAt), unix(d.Deadline), string(text))
 	if err != nil {
 		return fmt.Errorf("inserting deployment: %w", err)
@@ -273,14 +321,14 @@ func (t *Tx) InsertDeployment(serviceID string, d *trysail.Deployment) error {
 	if err := t.UpdateDeployment(serviceID, d); err != nil {
 		return err
 	}
-	err = t.exec(`DELETE FROM deployments WHERE service_id = ?1 AND state NOT IN ('ACTIVE', 'ACTIVATING') AND version NOT IN
-		(SELECT version FROM deployments WHERE service_id = ?1 ORDER BY state IN ('ACTIVE', 'ACTIVATING') DESC, version DESC LIMIT ?2)`,
+	err = t.exec(`DELETE FROM deployments WHERE service_id = $1 AND state NOT IN ('ACTIVE', 'ACTIVATING') AND version NOT IN
+		(SELECT version FROM deployments WHERE service_id = $1 ORDER BY state IN ('ACTIVE', 'ACTIVATING') DESC, version DESC LIMIT $2)`,
 		serviceID, keptVersions)
 	if err != nil {
 		return fmt.Errorf("forgetting old versions: %w", err)
 	}
-	return t.exec(`DELETE FROM pods WHERE service_id = ?1 AND ended_at > 0 AND version NOT IN
-		(SELECT version FROM deployments WHERE service_id = ?1)`, serviceID)
+	return t.exec(`DELETE FROM pods WHERE service_id = $1 AND ended_at > 0 AND version NOT IN
+		(SELECT version FROM deployments WHERE service_id = $1)`, serviceID)
 }
 
 // UpdateDeployment writes what can change of a deployment: state, deadline, digests and hold. Errors: ErrNotFound.
@@ -294,7 +342,7 @@ func (t *Tx) UpdateDeployment(serviceID string, d *trysail.Deployment) error {
 	if err != nil {
 		return err
 	}
-	return t.execOne("UPDATE deployments SET state = ?, deadline = ?, digests = ?, hold = ? WHERE service_id = ? AND version = ?",
+	return t.execOne("UPDATE deployments SET state = $1, deadline = $2, digests = $3, hold = $4 WHERE service_id = $5 AND version = $6",
 		d.State, unix(d.Deadline), string(text), d.Hold, serviceID, d.Version)
 }
 
@@ -308,7 +356,7 @@ func (t *Tx) Deployments(serviceID string) ([]trysail.Deployment, error) {
 		}
 		list = append(list, *d)
 		return nil
-	}, "SELECT "+deploymentColumns+" FROM deployments d WHERE d.service_id = ? ORDER BY d.version DESC", serviceID)
+	}, "SELECT "+deploymentColumns+" FROM deployments d WHERE d.service_id = $1 ORDER BY d.version DESC", serviceID)
 	return list, err
 }
 
@@ -318,13 +366,13 @@ func (t *Tx) SetDiagnosis(serviceID string, d *trysail.Diagnosis) error {
 	if err != nil {
 		return err
 	}
-	return t.execOne("UPDATE deployments SET diagnosis = ? WHERE service_id = ? AND version = ?", string(text), serviceID, d.Version)
+	return t.execOne("UPDATE deployments SET diagnosis = $1 WHERE service_id = $2 AND version = $3", string(text), serviceID, d.Version)
 }
 
 // Diagnosis returns why the version failed. Errors: ErrNotFound when there is no such version or no diagnosis.
 func (t *Tx) Diagnosis(serviceID string, version int) (*trysail.Diagnosis, error) {
 	var text string
-	err := t.tx.QueryRowContext(t.ctx, "SELECT diagnosis FROM deployments WHERE service_id = ? AND version = ?", serviceID, version).Scan(&text)
+	err := t.row("SELECT diagnosis FROM deployments WHERE service_id = $1 AND version = $2", serviceID, version).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && text == "" {
 		return nil, ErrNotFound
 	}
@@ -337,7 +385,7 @@ func (t *Tx) Diagnosis(serviceID string, version int) (*trysail.Diagnosis, error
 
 // Pods lists the pods of a service by creation time: those that have not ended, or all that are kept.
 func (t *Tx) Pods(serviceID string, ended bool) ([]trysail.PodRecord, error) {
-	where := "service_id = ?"
+	where := "service_id = $1"
 	if !ended {
 		where += " AND ended_at = 0"
 	}
@@ -347,12 +395,12 @@ func (t *Tx) Pods(serviceID string, ended bool) ([]trysail.PodRecord, error) {
 // PodsToPlan lists the pods of a service that have not ended, and those of the two versions that have, by creation time.
 // Version 0 is none. Only those of the next version come with their evidence: a plan needs no other.
 func (t *Tx) PodsToPlan(serviceID string, current, next int) ([]trysail.PodRecord, error) {
-	return t.podsWith("CASE WHEN version = ?1 THEN evidence ELSE '' END", "service_id = ?2 AND (ended_at = 0 OR version IN (?1, ?3))", next, serviceID, current)
+	return t.podsWith("CASE WHEN version = $1 THEN evidence ELSE '' END", "service_id = $2 AND (ended_at = 0 OR version IN ($1, $3))", next, serviceID, current)
 }
 
 // Pod returns the record of one pod. Errors: ErrNotFound.
 func (t *Tx) Pod(id trysail.PodID) (trysail.PodRecord, error) {
-	list, err := t.pods("id = ?", id)
+	list, err := t.pods("id = $1", id)
 	if err == nil && len(list) == 0 {
 		err = ErrNotFound
 	}
@@ -392,20 +440,20 @@ func (t *Tx) podsWith(evidenceColumn, where string, args ...any) ([]trysail.PodR
 // forgotten.
 func (t *Tx) InsertPod(p *trysail.PodRecord) error {
 	t.touch(p.ServiceID)
-	err := t.exec(`INSERT INTO pods (id, service_id, version, power, slot, attempt, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+	err := t.exec(`INSERT INTO pods (id, service_id, version, power, slot, attempt, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		p.ID, p.ServiceID, p.Version, p.Power, p.Slot, p.Attempt, unix(p.CreatedAt))
 	if err != nil {
 		return fmt.Errorf("inserting pod: %w", err)
 	}
-	return t.exec(`DELETE FROM pods WHERE service_id = ?1 AND version = ?2 AND ended_at > 0 AND id NOT IN
-		(SELECT id FROM pods WHERE service_id = ?1 AND version = ?2 AND ended_at > 0 ORDER BY ended_at DESC LIMIT ?3)`,
+	return t.exec(`DELETE FROM pods WHERE service_id = $1 AND version = $2 AND ended_at > 0 AND id NOT IN
+		(SELECT id FROM pods WHERE service_id = $1 AND version = $2 AND ended_at > 0 ORDER BY ended_at DESC LIMIT $3)`,
 		p.ServiceID, p.Version, keptPods)
 }
 
 // UpdatePod writes what can change of a pod's record. Evidence that is there stays when p has none. Errors: ErrNotFound.
 func (t *Tx) UpdatePod(p *trysail.PodRecord) error {
 	t.touch(p.ServiceID)
-	err := t.execOne("UPDATE pods SET healthy_at = ?, stop_at = ?, ended_at = ?, hold_until = ?, reason = ?, failed = ? WHERE id = ?",
+	err := t.execOne("UPDATE pods SET healthy_at = $1, stop_at = $2, ended_at = $3, hold_until = $4, reason = $5, failed = $6 WHERE id = $7",
 		unix(p.HealthyAt), unix(p.StopAt), unix(p.EndedAt), unix(p.HoldUntil), p.Reason, p.Failed, p.ID)
 	if err != nil || p.Evidence == nil {
 		return err
@@ -425,16 +473,18 @@ type AccessKey struct {
 
 // InsertKey adds an access key; its secret is sealed on the disk.
 func (t *Tx) InsertKey(k AccessKey) error {
-	return t.exec("INSERT INTO access_keys (id, name, secret, role, services, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+	return t.exec("INSERT INTO access_keys (id, name, secret, role, services, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
 		k.ID, k.Name, t.seal.seal(k.ID, k.Secret), k.Role, strings.Join(k.Services, " "), unix(k.CreatedAt))
 }
 
 // DeleteKey removes an access key. Errors: ErrNotFound.
-func (t *Tx) DeleteKey(id string) error { return t.execOne("DELETE FROM access_keys WHERE id = ?", id) }
+func (t *Tx) DeleteKey(id string) error {
+	return t.execOne("DELETE FROM access_keys WHERE id = $1", id)
+}
 
 // Key returns the access key with its secret. Errors: ErrNotFound.
 func (t *Tx) Key(id string) (AccessKey, error) {
-	keys, err := t.keys("id = ?", id)
+	keys, err := t.keys("id = $1", id)
 	if err == nil && len(keys) == 0 {
 		err = ErrNotFound
 	}
@@ -480,7 +530,7 @@ type AuditEntry struct {
 
 // Audit records a change in the transaction that makes it.
 func (t *Tx) Audit(c trysail.Caller, operation, resource string) error {
-	return t.exec("INSERT INTO audit (at, key_id, caller, operation, resource) VALUES (?, ?, ?, ?, ?)", unix(t.now), c.AccessKeyID, c.Name, operation, resource)
+	return t.exec("INSERT INTO audit (at, key_id, caller, operation, resource) VALUES ($1, $2, $3, $4, $5)", unix(t.now), c.AccessKeyID, c.Name, operation, resource)
 }
 
 // AuditQuery selects entries of the audit trail. Zero fields select all.
@@ -496,23 +546,24 @@ type AuditQuery struct {
 // AuditTrail lists entries, newest first. next is the Before of the following ones, 0 if there are none.
 func (t *Tx) AuditTrail(q AuditQuery) (list []AuditEntry, next int64, err error) {
 	where, args := []string{"1 = 1"}, []any{}
-	add := func(condition string, values ...any) {
-		where, args = append(where, condition), append(args, values...)
+	add := func(condition string, value any) {
+		args = append(args, value)
+		where = append(where, condition+" $"+strconv.Itoa(len(args)))
 	}
 	if !q.Start.IsZero() {
-		add("at >= ?", unix(q.Start))
+		add("at >=", unix(q.Start))
 	}
 	if !q.End.IsZero() {
-		add("at < ?", unix(q.End))
+		add("at <", unix(q.End))
 	}
 	if q.Resource != "" {
-		add("resource = ?", q.Resource)
+		add("resource =", q.Resource)
 	}
 	for _, operation := range q.Except {
-		add("operation <> ?", operation)
+		add("operation <>", operation)
 	}
 	if q.Before > 0 {
-		add("seq < ?", q.Before)
+		add("seq <", q.Before)
 	}
 	err = t.query(func(r *sql.Rows) error {
 		var e AuditEntry
@@ -521,7 +572,7 @@ func (t *Tx) AuditTrail(q AuditQuery) (list []AuditEntry, next int64, err error)
 		e.At = fromUnix(at)
 		list = append(list, e)
 		return err
-	}, "SELECT seq, at, key_id, caller, operation, resource FROM audit WHERE "+strings.Join(where, " AND ")+" ORDER BY seq DESC LIMIT ?", append(args, q.Limit+1)...)
+	}, "SELECT seq, at, key_id, caller, operation, resource FROM audit WHERE "+strings.Join(where, " AND ")+" ORDER BY seq DESC LIMIT $"+strconv.Itoa(len(args)+1), append(args, q.Limit+1)...)
 	if len(list) > q.Limit {
 		list = list[:q.Limit]
 		next = list[q.Limit-1].Seq
