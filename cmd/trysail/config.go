@@ -47,12 +47,14 @@ type config struct {
 	http3             bool
 	trustedProxies    []string
 	proxyProtocol     []string
+	database          databaseConfig
 }
 
 // flags declares the flags of trysail serve. The help is the manual: what it does, and what follows from a change.
 func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.dataDir, "data-dir", cli.DefaultDataDir,
 		"directory of all state: database, images, logs, local CA; made if missing, with mode 0700")
+	c.database.flags(f)
 	f.StringVar(&c.listen, "listen", "127.0.0.1:4500",
 		"address of the API; plain HTTP on a loopback address, HTTPS with a certificate of the local CA on any other")
 	f.StringVar(&c.registry, "registry", "",

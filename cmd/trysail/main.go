@@ -71,6 +71,9 @@ command line goes first. trysail doctor says what this machine lacks.`,
 		if err := cfg.validate(); err != nil {
 			return err
 		}
+		if err := cfg.database.validate(cmd.Flags().Changed("database")); err != nil {
+			return err
+		}
 		log, err := cfg.logger(os.Stderr)
 		if err != nil {
 			return err

@@ -153,11 +153,7 @@ func (s *server) work(ctx context.Context, what string, do func(context.Context)
 
 // openState opens what is on the disk.
 func (s *server) openState(ctx context.Context) (err error) {
-	if s.store, err = store.Open(ctx, s.cfg.dataDir); err != nil {
-		err = fmt.Errorf("opening the state in %s: %w", s.cfg.dataDir, err)
-		if errors.Is(err, store.ErrNewerFormat) {
-			return cli.WithHint(err, "Start the newer trysail, or restore a backup that fits this one.")
-		}
+	if s.store, err = openStore(ctx, s.cfg.database, s.cfg.dataDir, s.log.With("part", "store")); err != nil {
 		return err
 	}
 	s.onClose(func(context.Context) error { return s.store.Close() })
@@ -262,15 +258,22 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		return err
 	}
 	routes := newGate(s.edge)
-	r := reconcile.New(reconcile.Config{
+	reconciling := reconcile.Config{
 		Rules: reconcile.Rules{Region: s.cfg.region, Domain: s.cfg.domain, ActivationTimeout: s.cfg.activationTimeout, DrainTimeout: s.cfg.drainTimeout},
 		Store: s.store, Engine: s.engine, Router: routes, Names: s.names, Images: s.images, Logs: s.logs, Log: s.log,
 		LogRetention: s.cfg.logRetention, Registry: s.registry, DiskUsed: func() float64 { return diskUsed(s.cfg.dataDir) },
+	}
+	leads, follow := context.WithCancel(ctx)
+	defer follow()
+	standby := func(holder string) {
+		s.log.Info("another server leads, this one stands by", "leader", holder)
+		follow()
+	}
+	s.work(ctx, "leading", func(ctx context.Context) error {
+		return s.lead(ctx, standby, func(ctx context.Context) error { return reconcile.New(reconciling).Run(ctx) }, s.certs.Run)
 	})
-	s.work(ctx, "reconciling", r.Run)
-	s.work(ctx, "managing certificates", s.certs.Run)
 	// Clients that come right after a restart must find the routes of the services that have been running all the time.
-	if missing := routes.wait(ctx, services); len(missing) > 0 {
+	if missing := routes.wait(leads, services); len(missing) > 0 && leads.Err() == nil {
 		s.log.WarnContext(ctx, "some services have no route yet", "services", missing)
 	}
 	return s.edge.Start() //nolint:contextcheck // it only binds two addresses

@@ -17,7 +17,13 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer group.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// Another server may have led since the last Run: what became of the names is in the store.
+	m.mu.Lock()
+	clear(m.jobs)
+	m.scanned = false
+	m.mu.Unlock()
 	sub := m.cfg.Store.Subscribe()
+	defer sub.Close()
 	if err := m.scan(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil

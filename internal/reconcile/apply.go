@@ -298,7 +298,7 @@ func (r *Reconciler) stop(ctx context.Context, w *World, s StopPod) error {
 		if !crash {
 			return tx.UpdatePod(&rec)
 		}
-		rec.Reason = fmt.Sprintf("%s (%s)", rec.Reason, verdict.Code)
+		rec.Reason = fmt.Sprintf("%s (%s)", s.Reason, verdict.Code)
 		if before, err := tx.Diagnosis(svc.ID, rec.Version); err == nil {
 			verdict.Warnings = before.Warnings
 		}
@@ -410,6 +410,7 @@ func (r *Reconciler) fail(ctx context.Context, w *World, s Fail) error {
 	}
 	err = r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		hold := svc.Next.Hold
+		held = nil
 		for _, p := range live {
 			p.StopAt, p.Failed, p.Reason = tx.Now(), true, "the deployment failed: "+string(verdict.Code)
 			if o := w.Observed[p.ID]; hold > 0 && o.Running(len(failed.Containers)) {

@@ -137,6 +137,7 @@ func New(cfg Config) *Reconciler {
 func (r *Reconciler) Run(ctx context.Context) error {
 	defer r.wg.Wait()
 	sub := r.Store.Subscribe()
+	defer sub.Close()
 	if err := r.adopt(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -284,7 +285,8 @@ func (r *Reconciler) work(ctx context.Context, id string, e *entry) {
 
 		wake, err := r.round(ctx, id)
 		if err != nil && ctx.Err() == nil {
-			if !errors.Is(err, errStale) {
+			// The store itself tells of a database that does not answer, once for all services.
+			if !errors.Is(err, errStale) && !errors.Is(err, store.ErrUnavailable) {
 				r.Log.WarnContext(ctx, "a round did not finish and is repeated", "service_id", id, "error", err)
 			}
 			wake = time.Now().Add(retryAfter)

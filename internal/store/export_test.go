@@ -7,3 +7,9 @@ func (s *Store) ExecForTest(ctx context.Context, query string) error {
 	_, err := s.db.(*sqliteDB).write.ExecContext(ctx, query)
 	return err
 }
+
+// NeedingVersion is cfg for a server that must be as new as this server_version_num.
+func NeedingVersion(cfg Postgres, version int) Postgres {
+	cfg.minVersion = version
+	return cfg
+}

@@ -38,7 +38,7 @@ func (l *lease) check(tx *Tx) error {
 // Lead waits until this process may change the world: of all that have the database open, one leads. Everything that only
 // a leader may do is done under the context leading: it ends when another process leads or may soon do so, and Update
 // under it, or under a context made from it, changes nothing once that is so. release ends it and lets others lead.
-// standby is called each time that somebody else is found to lead. Errors: ctx's.
+// standby is called each time that somebody else is found to lead. A Store leads once at a time. Errors: ctx's.
 func (s *Store) Lead(ctx context.Context, standby func(holder string)) (leading context.Context, release func(), err error) {
 	return s.db.lead(ctx, standby)
 }
@@ -71,7 +71,7 @@ func (d *postgresDB) acquire(ctx context.Context) (epoch int64, holder string, e
 	ctx, cancel := context.WithTimeout(ctx, d.leaseTime)
 	defer cancel()
 	err = d.leases.QueryRowContext(ctx, `UPDATE trysail_lease SET epoch = epoch + 1, holder = $1, expires_at = clock_timestamp() + $2 * INTERVAL '1 millisecond'
-		WHERE expires_at < clock_timestamp() RETURNING epoch`, processName(), d.leaseTime.Milliseconds()).Scan(&epoch)
+		WHERE expires_at < clock_timestamp() OR holder = $1 RETURNING epoch`, d.name, d.leaseTime.Milliseconds()).Scan(&epoch)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = d.leases.QueryRowContext(ctx, "SELECT holder FROM trysail_lease").Scan(&holder)
 	}

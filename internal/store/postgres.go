@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,7 +26,7 @@ var postgresTables string
 
 const (
 	// minPostgres is the oldest version that gets fixes.
-	minPostgres = 14
+	minPostgres = 14_00_00
 	// txTime is how long a transaction may take. A server that has stopped in its tracks keeps a connection up.
 	txTime = 30 * time.Second
 	// idleTime is after how long the server ends a transaction whose process says nothing: it may have lost its network, and
@@ -52,6 +51,8 @@ type Postgres struct {
 	Log     *slog.Logger
 	// LeaseTime is how long a leader leads after it was last heard of; zero means 10 s.
 	LeaseTime time.Duration
+
+	minVersion int // for tests
 }
 
 // postgresDB is the dialect of a server.
@@ -62,9 +63,12 @@ type postgresDB struct {
 	read   *sql.DB
 	leases *sql.DB // leading must not wait for those who read and write
 
-	id        string // of this process, in notifications
+	id        string // in notifications
+	name      string // as a leader; others log it
 	channel   string
 	leaseTime time.Duration
+	// minVersion is the oldest server that will do, as its server_version_num.
+	minVersion int
 
 	ends context.CancelFunc
 	wg   sync.WaitGroup // the listener
@@ -77,8 +81,9 @@ func OpenPostgres(ctx context.Context, cfg Postgres) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	id := rand.Text()
 	db := &postgresDB{
-		log: cfg.Log, config: config, id: rand.Text(), leaseTime: cmp.Or(cfg.LeaseTime, 10*time.Second),
+		log: cfg.Log, config: config, id: id, name: processName(id), leaseTime: cmp.Or(cfg.LeaseTime, 10*time.Second), minVersion: cmp.Or(cfg.minVersion, minPostgres),
 		write: openServer(config, 1), read: openServer(config, 8), leases: openServer(config, 1),
 	}
 	s := &Store{db: db, dir: cfg.Dir}
@@ -117,8 +122,8 @@ func (d *postgresDB) prepare(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case version < minPostgres*10_000:
-		return &ProblemError{Text: fmt.Sprintf("the server is PostgreSQL %s; %d or newer is needed", text, minPostgres), Fix: "Upgrade the database server."}
+	case version < d.minVersion:
+		return &ProblemError{Text: fmt.Sprintf("the server is PostgreSQL %s; %d or newer is needed", text, d.minVersion/10_000), Fix: "Upgrade the database server."}
 	case encoding != "UTF8":
 		return &ProblemError{Text: fmt.Sprintf("database %s has encoding %s; UTF8 is needed", d.config.Database, encoding), Fix: "Make the database anew: createdb --encoding UTF8 --template template0"}
 	case schema == "":
@@ -248,49 +253,43 @@ func (d *postgresDB) close() error {
 
 // listen tells the subscribers of s what other processes change, until close.
 func (d *postgresDB) listen(ctx context.Context, s *Store) error {
-	known, err := d.everything(ctx, nil)
+	conn, err := d.connectListener(ctx)
 	if err != nil {
 		return err
 	}
+	known, err := d.everything(ctx, nil)
+	if err != nil {
+		return errors.Join(err, conn.Close(ctx))
+	}
 	ctx, d.ends = context.WithCancel(context.WithoutCancel(ctx))
 	d.wg.Go(func() {
-		for broken := false; ctx.Err() == nil; {
-			err := d.hear(ctx, s, known, &broken)
+		for conn != nil {
+			err := d.hear(ctx, conn, s, known)
+			_ = conn.Close(ctx) // it is broken, or nobody wants it any more
 			if ctx.Err() != nil {
 				return
 			}
-			if !broken {
-				d.log.WarnContext(ctx, "the database is not available", "error", d.plain(ctx, err))
-				broken = true
-			}
-			if pause(ctx, time.Second) != nil {
-				return
-			}
+			d.log.WarnContext(ctx, "the connection to the database is lost", "error", err)
+			conn = d.hearAgain(ctx, s, known)
 		}
 	})
 	return nil
 }
 
-// hear listens on a connection of its own until that breaks. Nobody says what has happened before, so it begins with waking
-// the subscribers for everything that is there or was known to be: what was deleted meanwhile must be looked at as well.
-func (d *postgresDB) hear(ctx context.Context, s *Store, known map[string]struct{}, broken *bool) error {
+// connectListener makes a connection that hears everything that is announced from now on.
+func (d *postgresDB) connectListener(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := pgx.ConnectConfig(ctx, d.config)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	if _, err := conn.Exec(ctx, "LISTEN "+d.channel); err != nil {
-		return err
+		return nil, errors.Join(err, conn.Close(ctx))
 	}
-	now, err := d.everything(ctx, known)
-	if err != nil {
-		return err
-	}
-	s.changed(now)
-	if *broken {
-		d.log.InfoContext(ctx, "the database is available again")
-		*broken = false
-	}
+	return conn, nil
+}
+
+// hear listens until the connection breaks.
+func (d *postgresDB) hear(ctx context.Context, conn *pgx.Conn, s *Store, known map[string]struct{}) error {
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
@@ -308,6 +307,27 @@ func (d *postgresDB) hear(ctx context.Context, s *Store, known map[string]struct
 			s.changed(touched)
 		}
 	}
+}
+
+// hearAgain connects again, however long that takes. Nobody says what has happened meanwhile, so it wakes the subscribers
+// for everything that is there or was known to be: what was deleted must be looked at as well. It returns nil on close.
+func (d *postgresDB) hearAgain(ctx context.Context, s *Store, known map[string]struct{}) *pgx.Conn {
+	for pause(ctx, time.Second) == nil {
+		conn, err := d.connectListener(ctx)
+		if err != nil {
+			d.log.DebugContext(ctx, "the database is not available", "error", err)
+			continue
+		}
+		all, err := d.everything(ctx, known)
+		if err != nil {
+			_ = conn.Close(ctx) // the next one may be better
+			continue
+		}
+		d.log.InfoContext(ctx, "the database is available again")
+		s.changed(all)
+		return conn
+	}
+	return nil
 }
 
 // everything is what subscribers can be told of: what is known, which it forgets, and what is there, which it adds.
@@ -341,11 +361,11 @@ func (d *postgresDB) everything(ctx context.Context, known map[string]struct{}) 
 	return all, nil
 }
 
-// processName is what people know this process by.
-func processName() string {
+// processName is what people know this process by; the id tells apart what has the same name.
+func processName(id string) string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "?"
 	}
-	return host + " (pid " + strconv.Itoa(os.Getpid()) + ")"
+	return fmt.Sprintf("%s, process %d (%.6s)", host, os.Getpid(), strings.ToLower(id))
 }
