@@ -88,6 +88,9 @@ func openStore(ctx context.Context, cfg databaseConfig, dir string, log *slog.Lo
 	if p, ok := errors.AsType[*store.ProblemError](err); ok {
 		fix = p.Fix
 	}
+	if moved, ok := errors.AsType[*store.MovedError](err); ok {
+		fix = "Start with --database; or, to go back to the state of then, rename " + moved.File + " to trysail.db."
+	}
 	if errors.Is(err, store.ErrNewerFormat) {
 		fix = "Start the newer trysail, or restore a backup that fits this one."
 	}
@@ -142,4 +145,3 @@ func together(ctx context.Context, parts []func(context.Context) error) error {
 	}
 	return group.Wait()
 }
-

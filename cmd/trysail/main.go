@@ -43,7 +43,7 @@ func trysailMain(args []string) int {
 	if filepath.Base(os.Args[0]) == cli.PluginName {
 		return app.Plugin(ctx, args)
 	}
-	return app.Execute(ctx, args, serveCommand(app))
+	return app.Execute(ctx, args, serveCommand(app), databaseCommand())
 }
 
 func serveCommand(app *cli.App) *cobra.Command {

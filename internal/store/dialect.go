@@ -29,6 +29,8 @@ type dialect interface {
 	state(ctx context.Context, q querier) (string, error)
 	// lead waits until this process may change the world, see Store.Lead.
 	lead(ctx context.Context, standby func(holder string)) (context.Context, func(), error)
+	// numberOn lets the numbers that the database gives to rows of a table go on after those that are there.
+	numberOn(ctx context.Context, tx *sql.Tx, table string) error
 	close() error
 }
 

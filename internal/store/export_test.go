@@ -4,7 +4,12 @@ import "context"
 
 // ExecForTest runs a statement on the writing connection.
 func (s *Store) ExecForTest(ctx context.Context, query string) error {
-	_, err := s.db.(*sqliteDB).write.ExecContext(ctx, query)
+	db := s.db
+	if lite, ok := db.(*sqliteDB); ok {
+		_, err := lite.write.ExecContext(ctx, query)
+		return err
+	}
+	_, err := db.(*postgresDB).write.ExecContext(ctx, query)
 	return err
 }
 

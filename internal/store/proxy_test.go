@@ -16,6 +16,7 @@ type proxy struct {
 
 	mu    sync.Mutex // guards all below
 	cut   bool
+	left  int // how many bytes may still pass; negative: any number
 	conns map[net.Conn]bool
 	flow  sync.RWMutex // held for writing while nothing moves
 	wg    sync.WaitGroup
@@ -30,7 +31,7 @@ func behind(t *testing.T, databaseURL string) (*proxy, string) {
 	}
 	rest := databaseURL[strings.Index(databaseURL, "@")+1:]
 	server, name, _ := strings.Cut(rest, "/")
-	p := &proxy{t: t, l: l, server: server, conns: map[net.Conn]bool{}}
+	p := &proxy{t: t, l: l, server: server, conns: map[net.Conn]bool{}, left: -1}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		l.Close()
@@ -71,7 +72,7 @@ func (p *proxy) copy(to, from net.Conn) {
 			p.flow.RLock()
 			_, werr := to.Write(b[:n])
 			p.flow.RUnlock()
-			if werr != nil {
+			if p.pass(n); werr != nil {
 				return
 			}
 		}
@@ -83,6 +84,25 @@ func (p *proxy) copy(to, from net.Conn) {
 			}
 			return
 		}
+	}
+}
+
+// cutAfter lets only so many more bytes pass.
+func (p *proxy) cutAfter(bytes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = bytes
+}
+
+func (p *proxy) pass(n int) {
+	p.mu.Lock()
+	used := p.left >= 0 && n >= p.left
+	if p.left >= 0 {
+		p.left = max(p.left-n, 0)
+	}
+	p.mu.Unlock()
+	if used {
+		p.disconnect()
 	}
 }
 
@@ -100,7 +120,7 @@ func (p *proxy) disconnect() {
 func (p *proxy) connect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cut = false
+	p.cut, p.left = false, -1
 }
 
 // freeze holds everything back that is on its way, until the returned function is called.

@@ -64,7 +64,8 @@ func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
 		return nil, err
 	}
 	if out, err := s.command(ctx, "initdb", "--pgdata", s.Data, "--username", User, "--auth", "trust", "--encoding", "UTF8",
-		"--locale", "C.UTF-8", "--no-sync").CombinedOutput(); err != nil {
+		"--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US", // as picky about order as a server may be
+		"--no-sync").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
 	conf := append([]string{
