@@ -23,7 +23,10 @@ func parse(t *testing.T, env map[string]string, args ...string) (config, error) 
 	if err := environment(f, func(name string) string { return env[name] }); err != nil {
 		return c, err
 	}
-	return c, c.validate()
+	if err := c.validate(); err != nil {
+		return c, err
+	}
+	return c, c.database.validate(f.Changed("database"))
 }
 
 func TestConfig_Defaults(t *testing.T) {
@@ -37,7 +40,7 @@ func TestConfig_Defaults(t *testing.T) {
 		logRetention: 14 * 24 * time.Hour, logMaxBytes: 10_000_000_000, logLevel: "info", logFormat: "text",
 		certs: certConfig{max: 10, maxRequests: 20},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, certConfig{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, certConfig{}, databaseConfig{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 }
@@ -119,5 +122,46 @@ func TestConfig_NoticesUnknownVariables(t *testing.T) {
 	got := unknownVariables(f, []string{"PATH=/bin", "TRYSAIL_CA=x", "TRYSAIL_DATA_DIR=y", "TRYSAIL_DOMIAN=z"})
 	if diff := cmp.Diff([]string{"TRYSAIL_DOMIAN"}, got); diff != "" {
 		t.Errorf("unknown (-want +got):\n%s", diff)
+	}
+}
+
+func TestConfig_ShowsNoPassword(t *testing.T) {
+	const url = "postgres://u:hunter2@db/x"
+	if _, err := parse(t, nil, "--database", url); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "PGPASSFILE") {
+		t.Errorf("on the command line: %v", err)
+	}
+	if got, err := parse(t, map[string]string{"TRYSAIL_DATABASE": url}); err != nil || got.database.url != url {
+		t.Errorf("in the environment: %v", err)
+	}
+	for _, args := range [][]string{{"--database", "mysql://u:hunter2@db/x"}, {"--database-password-file", "hunter2"}, {"--seal-key-file", "hunter2"}} {
+		if _, err := parse(t, nil, args...); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
+
+func TestMove_KnowsWhereFromAndWhereTo(t *testing.T) {
+	const one, secret = "postgres://u@one/x", "postgres://u:hunter2@two/x"
+	for _, tt := range []struct {
+		to, database        string
+		toShown, sourceShow bool
+		want                string
+	}{
+		{one, "", true, false, ""},
+		{secret, "", false, false, ""},
+		{secret, "", true, false, "--to holds a password"},
+		{one, one, true, true, "--database is for"},
+		{"sqlite:/d", one, true, true, ""},
+		{"sqlite:/d", secret, true, false, ""},
+		{"sqlite:/d", secret, true, true, "--database holds a password"},
+		{"sqlite:/d", "", true, false, "needs --database"},
+		{"sqlite:", one, true, true, "--to must be"},
+		{"/d", one, true, true, "--to must be"},
+	} {
+		m := move{to: tt.to, source: databaseConfig{url: tt.database}}
+		err := m.validate(tt.toShown, tt.sourceShow)
+		if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2")) {
+			t.Errorf("%+v: %v", tt, err)
+		}
 	}
 }

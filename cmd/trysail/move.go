@@ -88,8 +88,9 @@ func (m *move) run(ctx context.Context, out io.Writer, log *slog.Logger) (err er
 	fromDir, toDir := m.dataDir, m.dataDir
 	if dir, ok := strings.CutPrefix(m.to, "sqlite:"); ok {
 		to, toDir = databaseConfig{}, strings.TrimSuffix(dir, string(filepath.Separator)+"trysail.db")
+		fromDir = toDir // the key there must be the one that the secrets are sealed with
 		if _, err := os.Stat(filepath.Join(toDir, "seal.key")); err != nil {
-			return cli.WithHint(fmt.Errorf("the key that the secrets are sealed with is not in %s: %w", toDir, err), "Copy seal.key there from the data directory of a server that used %s.", store.ShowURL(from.url))
+			return cli.WithHint(fmt.Errorf("the key that the secrets are sealed with is missing: %w", err), "Copy seal.key there from the data directory of a server that used %s.", store.ShowURL(from.url))
 		}
 	} else {
 		from = databaseConfig{}
@@ -114,6 +115,9 @@ func (m *move) run(ctx context.Context, out io.Writer, log *slog.Logger) (err er
 	}
 	fmt.Fprintf(out, "Copied %d rows in %d tables; they are the same on both sides.\n", rows, len(tables))
 	if to.url == "" {
+		if err := store.KeepTarget(toDir); err != nil {
+			return fmt.Errorf("keeping the new file: %w", err)
+		}
 		fmt.Fprintf(out, "Start the server without --database. What is in %s was left there.\n", store.ShowURL(from.url))
 		return nil
 	}
@@ -138,7 +142,11 @@ func copyState(ctx context.Context, from, to databaseConfig, fromDir, toDir stri
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	target, err := openStore(ctx, to, toDir, log)
+	open := func() (*store.Store, error) { return openStore(ctx, to, toDir, log) }
+	if to.url == "" {
+		open = func() (*store.Store, error) { return store.OpenTarget(ctx, toDir) }
+	}
+	target, err := open()
 	if err != nil {
 		return nil, err
 	}

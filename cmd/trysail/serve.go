@@ -395,10 +395,14 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 
 // checkState reports whether the database answers.
 func (s *server) checkState(ctx context.Context) error {
-	return s.store.View(ctx, func(tx *store.Tx) error {
+	err := s.store.View(ctx, func(tx *store.Tx) error {
 		_, err := tx.Pods("", false) // of no service: it costs next to nothing
 		return err
 	})
+	if errors.Is(err, store.ErrUnavailable) {
+		return store.ErrUnavailable // where the database is, is not for everybody
+	}
+	return err
 }
 
 // serveAPI serves until close. Calls under way are answered then.

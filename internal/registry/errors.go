@@ -87,6 +87,8 @@ func (r *Registry) answerError(w http.ResponseWriter, req *http.Request, err err
 	case isFull(err):
 		e, _ = errors.AsType[*clientError](errFull(r.available()))
 		r.cfg.Log.WarnContext(req.Context(), "a push was refused because the disk is full", "method", req.Method, "path", req.URL.Path, "error", err)
+	case errors.Is(err, store.ErrUnavailable):
+		e = &clientError{code: codeUnknown, message: "the database of the registry is not available at the moment; try again", status: http.StatusServiceUnavailable}
 	case req.Context().Err() != nil || errors.Is(err, errClientGone):
 		// Nobody is there to read it, but the connection may still be: it gets an end.
 		e = &clientError{code: codeUploadInvalid, message: "the request ended before its body", status: http.StatusBadRequest}

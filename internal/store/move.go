@@ -231,6 +231,31 @@ func (e *MovedError) Error() string {
 	return "the state has moved to another database; what was here then is " + e.File
 }
 
+// newName is that of a SQLite file while it is filled.
+const newName = databaseName + ".new"
+
+// OpenTarget opens the SQLite file in dir for Copy. Where there is none yet, it makes one that Open does not see before
+// KeepTarget.
+func OpenTarget(ctx context.Context, dir string) (*Store, error) {
+	name := newName
+	if _, err := os.Stat(filepath.Join(dir, databaseName)); err == nil {
+		name = databaseName
+	}
+	return openSQLite(ctx, dir, name)
+}
+
+// KeepTarget makes the file of OpenTarget, which must be closed, the state of dir.
+func KeepTarget(dir string) error {
+	err := os.Rename(filepath.Join(dir, newName), filepath.Join(dir, databaseName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was one that is there already
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
 // checkMoved refuses a directory whose state has moved away.
 func checkMoved(dir string) error {
 	moved := filepath.Join(dir, movedName)

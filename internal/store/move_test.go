@@ -58,7 +58,11 @@ func TestCopy_ThereAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	middle := openPostgres(t, store.Postgres{URL: databases.make(t), Dir: dir})
-	back := open(t, again)
+	back, err := store.OpenTarget(t.Context(), again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { back.Close() })
 	for _, step := range []struct{ from, to *store.Store }{{from, middle}, {from, middle}, {middle, back}, {middle, back}} { // each twice
 		tables, err := store.Copy(t.Context(), step.from, step.to)
 		if err != nil {
@@ -86,6 +90,12 @@ func TestCopy_ThereAndBack(t *testing.T) {
 			}
 			return errors.Join(err, opErr)
 		})
+	}
+	if err := errors.Join(back.Close(), store.KeepTarget(again), store.KeepTarget(again)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := open(t, again).Services(t.Context()); err != nil || len(list) != 3 {
+		t.Errorf("opened as usual: %v, %v", list, err)
 	}
 	if _, err := store.Copy(t.Context(), from, middle); !errors.Is(err, store.ErrNotEmpty) {
 		t.Errorf("onto something else: %v", err)
@@ -141,6 +151,11 @@ func TestMarkMoved_NobodyBeginsAnewByMistake(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	target, err := store.OpenTarget(t.Context(), dir) // somebody began to move it back, but did not end
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Close()
 	_, err = store.Open(t.Context(), dir)
 	if moved, ok := errors.AsType[*store.MovedError](err); !ok || moved.File != file {
 		t.Errorf("opened: %v", err)

@@ -110,6 +110,9 @@ func problem(config *pgx.ConnConfig, err error) error {
 		return made("the database at %s refuses the password of user %s", "Give the right one in the file of --database-password-file, in PGPASSFILE or in TRYSAIL_DATABASE.", where, config.User)
 	case "28000":
 		fix := "Allow this user from this address in the server's pg_hba.conf."
+		if strings.Contains(message, "does not exist") {
+			fix = "Make the user: createuser --pwprompt " + config.User
+		}
 		if strings.Contains(message, "no encryption") {
 			fix = "The server wants TLS: put sslmode=verify-full, or at least sslmode=require, into the URL; or allow this user from this address in the server's pg_hba.conf."
 		}

@@ -86,7 +86,7 @@ func OpenPostgres(ctx context.Context, cfg Postgres) (*Store, error) {
 		log: cfg.Log, config: config, id: id, name: processName(id), leaseTime: cmp.Or(cfg.LeaseTime, 10*time.Second), minVersion: cmp.Or(cfg.minVersion, minPostgres),
 		write: openServer(config, 1), read: openServer(config, 8), leases: openServer(config, 1),
 	}
-	s := &Store{db: db, dir: cfg.Dir}
+	s := &Store{db: db}
 	err = db.prepare(ctx)
 	if err == nil {
 		s.seal, err = db.openSealer(ctx, cmp.Or(cfg.SealKey, filepath.Join(cfg.Dir, sealName)))

@@ -92,6 +92,7 @@ func TestPostgres_SaysWhatIsWrong(t *testing.T) {
 		{"a wrong password in the URL", "postgres://locked:" + wrong + "@" + address + "/locked", "", "refuses the password of user locked", "PGPASSFILE"},
 		{"a wrong password", "postgres://locked@" + address + "/locked", wrong, "refuses the password of user locked", "PGPASSFILE"},
 		{"an unknown user", "postgres://stranger@" + address + "/locked", "", "refuses user stranger", "pg_hba.conf"},
+		{"a user who does not exist", "postgres://nobody@" + strings.TrimPrefix(plain.URL("postgres"), "postgres://trysail@"), "", "refuses user nobody", "createuser"},
 		{"no TLS where it is wanted", "postgres://veiled@" + address + "/veiled?sslmode=disable", "", "refuses user veiled", "sslmode=verify-full"},
 		{"TLS where there is none", plain.URL("postgres") + "?sslmode=require", "", "does not speak TLS", "sslmode=disable"},
 		{"an unknown authority", "postgres://veiled@" + address + "/veiled?sslmode=verify-full", "", "not to be trusted", "sslrootcert"},

@@ -33,11 +33,15 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	if err := checkMoved(dir); err != nil {
 		return nil, err
 	}
+	return openSQLite(ctx, dir, databaseName)
+}
+
+func openSQLite(ctx context.Context, dir, name string) (*Store, error) {
 	seal, err := openSealer(filepath.Join(dir, sealName))
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, databaseName)
+	path := filepath.Join(dir, name)
 	// SQLite would make it readable for all. Its helper files take the mode from it.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the path is configuration
 	if err != nil {

@@ -41,7 +41,7 @@ type Store struct {
 	db   dialect
 	seal *sealer
 
-	dir, reserve string // see Reserve
+	dir, reserve string // see Reserve; empty without a file
 
 	// services is the newest list of services, or nil when a commit has made it stale.
 	services atomic.Pointer[listing]
