@@ -72,19 +72,39 @@ allow_daemons() {
 	our_policy=
 }
 
+# PostgreSQL's package makes a database and lets it start with every boot. The tests want the programs only.
+clusters=/etc/postgresql-common/createcluster.conf
+our_clusters=
+forbid_clusters() {
+	[[ -e $clusters ]] && return
+	mkdir -p "${clusters%/*}"
+	printf 'create_main_cluster = false\n' >"$clusters"
+	our_clusters=1
+}
+allow_clusters() {
+	[[ -z $our_clusters ]] || cp /usr/share/postgresql-common/createcluster.conf "$clusters" 2>/dev/null || rm -f "$clusters"
+	our_clusters=
+}
+
+restore() {
+	allow_daemons
+	allow_clusters
+}
+
 install_missing() {
 	((${#missing[@]})) || return 0
 	((EUID == 0)) || die "these packages are missing and only root can install them: ${missing[*]}"
 	have apt-get || die "please install: ${missing[*]}"
 	printf 'setup: installing %s\n' "${missing[*]}" >&2
-	trap allow_daemons EXIT
+	trap restore EXIT
 	forbid_daemons
+	if [[ " ${missing[*]} " == *" postgresql "* ]]; then forbid_clusters; fi
 	# The lists may be absent or name versions that are gone from the mirror: then, and only then, renew them.
 	if ! apt install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 </dev/null; then
 		fetch_lists
 		quiet apt install -y --no-install-recommends "${missing[@]}"
 	fi
-	allow_daemons
+	restore
 	trap - EXIT
 	missing=()
 }
@@ -195,6 +215,7 @@ for_test() {
 	need python3 /usr/bin/python3         # it, busybox and node are put into images
 	need busybox-static /bin/busybox
 	need chromium /usr/bin/chromium # looks at the console
+	need postgresql /usr/lib/postgresql/*/bin/initdb
 	if ! have node || ! have npm; then
 		need nodejs node
 		need npm npm
