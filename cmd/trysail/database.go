@@ -56,9 +56,6 @@ func errPasswordShown(flag string) error {
 	return cli.Usagef("%s holds a password, which every user of this machine can read in the list of processes; put it into the file of --database-password-file, into PGPASSFILE or into the variable TRYSAIL_DATABASE", flag)
 }
 
-// maxPassword bounds what is read as a password.
-const maxPassword = 4096
-
 // password is that of the file; empty without one.
 func (c *databaseConfig) password() (string, error) {
 	if c.passwordFile == "" {
@@ -126,7 +123,7 @@ func (s *server) lead(ctx context.Context, standby func(holder string), parts ..
 		release()
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // it was told to stop
 		case lost != nil:
 			s.log.WarnContext(ctx, "this server does not lead any more", "error", lost)
 		case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrNotLeader):

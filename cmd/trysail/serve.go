@@ -266,7 +266,7 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	leads, follow := context.WithCancel(ctx)
 	defer follow()
 	standby := func(holder string) {
-		s.log.Info("another server leads, this one stands by", "leader", holder)
+		s.log.InfoContext(ctx, "another server leads, this one stands by", "leader", holder)
 		follow()
 	}
 	s.work(ctx, "leading", func(ctx context.Context) error {

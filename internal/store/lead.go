@@ -104,7 +104,7 @@ func (d *postgresDB) renew(leading context.Context, epoch int64, renewed time.Ti
 	tick, end := time.NewTicker(d.leaseTime/5), time.NewTimer(time.Until(renewed.Add(valid)))
 	defer tick.Stop()
 	defer end.Stop()
-	err := error(context.DeadlineExceeded)
+	err := context.DeadlineExceeded
 	for {
 		select {
 		case <-leading.Done():

@@ -66,7 +66,7 @@ func parsePostgres(cfg Postgres) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(u.String())
 	if err != nil {
 		text := "the options in the address of the database are not understood"
-		if inner, ok := err.(interface{ Unwrap() error }); ok && inner.Unwrap() != nil { //nolint:errorlint // the outermost one repeats the URL
+		if inner, ok := err.(interface{ Unwrap() error }); ok && inner.Unwrap() != nil { // the outermost one repeats the URL
 			text += ": " + mask(inner.Unwrap().Error(), u)
 		}
 		return nil, &ProblemError{Text: text, Fix: "The options are those of libpq: sslmode, sslrootcert, sslcert, sslkey, search_path and so on."}

@@ -281,7 +281,7 @@ func TestPostgres_NamesAFullDisk(t *testing.T) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
 		t.Skipf("mounting: %v", err)
 	}
-	defer syscall.Unmount(dir, syscall.MNT_DETACH) //nolint:errcheck // the test is over
+	defer syscall.Unmount(dir, syscall.MNT_DETACH) // the test is over
 	owner(t, server, dir)
 	if _, err := server.SQL(t.Context(), "postgres", "CREATE TABLESPACE small LOCATION '"+dir+"'", "CREATE DATABASE small TABLESPACE small"); err != nil {
 		t.Fatal(err)

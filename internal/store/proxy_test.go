@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -77,7 +78,7 @@ func (p *proxy) copy(to, from net.Conn) {
 			}
 		}
 		if err != nil {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				p.mu.Lock()
 				defer p.mu.Unlock()
 				delete(p.conns, from)

@@ -97,7 +97,7 @@ func (s *Server) dropRoot() error {
 	uid, uerr := strconv.ParseUint(u.Uid, 10, 32)
 	gid, gerr := strconv.ParseUint(u.Gid, 10, 32)
 	s.cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), NoSetGroups: false}
-	return errors.Join(uerr, gerr, os.Chown(s.dir, int(uid), int(gid))) //nolint:gosec // numbers of users
+	return errors.Join(uerr, gerr, os.Chown(s.dir, int(uid), int(gid)))
 }
 
 func (s *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
@@ -198,6 +198,9 @@ func freePort() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err := errors.Join(err, l.Close()); err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(port)
 }
