@@ -32,10 +32,12 @@ type move struct {
 	to      string
 	dataDir string
 	source  databaseConfig
+	// patience is how long another server may lead before the move is given up.
+	patience time.Duration
 }
 
 func moveCommand() *cobra.Command {
-	var m move
+	m := move{patience: leaderPatience}
 	cmd := &cobra.Command{
 		Use:   "move --to URL",
 		Short: "Move the state of a stopped server to another database",
@@ -105,7 +107,7 @@ func (m *move) run(ctx context.Context, out io.Writer, log *slog.Logger) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	tables, err := copyState(ctx, from, to, fromDir, toDir, log)
+	tables, err := m.copy(ctx, from, to, fromDir, toDir, log)
 	if err != nil {
 		return err
 	}
@@ -135,8 +137,8 @@ Start the server with: trysail serve --database %s
 // leaderPatience is longer than the lease of a server that has just died.
 const leaderPatience = 15 * time.Second
 
-// copyState copies the state while nobody leads.
-func copyState(ctx context.Context, from, to databaseConfig, fromDir, toDir string, log *slog.Logger) (_ []store.Table, err error) {
+// copy copies the state while nobody leads.
+func (m *move) copy(ctx context.Context, from, to databaseConfig, fromDir, toDir string, log *slog.Logger) (_ []store.Table, err error) {
 	source, err := openStore(ctx, from, fromDir, log)
 	if err != nil {
 		return nil, err
@@ -153,7 +155,7 @@ func copyState(ctx context.Context, from, to databaseConfig, fromDir, toDir stri
 	defer func() { err = errors.Join(err, target.Close()) }()
 	for _, s := range []*store.Store{source, target} {
 		holder := "somebody"
-		waiting, cancel := context.WithTimeout(ctx, leaderPatience)
+		waiting, cancel := context.WithTimeout(ctx, m.patience)
 		_, release, err := s.Lead(waiting, func(name string) { holder = name })
 		cancel()
 		if err != nil {

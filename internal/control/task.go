@@ -47,8 +47,9 @@ func (c *Control) CreateTask(ctx context.Context, caller trysail.Caller, in Crea
 		if in.Version == 0 && s.Current == nil {
 			return trysail.Errorf(trysail.CodeInvalid, "No version of service %q serves. Name the version that the task shall use.", s.Name)
 		}
-		if in.Version == 0 {
-			in.Version = s.Current.Version
+		version := in.Version
+		if version == 0 {
+			version = s.Current.Version
 		}
 		running, err := tx.Tasks(s.ID, false)
 		if err != nil {
@@ -58,9 +59,9 @@ func (c *Control) CreateTask(ctx context.Context, caller trysail.Caller, in Crea
 			return trysail.Errorf(trysail.CodeInvalid, "Service %q has %d tasks that run, the most it may have.", s.Name, len(running))
 		}
 		k.ID = trysail.PodID(s.Name[:min(len(s.Name), 40)] + "-task-" + strings.ToLower(rand.Text()[:10]))
-		k.ServiceID, k.Version, k.Power = s.ID, in.Version, s.Power
+		k.ServiceID, k.Version, k.Power = s.ID, version, s.Power
 		k.CreatedAt, k.Deadline = tx.Now(), tx.Now().Add(in.Timeout)
-		if k.Container, err = containerForExec(tx, s, trysail.PodRecord{Version: in.Version}, in.ContainerName); err != nil {
+		if k.Container, err = containerForExec(tx, s, trysail.PodRecord{Version: version}, in.ContainerName); err != nil {
 			return err
 		}
 		return tx.InsertTask(k)

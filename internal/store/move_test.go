@@ -31,6 +31,7 @@ func fillAll(t *testing.T, s *store.Store) {
 				tx.InsertOperation(trysail.Operation{ID: fmt.Sprint("o", i), ResourceName: svc.Name, Type: "T", Status: trysail.OperationStarted, CreatedAt: tx.Now()}),
 				tx.InsertCertificate(&trysail.Certificate{ID: fmt.Sprint(i), Name: fmt.Sprint("c", i), Tags: []trysail.Tag{{Key: "k"}}, Domains: []trysail.DomainCertificate{{Domain: fmt.Sprintf("d%d.example.com", i), Token: "t"}}}),
 				tx.PutRegistry(trysail.Registry{Host: fmt.Sprint("h", i), Secret: "secret", PlainHTTP: i == 1}),
+				tx.InsertTask(&trysail.Task{ID: trysail.PodID("task" + svc.ID), ServiceID: svc.ID, Version: 1, Command: []string{"a", ""}, CreatedAt: tx.Now()}),
 				tx.InsertLogin([]byte{byte(i)}, "AK0", tx.Now().Add(1<<40)),
 			)
 		})
@@ -70,7 +71,7 @@ func TestCopy_ThereAndBack(t *testing.T) {
 		}
 		for _, table := range tables {
 			if table.Rows == 0 {
-				t.Errorf("table %s is empty: this test does not show that it is copied", table.Name)
+				t.Errorf("table %s is empty: this test does not show that it is copied; put something into it in fillAll", table.Name)
 			}
 		}
 	}

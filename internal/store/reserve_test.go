@@ -18,7 +18,7 @@ func TestStore_ReserveLetsAFullDiskTakeATransaction(t *testing.T) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128m"); err != nil {
 		t.Skipf("mounting: %v", err)
 	}
-	defer syscall.Unmount(dir, syscall.MNT_DETACH) //nolint:errcheck // the test is over
+	defer syscall.Unmount(dir, syscall.MNT_DETACH) // the test is over
 	s, err := Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)

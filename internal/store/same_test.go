@@ -29,6 +29,7 @@ type world struct {
 	Services     []trysail.Service
 	Deployments  map[string][]trysail.Deployment
 	Pods         map[string][]trysail.PodRecord
+	Tasks        map[string][]trysail.Task
 	Evidence     map[string]trysail.DeploymentEvidence
 	Images       []trysail.RegisteredImage
 	Uses         []trysail.ImageUse
@@ -46,7 +47,7 @@ type world struct {
 
 func everything(t rapid.TB, s *store.Store) world {
 	t.Helper()
-	w := world{Deployments: map[string][]trysail.Deployment{}, Pods: map[string][]trysail.PodRecord{}, Evidence: map[string]trysail.DeploymentEvidence{}}
+	w := world{Deployments: map[string][]trysail.Deployment{}, Pods: map[string][]trysail.PodRecord{}, Tasks: map[string][]trysail.Task{}, Evidence: map[string]trysail.DeploymentEvidence{}}
 	err := s.View(context.Background(), func(tx *store.Tx) (err error) {
 		var errs []error
 		keep := func(err error) { errs = append(errs, err) }
@@ -56,6 +57,8 @@ func everything(t rapid.TB, s *store.Store) world {
 			w.Deployments[svc.ID], err = tx.Deployments(svc.ID)
 			keep(err)
 			w.Pods[svc.ID], err = tx.Pods(svc.ID, true)
+			keep(err)
+			w.Tasks[svc.ID], err = tx.Tasks(svc.ID, true)
 			keep(err)
 			for _, d := range w.Deployments[svc.ID] {
 				e, err := tx.DeploymentEvidence(svc.ID, d.Version)
@@ -212,6 +215,14 @@ func draw(t *rapid.T, name, text *rapid.Generator[string], number *rapid.Generat
 		},
 		"insert pod": func(tx *store.Tx) error {
 			return service(tx, func(*trysail.Service) error { return tx.InsertPod(pod()) })
+		},
+		"insert task": func(tx *store.Tx) error {
+			return service(tx, func(*trysail.Service) error {
+				return tx.InsertTask(&trysail.Task{ID: trysail.PodID(n + fmt.Sprint(i)), ServiceID: id, Version: i, Container: word, Command: []string{word}, CreatedAt: when, Deadline: when})
+			})
+		},
+		"end task": func(tx *store.Tx) error {
+			return tx.UpdateTask(&trysail.Task{ID: trysail.PodID(n + fmt.Sprint(i)), ServiceID: id, StopAt: when, EndedAt: when, ExitCode: i, Reason: word})
 		},
 		"update pod": func(tx *store.Tx) error { return tx.UpdatePod(pod()) },
 		"operation": func(tx *store.Tx) error {
