@@ -210,11 +210,10 @@ for_test() {
 	need openssl openssl           # shows what the edge presents, with curl and dig
 	need bind9-dnsutils dig
 	need libnss3-tools certutil # the browsers' stores of trusted certificates
-	need chromium chromium      # loads pages with certificates of ours
+	need chromium chromium      # loads pages with certificates of ours, and the console
 	need python3-boto3 /usr/lib/python3/dist-packages/boto3
 	need python3 /usr/bin/python3         # it, busybox and node are put into images
 	need busybox-static /bin/busybox
-	need chromium /usr/bin/chromium # looks at the console
 	need postgresql /usr/lib/postgresql/*/bin/initdb
 	if ! have node || ! have npm; then
 		need nodejs node

@@ -84,7 +84,7 @@ func TestCopy_ThereAndBack(t *testing.T) {
 			return errors.Join(tx.Audit(trysail.Caller{Name: "new"}, "Op", "r"), tx.InsertOperation(trysail.Operation{ID: "new", Type: "T", CreatedAt: tx.Now()}))
 		})
 		look(t, s, func(tx *store.Tx) error {
-			trail, err := tx.AuditTrail(1)
+			trail, _, err := tx.AuditTrail(store.AuditQuery{Limit: 1})
 			operations, _, opErr := tx.Operations("", 0, 1)
 			if len(trail) != 1 || trail[0].Caller.Name != "new" || len(operations) != 1 || operations[0].ID != "new" {
 				t.Errorf("%s: the newest are %+v and %+v", name, trail, operations)

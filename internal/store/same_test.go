@@ -72,7 +72,7 @@ func everything(t rapid.TB, s *store.Store) world {
 		keep(err)
 		w.Keys, err = tx.Keys()
 		keep(err)
-		w.Audit, err = tx.AuditTrail(1000)
+		w.Audit, _, err = tx.AuditTrail(store.AuditQuery{Limit: 1000})
 		keep(err)
 		w.Operations, _, err = tx.Operations("", 0, 1000)
 		keep(err)
