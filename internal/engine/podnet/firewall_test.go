@@ -80,7 +80,7 @@ func runDaemon(t *testing.T, cmd *exec.Cmd, output *bytes.Buffer) (ended <-chan 
 // await waits until the condition is true.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); !ok(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("it never came that %s", what)
 		}

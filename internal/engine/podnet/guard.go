@@ -31,26 +31,14 @@ func (n *Network) guard(ctx context.Context) {
 		n.wg.Go(func() { listen(listener, changes) })
 		defer listener.Close()
 	}
-	look, host := time.NewTicker(guardEvery), time.NewTimer(hostEvery)
+	changed := make(chan struct{}, 1)
+	n.wg.Go(func() { n.guardHost(ctx, changed) })
+	look := time.NewTicker(guardEvery)
 	defer look.Stop()
-	defer host.Stop()
-	asked := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-host.C:
-			admitByHost(ctx, n.cfg)
-			n.warn(ctx)
-			asked = time.Now()
-			host.Reset(hostEvery)
-			n.mu.Lock()
-			err := n.reachAll()
-			n.mu.Unlock()
-			if err != nil {
-				n.log.ErrorContext(ctx, "the machine does not reach all pods", "error", err)
-			}
-			continue
 		case <-look.C:
 		case <-changes:
 			select {
@@ -58,11 +46,42 @@ func (n *Network) guard(ctx context.Context) {
 				return
 			case <-time.After(quiet):
 			}
-			host.Reset(hostPause - time.Since(asked))
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
 		}
 		if err := n.restore(ctx); err != nil {
 			n.log.ErrorContext(ctx, "the rules of the pods' network are not in force", "error", err)
 		}
+	}
+}
+
+// guardHost looks now and then, and soon after changes, whether the rest of the machine lets pods through, until ctx ends. Its
+// tools may take long.
+func (n *Network) guardHost(ctx context.Context, changed <-chan struct{}) {
+	timer := time.NewTimer(hostEvery)
+	defer timer.Stop()
+	for asked := time.Now(); ; asked = time.Now() {
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+				timer.Reset(max(0, hostPause-time.Since(asked)))
+			case <-timer.C:
+				waiting = false
+			}
+		}
+		admitByHost(ctx, n.cfg)
+		n.warn(ctx)
+		n.mu.Lock()
+		err := n.reachAll()
+		n.mu.Unlock()
+		if err != nil {
+			n.log.ErrorContext(ctx, "the machine does not reach all pods", "error", err)
+		}
+		timer.Reset(hostEvery)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // hostTime bounds the calls of the tools of another firewall.
-const hostTime = 10 * time.Second
+const hostTime = 30 * time.Second
 
 // admitByHost asks the machine's other firewalls to let pods through. An accept in a table of ours would not help: the
 // packet still passes the other tables. What a pod may reach is decided by our table, which it passes as well.
@@ -112,10 +112,9 @@ func admitByFirewalld(ctx context.Context, cfg Config) error {
 		out, err := exec.CommandContext(ctx, tool, args...).CombinedOutput() //nolint:gosec // fixed arguments
 		return strings.TrimSpace(string(out)), err
 	}
-	if state, err := run("--state"); err != nil || state != "running" {
-		return nil //nolint:nilerr // it does not filter
-	}
-	if zone, err := run("--get-zone-of-interface=" + cfg.Bridge); err == nil && zone == "trusted" {
+	zone, err := run("--get-zone-of-interface=" + cfg.Bridge)
+	const notRunning = 252
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == notRunning || err == nil && zone == "trusted" {
 		return nil
 	}
 	if out, err := run("--zone=trusted", "--change-interface="+cfg.Bridge); err != nil {
