@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,7 +26,7 @@ type connLimit struct {
 // newLimit is the limit for one listener.
 func (e *Edge) newLimit() *connLimit {
 	return &connLimit{
-		max: e.cfg.MaxConnections, maxPerClient: e.cfg.MaxConnectionsPerClient, exempt: append(e.cfg.TrustedProxies[:len(e.cfg.TrustedProxies):len(e.cfg.TrustedProxies)], e.cfg.ProxyProtocol...),
+		max: e.cfg.MaxConnections, maxPerClient: e.cfg.MaxConnectionsPerClient, exempt: slices.Concat(e.cfg.TrustedProxies, e.cfg.ProxyProtocol),
 		log: e.log, clients: map[netip.Addr]int{},
 	}
 }

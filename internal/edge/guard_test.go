@@ -162,7 +162,7 @@ func TestMeter_IsBounded(t *testing.T) {
 	client := func(i int) netip.Addr {
 		var b [16]byte
 		b[0] = 0x20
-		binary.BigEndian.PutUint32(b[4:], uint32(i)) //nolint:gosec // small
+		binary.BigEndian.PutUint32(b[4:], uint32(i))
 		return netip.AddrFrom16(b)
 	}
 	for i := range maxMetered {
@@ -194,8 +194,18 @@ func TestMeter_AtOnce(t *testing.T) {
 		leave  bool
 		want   error
 	}{
-		{a, false, nil}, {a, false, nil}, {a, false, errClientBusy}, {b, false, nil}, {b, false, errServiceBusy},
-		{a, true, nil}, {b, false, nil}, {b, true, nil}, {a, false, nil}, {a, true, nil}, {a, true, nil}, {b, true, nil},
+		{a, false, nil},
+		{a, false, nil},
+		{a, false, errClientBusy},
+		{b, false, nil},
+		{b, false, errServiceBusy},
+		{a, true, nil},
+		{b, false, nil},
+		{b, true, nil},
+		{a, false, nil},
+		{a, true, nil},
+		{a, true, nil},
+		{b, true, nil},
 	} {
 		if step.leave {
 			g.release(step.client)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -49,7 +50,7 @@ func TestH2spec(t *testing.T) {
 	var run func(t *testing.T, g *spec.TestGroup)
 	run = func(t *testing.T, g *spec.TestGroup) {
 		t.Helper()
-		for i, tc := range append(g.Tests[:len(g.Tests):len(g.Tests)], g.StrictTests...) {
+		for i, tc := range slices.Concat(g.Tests, g.StrictTests) {
 			id := fmt.Sprintf("%s/%d", g.ID(), i+1)
 			t.Run(id, func(t *testing.T) {
 				t.Parallel()

@@ -27,7 +27,7 @@ type rawHTTP2 struct {
 	enc  *hpack.Encoder
 }
 
-func dialHTTP2(t *testing.T, e *Edge, settings ...http2.Setting) *rawHTTP2 {
+func dialHTTP2(t *testing.T, e *Edge) *rawHTTP2 {
 	t.Helper()
 	conn, err := tls.Dial("tcp", e.HTTPSAddr(), &tls.Config{RootCAs: rootPool(t, e), ServerName: testHost, NextProtos: []string{"h2"}})
 	if err != nil {
@@ -44,7 +44,7 @@ func dialHTTP2(t *testing.T, e *Edge, settings ...http2.Setting) *rawHTTP2 {
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.WriteSettings(settings...); err != nil {
+	if err := c.WriteSettings(); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -407,7 +407,7 @@ func TestHTTP2_CoalescedConnection(t *testing.T) {
 	c := dialHTTP2(t, e)
 	for i, want := range []string{"201", "202", "201"} {
 		host := map[string]string{"201": testHost, "202": other}[want]
-		stream := uint32(2*i + 1) //nolint:gosec // small
+		stream := uint32(2*i + 1)
 		c.open(t, stream, true, ":method", "GET", ":scheme", "https", ":authority", host, ":path", "/")
 		if got := c.outcome(t, stream); got != want {
 			t.Errorf("%s: %s, want %s", host, got, want)

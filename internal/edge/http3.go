@@ -151,7 +151,7 @@ func (l *quicLimiter) Accept(ctx context.Context) (*quic.Conn, error) {
 		}
 		client := addrOf(conn.RemoteAddr())
 		if l.limit.admit(client) {
-			context.AfterFunc(conn.Context(), func() { l.limit.release(client) })
+			context.AfterFunc(conn.Context(), func() { l.limit.release(client) }) //nolint:contextcheck // the connection is given back when it ends
 			return conn, nil
 		}
 		_ = conn.CloseWithError(excessiveLoad, "too many connections") // it is gone in any case

@@ -318,6 +318,7 @@ func TestClientOf_GroupsIPv6(t *testing.T) {
 
 // A client that sends a byte now and then keeps every limit on single reads; the header as a whole is bounded.
 func TestLimits_Slowloris(t *testing.T) {
+	t.Parallel()
 	e := testEdge(t, impatient)
 	e.Apply(testRoute(testBackend(t, "a", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })))
 	// drip sends a byte every few milliseconds until the edge hangs up.

@@ -18,6 +18,7 @@ const smuggled = "GET /smuggled HTTP/1.1\r\nHost: " + testHost + "\r\n\r\n"
 // TestSmuggling sends requests whose end different readers see at different places. Each must be refused, or be read in the
 // one way that the pod reads it too; the pod must never see the smuggled one.
 func TestSmuggling(t *testing.T) {
+	t.Parallel()
 	e := testEdge(t, func(c *Config) { c.IdleTimeout = 2 * time.Second })
 	var mu sync.Mutex
 	requests := map[string][]string{} // what the pod got, by host

@@ -85,6 +85,7 @@ func TestTLS_Names(t *testing.T) {
 
 // What is no TLS at all must end soon, and cost the edge nothing else.
 func TestTLS_Garbage(t *testing.T) {
+	t.Parallel()
 	e := testEdge(t, impatient)
 	e.Apply(testRoute(testBackend(t, "a", func(http.ResponseWriter, *http.Request) {})))
 	hello := "\x16\x03\x01\x00\x05\x01\x00\x00\x01"
