@@ -145,7 +145,7 @@ func TestMeter_RateHolds(t *testing.T) {
 				got++
 				m.release(client)
 			}
-			if most := float64(rules.RequestBurst) + now.Sub(start).Minutes()*float64(rules.RequestsPerMinute) + 1e-6; float64(got) > most {
+			if most := float64(rules.RequestBurst) + now.Sub(start).Minutes()*float64(rules.RequestsPerMinute) + 0.01; float64(got) > most {
 				t.Fatalf("%d requests in %v, %f are allowed", got, now.Sub(start), most)
 			}
 		}
