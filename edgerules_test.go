@@ -52,8 +52,17 @@ func TestEdgeRules_ZeroAsksForNothing(t *testing.T) {
 	}
 	// Every single member makes a difference.
 	for _, r := range []trysail.EdgeRules{
-		{HSTSMaxAge: 1}, {HSTSIncludeSubdomains: true}, {HSTSPreload: true}, {AllowClients: []string{"::/0"}}, {DenyClients: []string{"::/0"}},
-		{MaxBody: 1}, {RequestsPerMinute: 1}, {RequestBurst: 1}, {MaxRequestsAtOnce: 1}, {MaxRequestsAtOncePerClient: 1}, {ErrorPages: map[string]string{"503": "x"}},
+		{HSTSMaxAge: 1},
+		{HSTSIncludeSubdomains: true},
+		{HSTSPreload: true},
+		{AllowClients: []string{"::/0"}},
+		{DenyClients: []string{"::/0"}},
+		{MaxBody: 1},
+		{RequestsPerMinute: 1},
+		{RequestBurst: 1},
+		{MaxRequestsAtOnce: 1},
+		{MaxRequestsAtOncePerClient: 1},
+		{ErrorPages: map[string]string{"503": "x"}},
 	} {
 		if r.IsZero() || r.Equal(&zero) || !r.Equal(&r) {
 			t.Errorf("%+v: zero %v, equal to zero %v", r, r.IsZero(), r.Equal(&zero))

@@ -207,7 +207,7 @@ func parseAge(s string) (int, error) {
 	}
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		if n, err := strconv.ParseUint(days, 10, 16); err == nil && n > 0 {
-			return int(n) * 86400, nil //nolint:gosec // 16 bits
+			return int(n) * 86400, nil
 		}
 	}
 	if d, err := time.ParseDuration(s); err == nil && d >= time.Second {
@@ -227,7 +227,7 @@ func parseRate(s string) (int, error) {
 	if err != nil || n == 0 || per == 0 {
 		return 0, Usagef("--rate must be requests per second or minute, such as 10/s or 30/m, or off, not %q", s)
 	}
-	return int(n) * per, nil //nolint:gosec // 24 bits
+	return int(n) * per, nil
 }
 
 // sizeUnits are those of sizes, the largest first.

@@ -68,7 +68,7 @@ func (c *Control) PutServiceSettings(ctx context.Context, caller trysail.Caller,
 	s, err := c.changeService(ctx, caller, "PutServiceSettings", in.ServiceName, func(_ *store.Tx, s *trysail.Service) error {
 		set(&s.Settings.AccessLog, in.AccessLog)
 		set(&s.Settings.AccessLogHealthChecks, in.AccessLogHealthChecks)
-		return in.EdgeRulesInput.apply(&s.Settings.EdgeRules)
+		return in.apply(&s.Settings.EdgeRules)
 	})
 	if err != nil {
 		return trysail.ServiceSettings{}, err
