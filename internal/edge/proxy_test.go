@@ -269,7 +269,6 @@ func TestProxy_LargeBodiesInBoundedMemory(t *testing.T) {
 			_, _ = io.CopyN(w, &pattern{}, size)
 		})))
 		client := testClient(t, e, http2)
-		runtime.GC() // what other tests left
 		var peak atomic.Uint64
 		watch := func() {
 			runtime.GC() // what counts is what is held
