@@ -3,6 +3,7 @@ package console
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,10 +81,9 @@ type tick struct {
 
 // marker is a deployment.
 type marker struct {
-	X       float64
-	Text    string
-	Title   string
-	Version int
+	X     float64
+	Text  string // empty if there is no room
+	Title string
 }
 
 type tableRow struct {
@@ -93,7 +93,7 @@ type tableRow struct {
 
 // measure is a curve to draw: a statistic of a metric.
 type measure struct {
-	metric, statistic, name string
+	metric, statistic, name, class string
 }
 
 // newChart draws measures of the metrics.
@@ -120,7 +120,7 @@ func newChart(id, title, unit string, m *control.ServiceMetrics, zero bool, meas
 	}
 	for i, one := range measures {
 		newest, any := 0.0, false
-		s := series{Name: one.name, Class: fmt.Sprintf("s%d", i+1), Newest: "–"}
+		s := series{Name: one.name, Class: one.class, Newest: "–"}
 		drawn := n
 		if zero && n > 2 && m.EndTime.After(time.Now()) {
 			drawn-- // what is counted of a period that is not over would look like a drop
@@ -207,14 +207,23 @@ func ticks(start, end time.Time, x func(int) float64, n int) (list []tick) {
 
 // markers are the deployments of the time.
 func markers(m *control.ServiceMetrics) (list []marker) {
+	const labelRoom = 26
+	last := math.Inf(1)
 	span := m.EndTime.Sub(m.StartTime)
-	for _, d := range m.Deployments {
+	for _, d := range slices.Backward(m.Deployments) {
 		share := float64(d.At.Sub(m.StartTime)) / float64(span)
 		if share < 0 || share > 1 {
 			continue
 		}
+		x := chartLeft + share*(chartWidth-chartLeft-chartRight)
+		text := fmt.Sprintf("v%d", d.Version)
+		if last-x < labelRoom {
+			text = "" // the newer one has the room
+		} else {
+			last = x
+		}
 		list = append(list, marker{
-			X: chartLeft + share*(chartWidth-chartLeft-chartRight), Text: fmt.Sprintf("v%d", d.Version), Version: d.Version,
+			X: x, Text: text,
 			Title: fmt.Sprintf("Version %d, %s, deployed %s", d.Version, strings.ToLower(string(d.State)), at(d.At)),
 		})
 	}

@@ -69,24 +69,24 @@ func (c *Console) draw(v *visit, service string, view *metricsView) error {
 	if err != nil {
 		return err
 	}
-	view.Period = (time.Duration(m.Period) * time.Second).String()
+	view.Period = coarse(time.Duration(m.Period) * time.Second)
 	sum := trysail.StatisticSum
 	view.Charts = []chart{
 		newChart("requests", "Requests by status", "Count", m, true,
-			measure{trysail.MetricRequests2xx, sum, "2xx"}, measure{trysail.MetricRequests5xx, sum, "5xx"},
-			measure{trysail.MetricRequests3xx, sum, "3xx"}, measure{trysail.MetricRequests4xx, sum, "4xx"}),
+			measure{trysail.MetricRequests2xx, sum, "2xx", "s1"}, measure{trysail.MetricRequests3xx, sum, "3xx", "s3"},
+			measure{trysail.MetricRequests4xx, sum, "4xx", "s4"}, measure{trysail.MetricRequests5xx, sum, "5xx", "s2"}),
 		newChart("latency", "Latency", "Milliseconds", m, false,
-			measure{trysail.MetricLatency, "p50", "p50"}, measure{trysail.MetricLatency, "p99", "p99"}, measure{trysail.MetricLatency, "p90", "p90"}),
+			measure{trysail.MetricLatency, "p50", "p50", "s1"}, measure{trysail.MetricLatency, "p90", "p90", "s3"}, measure{trysail.MetricLatency, "p99", "p99", "s2"}),
 		newChart("cpu", "CPU of its power", "Percent", m, false,
-			measure{trysail.MetricCPU, trysail.StatisticAverage, "average"}, measure{trysail.MetricCPU, trysail.StatisticMaximum, "highest pod"},
-			measure{trysail.MetricThrottling, trysail.StatisticMaximum, "throttled"}),
+			measure{trysail.MetricCPU, trysail.StatisticAverage, "average", "s1"}, measure{trysail.MetricCPU, trysail.StatisticMaximum, "highest pod", "s2"},
+			measure{trysail.MetricThrottling, trysail.StatisticMaximum, "throttled", "s3"}),
 		newChart("memory", "Memory of its power", "Percent", m, false,
-			measure{trysail.MetricMemory, trysail.StatisticAverage, "average"}, measure{trysail.MetricMemory, trysail.StatisticMaximum, "highest pod"}),
+			measure{trysail.MetricMemory, trysail.StatisticAverage, "average", "s1"}, measure{trysail.MetricMemory, trysail.StatisticMaximum, "highest pod", "s2"}),
 		newChart("bytes", "Traffic", "Bytes", m, true,
-			measure{trysail.MetricBytesOut, sum, "out"}, measure{trysail.MetricBytesIn, sum, "in"}),
+			measure{trysail.MetricBytesOut, sum, "out", "s1"}, measure{trysail.MetricBytesIn, sum, "in", "s2"}),
 		newChart("trouble", "Trouble", "Count", m, true,
-			measure{trysail.MetricRestarts, sum, "restarts"}, measure{trysail.MetricProbeFailures, sum, "failed health checks"},
-			measure{trysail.MetricRequestsCanceled, sum, "canceled requests"}),
+			measure{trysail.MetricRestarts, sum, "restarts", "s1"}, measure{trysail.MetricProbeFailures, sum, "failed health checks", "s2"},
+			measure{trysail.MetricRequestsCanceled, sum, "canceled requests", "s3"}),
 	}
 	return nil
 }
