@@ -143,7 +143,7 @@ func (c *Console) routes() {
 // ServeHTTP answers one request.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	secureHeaders(w.Header(), r.TLS != nil)
-	defer func() {
+	defer func() { //nolint:contextcheck // the request has it
 		if p := recover(); p != nil {
 			c.log.ErrorContext(r.Context(), "console page failed", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 			http.Error(w, "Something went wrong. The server's log says what.", http.StatusInternalServerError)
@@ -197,7 +197,7 @@ func (c *Console) signedIn(h handler) http.HandlerFunc {
 			}
 		}
 		if isStream(r) {
-			c.stream(w, v, h)
+			c.stream(w, v, h) //nolint:contextcheck // the request has it
 			return
 		}
 		p, err := h(v)
@@ -205,7 +205,7 @@ func (c *Console) signedIn(h handler) http.HandlerFunc {
 			c.fail(w, r, v, err)
 			return
 		}
-		c.answer(w, v, p)
+		c.answer(w, v, p) //nolint:contextcheck // the request has it
 	}
 }
 
@@ -279,7 +279,7 @@ func (c *Console) fail(w http.ResponseWriter, r *http.Request, v *visit, err err
 	case http.StatusInternalServerError:
 		title = "Something went wrong"
 	}
-	c.answer(w, visitOr(v, r), &page{Template: "error", Title: title, Status: status, D: textOf(err)})
+	c.answer(w, visitOr(v, r), &page{Template: "error", Title: title, Status: status, D: textOf(err)}) //nolint:contextcheck // the request has it
 }
 
 func visitOr(v *visit, r *http.Request) *visit {

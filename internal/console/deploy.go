@@ -86,7 +86,7 @@ func (c *Console) check(v *visit) (*page, error) {
 func (c *Console) checkForm(v *visit, service string, f *deployForm) (*control.Check, error) {
 	in, err := f.input()
 	if err != nil {
-		return &control.Check{Problems: []string{textOf(err)}}, nil //nolint:nilerr // it is what the check says
+		return &control.Check{Problems: []string{textOf(err)}}, nil // it is what the check says
 	}
 	return c.control.CheckDeployment(v.Context(), v.caller, control.CheckDeploymentInput{ServiceName: service, Deployment: in})
 }

@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"html"
+	"maps"
 	"net/url"
 	"regexp"
 	"testing"
@@ -136,9 +137,7 @@ func TestDeployForm_RefusesWhatCannotBeMeant(t *testing.T) {
 		"&#34;other&#34;":                                   {"endpoint": "other"},
 	} {
 		form := url.Values{}
-		for k, v := range begin {
-			form[k] = v
-		}
+		maps.Copy(form, begin)
 		for k, v := range change {
 			form.Set(k, v)
 		}

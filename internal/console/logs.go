@@ -50,8 +50,11 @@ type rangeChoice struct {
 
 func logRanges() []rangeChoice {
 	return []rangeChoice{
-		{"15m", "15 minutes", 15 * time.Minute}, {"1h", "1 hour", time.Hour}, {"6h", "6 hours", 6 * time.Hour},
-		{"24h", "24 hours", 24 * time.Hour}, {"7d", "7 days", 7 * 24 * time.Hour},
+		{"15m", "15 minutes", 15 * time.Minute},
+		{"1h", "1 hour", time.Hour},
+		{"6h", "6 hours", 6 * time.Hour},
+		{"24h", "24 hours", 24 * time.Hour},
+		{"7d", "7 days", 7 * 24 * time.Hour},
 	}
 }
 

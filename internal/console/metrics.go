@@ -23,8 +23,11 @@ type metricsView struct {
 
 func metricRanges() []rangeChoice {
 	return []rangeChoice{
-		{"1h", "hour", time.Hour}, {"6h", "6 hours", 6 * time.Hour}, {"24h", "24 hours", 24 * time.Hour},
-		{"7d", "7 days", 7 * 24 * time.Hour}, {"30d", "30 days", 30 * 24 * time.Hour},
+		{"1h", "hour", time.Hour},
+		{"6h", "6 hours", 6 * time.Hour},
+		{"24h", "24 hours", 24 * time.Hour},
+		{"7d", "7 days", 7 * 24 * time.Hour},
+		{"30d", "30 days", 30 * 24 * time.Hour},
 	}
 }
 

@@ -25,10 +25,10 @@ func (b *bed) id(name string) string {
 	return services[0].ID
 }
 
-// write adds a line to the log of a pod, as the shim does.
-func (b *bed) write(service, pod, container, stream, text string, at time.Time) {
+// write adds a line to the log of a pod of the service web, as the shim does.
+func (b *bed) write(pod, container, stream, text string, at time.Time) {
 	b.Helper()
-	dir := b.logs.PodDir(b.id(service), pod)
+	dir := b.logs.PodDir(b.id("web"), pod)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		b.Fatal(err)
 	}
@@ -61,10 +61,10 @@ func TestLogs_SearchRangeVersionAndContainer(t *testing.T) {
 	b.pod("web", "one", 1)
 	b.pod("web", "two", 2)
 	now := time.Now()
-	b.write("web", "one", "web", "stdout", "early bird", now.Add(-3*time.Hour))
-	b.write("web", "one", "web", "stdout", "from <version> one", now.Add(-10*time.Minute))
-	b.write("web", "two", "web", "stderr", "from version two", now.Add(-5*time.Minute))
-	b.write("web", "two", "side", "stdout", "beside it", now.Add(-4*time.Minute))
+	b.write("one", "web", "stdout", "early bird", now.Add(-3*time.Hour))
+	b.write("one", "web", "stdout", "from <version> one", now.Add(-10*time.Minute))
+	b.write("two", "web", "stderr", "from version two", now.Add(-5*time.Minute))
+	b.write("two", "side", "stdout", "beside it", now.Add(-4*time.Minute))
 	if err := b.logs.Append(b.id("web"), []string{"web", "side"}, now.Add(-6*time.Minute), "[deployment:2] Started"); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestLogs_Follow(t *testing.T) {
 	b.create("web")
 	b.deploy("web", "nginx:1", trysail.DeploymentActive, nil)
 	b.pod("web", "one", 1)
-	b.write("web", "one", "web", "stdout", "shown already", time.Now().Add(-time.Second))
+	b.write("one", "web", "stdout", "shown already", time.Now().Add(-time.Second))
 	page := b.page("/console/services/web/logs")
 	b.has(page, "shown already")
 	live := regexp.MustCompile(`data-live="([^"]+)"`).FindStringSubmatch(page)
@@ -115,7 +115,7 @@ func TestLogs_Follow(t *testing.T) {
 	}
 	next := b.live(strings.ReplaceAll(live[1], "&amp;", "&"))
 	for i := range 3 {
-		b.write("web", "one", "web", "stdout", fmt.Sprintf("line %d", i), time.Now())
+		b.write("one", "web", "stdout", fmt.Sprintf("line %d", i), time.Now())
 		html := next()
 		b.has(html, fmt.Sprintf("line %d</td>", i))
 		b.lacks(html, "shown already", fmt.Sprintf("line %d</td>", i-1))

@@ -126,7 +126,7 @@ func (c *Console) render(v *visit, p *page, part string) ([]byte, error) {
 // answer sends a page.
 func (c *Console) answer(w http.ResponseWriter, v *visit, p *page) {
 	if p.Redirect != "" {
-		http.Redirect(w, v.Request, p.Redirect, http.StatusSeeOther)
+		http.Redirect(w, v.Request, p.Redirect, http.StatusSeeOther) //nolint:gosec // it begins with Root
 		return
 	}
 	part := "layout"

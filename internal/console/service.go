@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -82,11 +83,12 @@ func (c *Console) servicePage(s *trysail.Service, p *page) *page {
 
 // serviceURL is the console's page of a service, or one below it.
 func serviceURL(name string, below ...any) string {
-	u := Root + "services/" + name
+	var u strings.Builder
+	u.WriteString(Root + "services/" + name)
 	for _, b := range below {
-		u += fmt.Sprintf("/%v", b)
+		fmt.Fprintf(&u, "/%v", b)
 	}
-	return u
+	return u.String()
 }
 
 // addVerdicts adds what is known to be wrong.

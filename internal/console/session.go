@@ -177,7 +177,7 @@ func cookieName(r *http.Request) string {
 
 // sessionCookie is the cookie with a value; an empty one removes it.
 func sessionCookie(r *http.Request, value string) *http.Cookie {
-	c := &http.Cookie{
+	c := &http.Cookie{ //nolint:gosec // it is Secure wherever there is TLS; plain HTTP is on loopback only
 		Name: cookieName(r), Value: value, Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
 		MaxAge: int(lifeTime.Seconds()),
 	}
@@ -191,10 +191,10 @@ func sessionCookie(r *http.Request, value string) *http.Cookie {
 func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
 	next := r.URL.Query().Get("next")
 	if v, err := c.visitOf(r); err == nil && v != nil {
-		http.Redirect(w, r, nextOr(next), http.StatusSeeOther)
+		http.Redirect(w, r, nextOr(next), http.StatusSeeOther) //nolint:gosec // nextOr lets only our own paths through
 		return
 	}
-	c.answer(w, &visit{Request: r}, signInPage(next, "", ""))
+	c.answer(w, &visit{Request: r}, signInPage(next, "", "")) //nolint:contextcheck // the request has it
 }
 
 // signInView is the page of signing in.
@@ -243,7 +243,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "60")
 		p := signInPage(next, id, "Too many attempts from your address. Wait a minute, then try again.")
 		p.Status = http.StatusTooManyRequests
-		c.answer(w, v, p)
+		c.answer(w, v, p) //nolint:contextcheck // the request has it
 		return
 	}
 	secret, _, ok, err := c.control.Identify(r.Context(), id)
@@ -255,7 +255,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	want, got := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(r.PostFormValue("secret")))
 	if same := subtle.ConstantTimeCompare(want[:], got[:]) == 1; !same || !ok || secret == "" {
 		c.log.InfoContext(r.Context(), "console sign-in refused", "remote", r.RemoteAddr)
-		c.answer(w, v, signInPage(next, id, "This access key and secret do not belong together."))
+		c.answer(w, v, signInPage(next, id, "This access key and secret do not belong together.")) //nolint:contextcheck // the request has it
 		return
 	}
 	if old := c.sessions.find(r, time.Now()); old != nil {
@@ -263,7 +263,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	}
 	http.SetCookie(w, sessionCookie(r, c.sessions.begin(id, time.Now())))
 	c.log.InfoContext(r.Context(), "console sign-in", "access_key_id", id, "remote", r.RemoteAddr)
-	http.Redirect(w, r, nextOr(next), http.StatusSeeOther)
+	http.Redirect(w, r, nextOr(next), http.StatusSeeOther) //nolint:gosec // nextOr lets only our own paths through
 }
 
 // signOut ends the session.
