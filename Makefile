@@ -24,7 +24,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release cluster cluster-down cluster-test clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -54,6 +54,19 @@ e2e: ## the built program, driven by the AWS CLI, boto3 and the SDKs (RUN=regexp
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
 	go test -tags e2e -count 1 -parallel 8 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/e2e
+
+cluster: ## a real Kubernetes cluster of three nodes on this machine, as root; prints its kubeconfig
+	@scripts/setup.sh cluster
+	@$(MAKE) --no-print-directory -s build
+	@go build $(BUILDFLAGS) -o bin/cluster ./test/cluster
+	@bin/cluster up
+
+cluster-down: ## end it and remove all of it
+	@go build $(BUILDFLAGS) -o bin/cluster ./test/cluster
+	@bin/cluster down
+
+cluster-test: cluster ## the engine's contract and the end-to-end scripts on that cluster (RUN=regexp for some of it)
+	go test -tags cluster -count 1 -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/engine/kube
 
 conformance: ## the OCI's conformance suite for registries, whose program OCI_CONFORMANCE names
 	go test -tags conformance -count 1 -v -run TestConformance ./test/registry
