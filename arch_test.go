@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"internal/certs":              {"internal/diagnose", "internal/store"},
 	"internal/engine/podnet":      {},
 	"internal/engine/cri":         {"internal/autopsy", "internal/engine", "internal/engine/podnet"},
+	"internal/engine/kube":        {"internal/engine"},
 	"internal/engine/enginetest":  {"internal/engine"},
 	"internal/metrics":            {"internal/store"},
 	"internal/control":            {"internal/store", "internal/logs", "internal/metrics"},
@@ -50,6 +51,9 @@ var mayImport = map[string][]string{
 // fences says which packages alone may import a heavy or frozen library.
 var fences = map[string][]string{
 	"k8s.io/cri-api":                         {"internal/engine/cri"},
+	"k8s.io/client-go":                       {"internal/engine/kube"},
+	"k8s.io/api":                             {"internal/engine/kube"},
+	"k8s.io/apimachinery":                    {"internal/engine/kube"},
 	"google.golang.org/grpc":                 {"internal/engine/cri"},
 	"github.com/containerd/":                 {"internal/engine/containerd", "internal/engine/cri"},
 	"github.com/google/nftables":             {"internal/engine/podnet"},

@@ -68,7 +68,9 @@ type Pod struct {
 	// Addr is the pod's address; invalid while it has none.
 	Addr netip.Addr
 	// Lost is true when the pod as a whole is gone (its sandbox died), whatever the containers say.
-	Lost       bool
+	Lost bool
+	// Leaving is true when the pod should be replaced while it still serves: its node is being emptied, or is not heard of.
+	Leaving    bool
 	Containers []ContainerStatus // ordered by name; a container that was not created yet is absent
 }
 
