@@ -44,7 +44,7 @@ var mayImport = map[string][]string{
 	"packaging/release":           {},
 	"cmd/trysail": {
 		"internal/api", "internal/certs", "internal/cli", "internal/console", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
-		"internal/engine/cri", "internal/engine/podnet", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
+		"internal/engine/cri", "internal/engine/kube", "internal/engine/podnet", "internal/engine", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
 	},
 }
 

@@ -340,6 +340,13 @@ type DeploymentEvidence struct {
 	TimeLine    []Moment  `json:"timeLine,omitempty"`
 }
 
+// What the error of a start begins with when the pod could not be placed, or its node could not get an image, in an engine
+// that has many nodes.
+const (
+	StartNoRoom  = "no room: "
+	StartNoImage = "image pull: "
+)
+
 // Trim bounds the evidence, so that no container can fill the store with what it writes.
 func (e *PodEvidence) Trim() {
 	e.StartError = cut(e.StartError, MaxEvidenceLine)

@@ -31,6 +31,7 @@ type config struct {
 	domain            string
 	region            string
 	engine            string
+	kube              kubeConfig
 	activationTimeout time.Duration
 	drainTimeout      time.Duration
 	maxServices       int
@@ -74,7 +75,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.region, "region", "us-east-1",
 		"AWS region that the API says it is; part of the services' host names")
 	f.StringVar(&c.engine, "engine", "containerd",
-		"what runs the containers: containerd, on this machine")
+		"what runs the containers: containerd, on this machine, or kubernetes, on the nodes of a cluster")
+	c.kube.flags(f)
 	f.DurationVar(&c.activationTimeout, "activation-timeout", 5*time.Minute,
 		"how long a deployment may take to become healthy before it counts as FAILED")
 	f.DurationVar(&c.drainTimeout, "drain-timeout", 30*time.Second,
@@ -153,10 +155,8 @@ func (c *config) validate() error {
 		return cli.Usagef("--domain %q is not a DNS name of at most %d characters in lower case, such as apps.example.com", c.domain, maxDomain)
 	case !isDNSLabel(c.region) || len(c.region) > maxRegion:
 		return cli.Usagef("--region %q is not the name of a region, such as us-east-1", c.region)
-	case c.engine == "kubernetes":
-		return cli.Usagef("--engine kubernetes is not available yet; use --engine containerd")
-	case c.engine != "containerd":
-		return cli.Usagef("--engine %q is unknown; use --engine containerd", c.engine)
+	case c.engine != engineContainerd && c.engine != engineKubernetes:
+		return cli.Usagef("--engine %q is unknown; use containerd or kubernetes", c.engine)
 	case c.activationTimeout < time.Second:
 		return cli.Usagef("--activation-timeout %v is too short; it must be 1s or more", c.activationTimeout)
 	case c.drainTimeout < 0:
@@ -169,6 +169,9 @@ func (c *config) validate() error {
 		return cli.Usagef("--log-retention %v is too short; it must be 1m or more, such as 96h", c.logRetention)
 	case c.logFormat != "text" && c.logFormat != "json":
 		return cli.Usagef("--log-format must be text or json, not %q", c.logFormat)
+	}
+	if err := c.validateKube(); err != nil {
+		return err
 	}
 	if err := checkEndpoint(c.otlpEndpoint); err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"github.com/trysail/trysail/internal/control"
 	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/engine/cri"
+	"github.com/trysail/trysail/internal/engine/kube"
 	"github.com/trysail/trysail/internal/image"
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/metrics"
@@ -49,12 +50,17 @@ type server struct {
 	logs     *logs.Store
 	registry *registry.Registry
 	images   *image.Resolver
-	engine   *cri.Engine
+	engine   machine
+	cluster  *kube.Engine // the same, if it is one
 	certs    *certs.Manager
 	edge     *edge.Edge
 	metrics  *metrics.Collector
 	control  *control.Control
-	names    *names
+	names    reconcile.Names
+	// nodeImages lists what is unpacked on this machine.
+	nodeImages func(context.Context) ([]trysail.NodeImage, error)
+	// exec runs a command in a container; nil if the engine cannot.
+	exec func(ctx context.Context, pod trysail.PodID, container string, c trysail.Command) (exit int, err error)
 	// sharedLabel is that of the hosts of new services; empty if each has its own.
 	sharedLabel string
 
@@ -100,7 +106,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, notif
 
 // open makes everything. It returns the address of the API.
 func (s *server) open(ctx context.Context) (endpoint string, err error) {
-	if os.Geteuid() != 0 {
+	if s.cfg.engine == engineContainerd && os.Geteuid() != 0 {
 		return "", cli.WithHint(fmt.Errorf("running containers needs root, and this is user %d", os.Geteuid()), "Run: sudo trysail serve")
 	}
 	lock, err := openDataDir(s.cfg.dataDir)
@@ -193,6 +199,9 @@ func (s *server) knownRegistry(ctx context.Context, host string) (known trysail.
 
 // openEngine starts what runs containers.
 func (s *server) openEngine(ctx context.Context) error {
+	if s.cfg.engine == engineKubernetes {
+		return s.openCluster(ctx)
+	}
 	subnet, err := s.cfg.prefix()
 	if err != nil {
 		return err
@@ -201,7 +210,7 @@ func (s *server) openEngine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = cri.Open(ctx, cri.Config{
+	e, err := cri.Open(ctx, cri.Config{
 		Dir: engineDir(s.cfg.dataDir), Subnet: subnet, Subnet6: subnet6, NoIPv6: s.cfg.subnet6 == noIPv6, Images: s.images, PrivateDNS: true, NetworkOpen: s.openNames,
 		Edge: s.cfg.edgeAddresses(ctx),
 	}, s.log.With("part", "engine"))
@@ -211,7 +220,8 @@ func (s *server) openEngine(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("starting the engine: %w", err)
 	}
-	s.onClose(func(context.Context) error { return s.engine.Close() })
+	s.engine, s.nodeImages, s.exec = e, e.Images, e.Exec
+	s.onClose(func(context.Context) error { return e.Close() })
 	return nil
 }
 
@@ -250,6 +260,11 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		s.log.WarnContext(ctx, "requests in flight were cut", "after", s.cfg.drainTimeout)
 		return nil
 	})
+	if s.cluster != nil {
+		if err := s.servePulls(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.openMetrics(ctx); err != nil {
 		return err
 	}
@@ -330,7 +345,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	s.control = control.New(control.Config{
 		Region: s.cfg.region, Account: account, Registry: cmp.Or(s.cfg.registry, s.publicRegistry(), registryHost), Memory: node.Memory, MaxServices: s.cfg.maxServices,
 		Store: s.store, Logs: s.logs, Images: s.images, Log: s.log, Metrics: s.metrics.Store,
-		Exec: s.engine.Exec, NodeImages: s.engine.Images, StoredSizes: s.registry.StoredSizes,
+		Exec: s.exec, NodeImages: s.nodeImages, StoredSizes: s.registry.StoredSizes,
 		Domain: s.cfg.domain, OwnHosts: s.cfg.ownNames(), ValidationZone: s.cfg.answeredZone(), HostLabel: s.sharedLabel,
 		MaxCertificates: s.cfg.certs.max, MaxCertificateRequests: s.cfg.certs.maxRequests, Addresses: s.publicAddresses, LookAtDomain: s.certs.Look,
 	})

@@ -102,6 +102,20 @@ func (p podCase) runtimeFailure() finding {
 	}
 	text := p.e.StartError
 	switch {
+	case strings.HasPrefix(text, trysail.StartNoRoom):
+		f.code, f.summary = "CAP-NOFIT", fmt.Sprintf("No node of the cluster has room for a pod of power %s.", p.Power)
+		f.fix = "Choose a smaller power or scale, stop other services, or add a node."
+		if strings.Contains(text, "exceeded quota") {
+			f.summary, f.fix = "The quota of the cluster's namespace leaves no room for another pod.", "Choose a smaller power or scale, stop other services, or raise the ResourceQuota."
+		}
+		if p.Previous != nil {
+			f.summary += fmt.Sprintf(" Version %d keeps serving.", p.Previous.Version)
+		}
+		f.prove("record", "%s", p.show(text))
+		return f
+	case strings.HasPrefix(text, trysail.StartNoImage):
+		f.code, f.confidence = nodePull(text), trysail.Likely
+		f.summary, f.fix = "A node of the cluster could not get the image from Trysail.", "Let the nodes reach and trust the address of --kube-registry."
 	case strings.Contains(text, "no space left on device"):
 		f.code, f.summary, f.fix = "FS-FULL", "Not your app: the disk of this machine is full.", "Remove files and unused images (`trysail images` shows them), or use a larger disk."
 	case strings.Contains(text, "unable to set memory limit"):
@@ -112,6 +126,29 @@ func (p podCase) runtimeFailure() finding {
 	}
 	f.prove("runtime", "%s", p.show(text))
 	return f
+}
+
+// nodePulls tell by a node's words why it could not get an image.
+var nodePulls = []struct {
+	text string
+	code trysail.DiagnosisCode
+}{
+	{"x509:", "IMG-TLS"},
+	{"no such host", "IMG-DNS"},
+	{"no space left on device", "IMG-DISK"},
+	{"401 Unauthorized", "IMG-AUTH"},
+	{"403 Forbidden", "IMG-AUTH"},
+	{"429 Too Many Requests", "IMG-RATE"},
+	{"not found", "IMG-TAG"},
+}
+
+func nodePull(text string) trysail.DiagnosisCode {
+	for _, p := range nodePulls {
+		if strings.Contains(text, p.text) {
+			return p.code
+		}
+	}
+	return "IMG-NET"
 }
 
 // isExecCode reports whether a finding of an autopsy explains a container that ended as soon as it was started.

@@ -342,11 +342,11 @@ func (p *planner) maintain(d *trysail.Deployment) {
 	for slot := range p.Service.Scale {
 		in := p.slot(d.Version, p.Service.Power, slot)
 		best, ok := p.best(in.live)
-		if ok && p.ready(best) {
+		if ok && p.ready(best) && !p.leaving(best.ID) {
 			p.stopOthers(in.live, best)
 			continue
 		}
-		complete = false
+		complete = complete && ok && p.ready(best) // what leaves serves until its replacement does
 		given = given || updating && in.failuresSince(d.Deadline.Add(-p.rules.ActivationTimeout)) >= maxStarts
 		if slices.ContainsFunc(in.live, func(r trysail.PodRecord) bool { return !p.suspect(r) }) {
 			continue // a pod is on its way, or has crashed and that is to be recorded first
@@ -400,9 +400,12 @@ func (p *planner) stopOthers(live []trysail.PodRecord, best trysail.PodRecord) {
 		if rec.ID == best.ID || p.crashed(rec.ID) {
 			continue
 		}
-		if p.suspect(rec) {
+		switch {
+		case p.leaving(rec.ID):
+			p.stop(rec, "its node was to be emptied, or was not heard of, and it was replaced", false)
+		case p.suspect(rec):
 			p.stop(rec, "it failed its health checks and was replaced", true)
-		} else {
+		default:
 			p.stop(rec, "the pod that it was to replace recovered", false)
 		}
 	}

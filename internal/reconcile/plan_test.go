@@ -250,13 +250,13 @@ func (m *model) healthyServing(version int) (ids []trysail.PodID) {
 	return ids
 }
 
-// checkCreate: a slot of a new version gets three starts, and a slot has no second pod unless the first is suspect.
+// checkCreate: a slot of a new version gets three starts, and a slot has no second pod unless the first is suspect or leaves.
 func (m *model) checkCreate(p trysail.PodRecord) {
 	if m.Service.Next != nil && m.Service.Next.Version == p.Version && p.Attempt > maxStarts {
 		m.t.Fatalf("start %d of slot %d of version %d", p.Attempt, p.Slot, p.Version)
 	}
 	for _, other := range m.Pods {
-		if other.Version == p.Version && other.Power == p.Power && other.Slot == p.Slot && other.Live() && (other.HealthyAt.IsZero() || m.Health[other.ID].Healthy) {
+		if other.Version == p.Version && other.Power == p.Power && other.Slot == p.Slot && other.Live() && !m.Observed[other.ID].Leaving && (other.HealthyAt.IsZero() || m.Health[other.ID].Healthy) {
 			m.t.Fatalf("slot %d gets a second pod beside %s", p.Slot, other.ID)
 		}
 	}
@@ -585,6 +585,27 @@ func TestPlan_ReplacesASickPodBeforeItIsStopped(t *testing.T) {
 }
 
 // stuck is a world whose next version runs in one pod and is not healthy.
+// TestPlan_ReplacesAPodThatLeavesWhileItServes: the pod of a node that is emptied serves until another one does.
+func TestPlan_ReplacesAPodThatLeavesWhileItServes(t *testing.T) {
+	m := activeModel(t, 2)
+	old := m.Pods[0].ID
+	o := m.Observed[old]
+	o.Leaving = true
+	m.Observed[old] = o
+	m.until("the old pod is stopped", func() bool {
+		if n := len(m.healthyServing(1)); n < 2 {
+			t.Fatalf("only %d pods serve", n)
+		}
+		return !m.record(old).Live()
+	})
+	if rec := m.record(old); rec.Failed {
+		t.Errorf("the pod that left counts as failed: %s", rec.Reason)
+	}
+	if len(m.Pods) != 3 {
+		t.Errorf("%d pods were started, want one more than 2", len(m.Pods))
+	}
+}
+
 func stuck(t *testing.T) *model {
 	m := newModel(t, 1)
 	m.deploy(true)

@@ -85,8 +85,15 @@ func (p *planner) ready(rec trysail.PodRecord) bool {
 	return !p.Now.Before(started.Add(settleTime))
 }
 
-// suspect reports whether the pod was healthy once, but has not been for so long that a replacement should be started.
+// leaving reports whether the engine wants the pod to be replaced, however well it is.
+func (p *planner) leaving(id trysail.PodID) bool { return p.Observed[id].Leaving }
+
+// suspect reports whether a replacement of the pod should be started: it was healthy once, but has not been for so long, or
+// it has to leave its node.
 func (p *planner) suspect(rec trysail.PodRecord) bool {
+	if p.leaving(rec.ID) {
+		return true
+	}
 	h, probed := p.Health[rec.ID]
 	if rec.HealthyAt.IsZero() || !probed || h.Healthy {
 		return false
@@ -99,7 +106,8 @@ func (p *planner) suspect(rec trysail.PodRecord) bool {
 	return !p.Now.Before(since.Add(suspectAfter))
 }
 
-// best chooses the pod that fills a slot: a ready one before one that may become so, and then the oldest.
+// best chooses the pod that fills a slot: a ready one before one that may become so, of the ready ones one that may stay,
+// and then the oldest.
 func (p *planner) best(live []trysail.PodRecord) (trysail.PodRecord, bool) {
 	var found *trysail.PodRecord
 	for i := range live {
@@ -107,7 +115,7 @@ func (p *planner) best(live []trysail.PodRecord) (trysail.PodRecord, bool) {
 		if p.crashed(rec.ID) {
 			continue
 		}
-		if found == nil || p.ready(*rec) && !p.ready(*found) {
+		if found == nil || p.ready(*rec) && (!p.ready(*found) || p.leaving(found.ID) && !p.leaving(rec.ID)) {
 			found = rec
 		}
 	}

@@ -8,6 +8,7 @@
 //	cluster cut N, heal N     take the network away from node N, which runs on, and give it back
 //	cluster restart-api       end the API server with SIGKILL and start it again
 //	cluster trust HOST CA     let the nodes pull from registry HOST, whose certificates the file CA vouches for
+//	cluster install NS        make namespace NS as packaging/kubernetes has it
 //
 // It needs root, and what scripts/setup.sh cluster makes. Nothing is pulled from anywhere: the control plane and the
 // kubelets are built from their Go modules, the nodes' containerd is the one inside the trysail program, and the only
@@ -75,11 +76,16 @@ func run(args []string) error {
 		return tell(ctx, command+"/"+args[0])
 	case "restart-api":
 		return tell(ctx, "restart-api/0")
+	case "install":
+		if len(args) != 1 {
+			return errors.New("usage: cluster install NAMESPACE")
+		}
+		return install(ctx, args[0])
 	case "trust":
 		if len(args) != 2 {
 			return errors.New("usage: cluster trust HOST CA")
 		}
 		return trust(args[0], args[1])
 	}
-	return errors.New("usage: cluster up | down | kill N | start N | cut N | heal N | restart-api | trust HOST CA")
+	return errors.New("usage: cluster up | down | kill N | start N | cut N | heal N | restart-api | trust HOST CA | install NS")
 }

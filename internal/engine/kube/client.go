@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,6 +35,7 @@ type client struct {
 	namespace string
 	core      rest.Interface
 	policy    rest.Interface
+	discovery rest.Interface
 	codec     runtime.ParameterCodec
 }
 
@@ -46,7 +48,7 @@ func newClient(cfg Config) (*client, error) {
 	config.QPS, config.Burst = 50, 100
 	config.WarningHandler = rest.NoWarnings{}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), policyv1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(corev1.AddToScheme(scheme), policyv1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
@@ -66,6 +68,9 @@ func newClient(cfg Config) (*client, error) {
 		return nil, fmt.Errorf("making a client for the cluster: %w", err)
 	}
 	if c.policy, err = group("/apis", policyv1.SchemeGroupVersion); err != nil {
+		return nil, fmt.Errorf("making a client for the cluster: %w", err)
+	}
+	if c.discovery, err = group("/apis", discoveryv1.SchemeGroupVersion); err != nil {
 		return nil, fmt.Errorf("making a client for the cluster: %w", err)
 	}
 	return c, nil

@@ -40,9 +40,9 @@ type Config struct {
 	Images engine.Images
 	// Registry is the host[:port] at which the cluster's nodes reach PullHandler by HTTPS.
 	Registry string
-	// RoomTime is how long a pod that fits on no node waits for one. Zero means 30 s.
+	// RoomTime is how long a pod that fits on no node waits for one. Zero means a minute.
 	RoomTime time.Duration
-	// Resolver is the name server of pods, and Search the domain in which it knows names. Empty means the cluster's.
+	// Resolver is the address of the pods' name server. Empty means the cluster's own.
 	Resolver string
 }
 
@@ -68,6 +68,8 @@ type Engine struct {
 	busy     map[trysail.PodID]chan struct{}
 	stopping map[trysail.PodID]bool
 	records  map[trysail.PodID]record // of pods whose logs are kept on this machine
+
+	published map[string]trysail.PrivateService // by service
 }
 
 var (
@@ -79,7 +81,7 @@ var (
 // operator.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if cfg.RoomTime == 0 {
-		cfg.RoomTime = 30 * time.Second
+		cfg.RoomTime = time.Minute
 	}
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, recordDir), 0o700); err != nil {
 		return nil, fmt.Errorf("making the engine's directory: %w", err)
@@ -90,6 +92,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (e *Engine, err err
 	}
 	e = &Engine{
 		cfg: cfg, log: log, api: api, busy: map[trysail.PodID]chan struct{}{}, stopping: map[trysail.PodID]bool{}, records: map[trysail.PodID]record{},
+		published: map[string]trysail.PrivateService{},
 	}
 	e.ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {

@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -35,10 +34,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	apitypes "k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/yaml"
 
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 
@@ -157,7 +154,7 @@ func newRig(tb testing.TB) *rig {
 		tb.Fatal(err)
 	}
 	namespace := fmt.Sprintf("t%d", time.Now().UnixNano())
-	r.install(namespace)
+	r.cluster("install", namespace)
 	resolver := image.New(image.Config{Dir: tb.TempDir()})
 	tb.Cleanup(resolver.Close)
 	r.cfg = kube.Config{
@@ -188,48 +185,6 @@ func administrator(tb testing.TB) *rest.RESTClient {
 	return admin
 }
 
-// install applies the manifests of packaging/kubernetes, for another namespace, and for the user of the test cluster in
-// place of a service account.
-func (r *rig) install(namespace string) {
-	r.tb.Helper()
-	paths := map[string]string{
-		"Namespace": "/api/v1/namespaces", "ServiceAccount": "/api/v1/namespaces/NS/serviceaccounts", "ResourceQuota": "/api/v1/namespaces/NS/resourcequotas",
-		"Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/NS/roles", "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/NS/rolebindings",
-		"ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles", "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-	}
-	for _, file := range []string{"namespace", "rbac", "quota"} {
-		text, err := os.ReadFile(filepath.Join(root, "packaging/kubernetes", file+".yaml"))
-		if err != nil {
-			r.tb.Fatal(err)
-		}
-		for part := range strings.SplitSeq(string(text), "\n---\n") {
-			var o map[string]any
-			if err := yaml.Unmarshal([]byte(part), &o); err != nil {
-				r.tb.Fatal(err)
-			}
-			meta, _ := o["metadata"].(map[string]any)
-			kind, _ := o["kind"].(string)
-			if kind == "Namespace" {
-				meta["name"] = namespace
-			}
-			if meta["namespace"] != nil {
-				meta["namespace"] = namespace
-			}
-			if o["subjects"] != nil {
-				o["subjects"] = []any{map[string]any{"kind": "User", "name": "trysail", "apiGroup": "rbac.authorization.k8s.io"}}
-			}
-			body, err := json.Marshal(o)
-			if err != nil {
-				r.tb.Fatal(err)
-			}
-			path := fmt.Sprintf("%s/%s", strings.Replace(paths[kind], "NS", namespace, 1), meta["name"])
-			if err := r.admin.Patch(apitypes.ApplyPatchType).AbsPath(path).Param("fieldManager", "test").Param("force", "true").Body(body).Do(r.tb.Context()).Error(); err != nil {
-				r.tb.Fatalf("applying %s %s: %v", kind, meta["name"], err)
-			}
-		}
-	}
-}
-
 // servePulls serves the engine's images to the nodes, by HTTPS with a certificate that they trust.
 func (r *rig) servePulls() (host string) {
 	r.tb.Helper()
@@ -252,10 +207,22 @@ func (r *rig) servePulls() (host string) {
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.TLS.Certificates[0].Certificate[0]}), 0o600); err != nil {
 		r.tb.Fatal(err)
 	}
-	if out, err := exec.Command(filepath.Join(root, "bin/cluster"), "trust", host, ca).CombinedOutput(); err != nil {
-		r.tb.Fatalf("%v: %s", err, out)
-	}
+	r.cluster("trust", host, ca)
 	return host
+}
+
+// cluster runs a command of test/cluster.
+func (r *rig) cluster(args ...string) {
+	r.tb.Helper()
+	program, err := filepath.Abs(filepath.Join(root, "bin/cluster"))
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.tb.Fatalf("cluster %v: %v: %s", args, err, out)
+	}
 }
 
 func (r *rig) open() *kube.Engine {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,7 +57,7 @@ func (e *Engine) podObject(spec trysail.PodSpec, unprivileged bool) *corev1.Pod 
 			AutomountServiceAccountToken:  &no,
 			EnableServiceLinks:            &no,
 			ImagePullSecrets:              []corev1.LocalObjectReference{{Name: pullSecret}},
-			NodeSelector:                  map[string]string{corev1.LabelOSStable: "linux"},
+			NodeSelector:                  map[string]string{corev1.LabelOSStable: "linux", corev1.LabelArchStable: runtime.GOARCH}, // as images are chosen
 			SecurityContext:               &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 		},
 	}

@@ -22,9 +22,6 @@ import (
 const (
 	// pullTime is how long a node may fail to get an image, with tries of its own in between.
 	pullTime = 20 * time.Second
-	// noRoom and noImage begin the errors of a pod that fits on no node, and of one whose node cannot get an image.
-	noRoom  = "no room: "
-	noImage = "image pull: "
 )
 
 // Start implements engine.Engine.
@@ -60,7 +57,7 @@ func (e *Engine) Start(ctx context.Context, spec trysail.PodSpec) error {
 			return errors.Join(errors.New("the cluster ignores the limits of pods as a whole; it needs Kubernetes 1.34 or newer"),
 				e.api.remove(ctx, e.api.core, "pods", o.Name, o.UID, nil))
 		case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota"):
-			return errors.New(noRoom + err.Error())
+			return errors.New(trysail.StartNoRoom + err.Error())
 		case err != nil && !errors.Is(err, engine.ErrUnavailable) && ctx.Err() == nil:
 			return fmt.Errorf("creating the pod in the cluster: %w", err)
 		case err != nil:
@@ -86,7 +83,7 @@ func (e *Engine) started(ctx context.Context, spec trysail.PodSpec) error {
 			return errEnough
 		}
 		if why := unschedulable(p); why != "" && time.Since(began) > e.cfg.RoomTime {
-			return errors.New(noRoom + why)
+			return errors.New(trysail.StartNoRoom + why)
 		}
 		why := pulling(p)
 		switch {
@@ -95,7 +92,7 @@ func (e *Engine) started(ctx context.Context, spec trysail.PodSpec) error {
 		case stuck.IsZero():
 			stuck = time.Now()
 		case time.Since(stuck) > pullTime:
-			return errors.New(noImage + why)
+			return errors.New(trysail.StartNoImage + why)
 		}
 		return nil
 	})

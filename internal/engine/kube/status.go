@@ -18,14 +18,17 @@ func (e *Engine) podOf(p *corev1.Pod) trysail.Pod {
 	}
 	pod.Version, _ = strconv.Atoi(p.Labels[labelVersion])
 	pod.Addr, _ = netip.ParseAddr(p.Status.PodIP)
+	pod.Lost = e.lost(p)
+	pod.Leaving = !pod.Lost && e.leaving(p)
+	if pod.Lost {
+		return pod // how its containers ended is not their doing
+	}
 	for _, s := range p.Status.ContainerStatuses {
 		if c, created := containerOf(s); created {
 			pod.Containers = append(pod.Containers, c)
 		}
 	}
 	slices.SortFunc(pod.Containers, func(a, b trysail.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
-	pod.Lost = e.lost(p)
-	pod.Leaving = !pod.Lost && e.leaving(p)
 	return pod
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -48,15 +49,19 @@ func newUsageReader(api *client) *usageReader {
 type summary struct {
 	Pods []struct {
 		PodRef struct{ Name, Namespace string } `json:"podRef"`
-		CPU    struct {
-			Time                 time.Time `json:"time"`
-			UsageCoreNanoSeconds int64     `json:"usageCoreNanoSeconds"`
-		} `json:"cpu"`
-		Memory struct {
-			UsageBytes      int64 `json:"usageBytes"`
-			WorkingSetBytes int64 `json:"workingSetBytes"`
-		} `json:"memory"`
+		measured
+		Containers []measured `json:"containers"`
 	} `json:"pods"`
+}
+
+type measured struct {
+	CPU struct {
+		Time                 time.Time `json:"time"`
+		UsageCoreNanoSeconds int64     `json:"usageCoreNanoSeconds"`
+	} `json:"cpu"`
+	Memory struct {
+		WorkingSetBytes int64 `json:"workingSetBytes"`
+	} `json:"memory"`
 }
 
 // Usage implements engine.Engine. A pod of which its node says nothing yet is there, with nothing used.
@@ -93,15 +98,28 @@ func (e *Engine) Usage(ctx context.Context) ([]trysail.Usage, error) {
 	return list, nil
 }
 
-// of is what the pod uses.
+// of is what the pod uses: what was measured of it as a whole, or the sum of its containers if that is newer.
 func (s summary) of(p *corev1.Pod) trysail.Usage {
 	u := trysail.Usage{Pod: trysail.PodID(p.Name), At: time.Now(), Limits: limitsOf(p)}
 	for _, m := range s.Pods {
-		if m.PodRef.Name == p.Name && m.PodRef.Namespace == p.Namespace {
-			u.CPU, u.Memory = time.Duration(m.CPU.UsageCoreNanoSeconds), cmp.Or(m.Memory.WorkingSetBytes, m.Memory.UsageBytes)
-			if !m.CPU.Time.IsZero() {
-				u.At = m.CPU.Time
+		if m.PodRef.Name != p.Name || m.PodRef.Namespace != p.Namespace {
+			continue
+		}
+		var sum measured
+		for _, c := range m.Containers {
+			sum.CPU.UsageCoreNanoSeconds += c.CPU.UsageCoreNanoSeconds
+			sum.Memory.WorkingSetBytes += c.Memory.WorkingSetBytes
+			if c.CPU.Time.After(sum.CPU.Time) {
+				sum.CPU.Time = c.CPU.Time
 			}
+		}
+		best := m.measured
+		if sum.CPU.UsageCoreNanoSeconds > best.CPU.UsageCoreNanoSeconds {
+			best = sum
+		}
+		u.CPU, u.Memory = time.Duration(best.CPU.UsageCoreNanoSeconds), best.Memory.WorkingSetBytes
+		if !best.CPU.Time.IsZero() {
+			u.At = best.CPU.Time
 		}
 	}
 	return u
@@ -116,7 +134,7 @@ func limitsOf(p *corev1.Pod) (l trysail.Limits) {
 
 func (r *usageReader) ask(ctx context.Context, n *corev1.Node) (s summary, err error) {
 	if n == nil {
-		return s, fmt.Errorf("the node is gone")
+		return s, errors.New("the node is gone")
 	}
 	address := ""
 	for _, a := range n.Status.Addresses {
@@ -124,7 +142,7 @@ func (r *usageReader) ask(ctx context.Context, n *corev1.Node) (s summary, err e
 			address = a.Address
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(address, kubeletPort)+"/stats/summary", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(address, kubeletPort)+"/stats/summary?only_cpu_and_memory=true", nil)
 	if err != nil {
 		return s, err
 	}

@@ -24,6 +24,11 @@ func (e *Engine) Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvid
 	if p == nil {
 		return seen, nil
 	}
+	if why := unschedulable(p); why != "" {
+		seen.StartError = trysail.StartNoRoom + why
+	} else if why := pulling(p); why != "" {
+		seen.StartError = trysail.StartNoImage + why
+	}
 	events := &corev1.EventList{}
 	err := e.api.core.Get().Namespace(e.api.namespace).Resource("events").
 		Param("fieldSelector", fields.OneTermEqualSelector("involvedObject.uid", string(p.UID)).String()).Param("limit", fmt.Sprint(maxEvents)).

@@ -1,0 +1,107 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/trysail/trysail"
+)
+
+// publishTime bounds one change of a name.
+const publishTime = 10 * time.Second
+
+// Publish makes the name of a service lead to its pods: <service>.<namespace>.svc.<cluster domain>, and just <service> for
+// other services. It is a headless Service whose endpoints we set ourselves, since who is healthy is for the edge to say.
+// Publishing the same twice asks nothing of the cluster.
+func (e *Engine) Publish(s trysail.PrivateService) error {
+	e.mu.Lock()
+	have, known := e.published[s.Service]
+	e.mu.Unlock()
+	if known && slices.Equal(have.Pods, s.Pods) && slices.Equal(have.TCP, s.TCP) && slices.Equal(have.UDP, s.UDP) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, publishTime)
+	defer cancel()
+	service, slice := e.nameObjects(s)
+	if err := e.api.apply(ctx, e.api.core, "services", service); err != nil {
+		return fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
+	}
+	if err := e.api.apply(ctx, e.api.discovery, "endpointslices", slice); err != nil {
+		return fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
+	}
+	s.Pods, s.TCP, s.UDP = slices.Clone(s.Pods), slices.Clone(s.TCP), slices.Clone(s.UDP)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.published[s.Service] = s
+	return nil
+}
+
+// nameOf is the name of a service in the cluster, where names begin with a letter and have at most 63 characters.
+func nameOf(service string) string {
+	name := strings.ToLower(service)
+	if name[0] < 'a' || name[0] > 'z' {
+		name = "s-" + name
+	}
+	return strings.TrimRight(name[:min(len(name), 63)], "-")
+}
+
+func (e *Engine) nameObjects(s trysail.PrivateService) (*corev1.Service, *discoveryv1.EndpointSlice) {
+	labels := map[string]string{labelName: s.Service, labelManagedBy: manager, labelPartOf: manager}
+	service := &corev1.Service{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
+		ObjectMeta: metav1.ObjectMeta{Name: nameOf(s.Service), Labels: labels, OwnerReferences: e.owner.references()},
+		Spec:       corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone},
+	}
+	slice := &discoveryv1.EndpointSlice{
+		TypeMeta: metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: nameOf(s.Service) + "-trysail", OwnerReferences: e.owner.references(),
+			Labels: map[string]string{
+				labelName: s.Service, labelManagedBy: manager, labelPartOf: manager,
+				discoveryv1.LabelServiceName: nameOf(s.Service), discoveryv1.LabelManagedBy: "trysail.dev",
+			},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{},
+	}
+	for _, open := range []struct {
+		protocol corev1.Protocol
+		ports    []uint16
+	}{{corev1.ProtocolTCP, s.TCP}, {corev1.ProtocolUDP, s.UDP}} {
+		for _, port := range open.ports {
+			name, protocol, number := fmt.Sprintf("%s-%d", map[corev1.Protocol]string{corev1.ProtocolTCP: "tcp", corev1.ProtocolUDP: "udp"}[open.protocol], port), open.protocol, int32(port)
+			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: name, Protocol: protocol, Port: number})
+			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Protocol: &protocol, Port: &number})
+		}
+	}
+	ready := true
+	for _, addr := range s.Pods {
+		if addr.Is6() && !addr.Is4In6() {
+			slice.AddressType = discoveryv1.AddressTypeIPv6
+		}
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{addr.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+	}
+	return service, slice
+}
+
+// Withdraw forgets the name of a service.
+func (e *Engine) Withdraw(service string) error {
+	ctx, cancel := context.WithTimeout(e.ctx, publishTime)
+	defer cancel()
+	e.mu.Lock()
+	delete(e.published, service)
+	e.mu.Unlock()
+	if err := e.api.remove(ctx, e.api.discovery, "endpointslices", nameOf(service)+"-trysail", "", nil); err != nil {
+		return fmt.Errorf("withdrawing the private name of %s: %w", service, err)
+	}
+	if err := e.api.remove(ctx, e.api.core, "services", nameOf(service), "", nil); err != nil {
+		return fmt.Errorf("withdrawing the private name of %s: %w", service, err)
+	}
+	return nil
+}
