@@ -72,12 +72,27 @@ func (c *apiClient) applyManifest(ctx context.Context, text, namespace string) e
 	if err != nil {
 		return err
 	}
-	url := fmt.Sprintf("%s%s/%s?fieldManager=test&force=true", apiServer, strings.Replace(at, "NAMESPACE", namespace, 1), meta["name"])
-	req, err := http.NewRequestWithContext(ctx, http.MethodPatch, url, bytes.NewReader(body))
+	path := fmt.Sprintf("%s/%s?fieldManager=test&force=true", strings.Replace(at, "NAMESPACE", namespace, 1), meta["name"])
+	return c.change(ctx, http.MethodPatch, path, body)
+}
+
+// remove deletes a namespace. The cluster ends what runs there.
+func remove(ctx context.Context, namespace string) error {
+	api, err := newAPIClient()
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/apply-patch+yaml")
+	return api.change(ctx, http.MethodDelete, "/api/v1/namespaces/"+namespace, nil)
+}
+
+func (c *apiClient) change(ctx context.Context, method, path string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, method, apiServer+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	if method == http.MethodPatch {
+		req.Header.Set("Content-Type", "application/apply-patch+yaml")
+	}
 	resp, err := c.Do(req)
 	if err != nil {
 		return err
@@ -85,7 +100,7 @@ func (c *apiClient) applyManifest(ctx context.Context, text, namespace string) e
 	defer resp.Body.Close()
 	if resp.StatusCode >= http.StatusBadRequest {
 		answer, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return fmt.Errorf("applying %s %s: %s: %s", kind, meta["name"], resp.Status, answer)
+		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, answer)
 	}
 	return nil
 }

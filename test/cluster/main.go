@@ -9,6 +9,7 @@
 //	cluster restart-api       end the API server with SIGKILL and start it again
 //	cluster trust HOST CA     let the nodes pull from registry HOST, whose certificates the file CA vouches for
 //	cluster install NS        make namespace NS as packaging/kubernetes has it
+//	cluster remove NS         delete it with all that is in it
 //
 // It needs root, and what scripts/setup.sh cluster makes. Nothing is pulled from anywhere: the control plane and the
 // kubelets are built from their Go modules, the nodes' containerd is the one inside the trysail program, and the only
@@ -76,9 +77,12 @@ func run(args []string) error {
 		return tell(ctx, command+"/"+args[0])
 	case "restart-api":
 		return tell(ctx, "restart-api/0")
-	case "install":
+	case "install", "remove":
 		if len(args) != 1 {
-			return errors.New("usage: cluster install NAMESPACE")
+			return fmt.Errorf("usage: cluster %s NAMESPACE", command)
+		}
+		if command == "remove" {
+			return remove(ctx, args[0])
 		}
 		return install(ctx, args[0])
 	case "trust":
@@ -87,5 +91,5 @@ func run(args []string) error {
 		}
 		return trust(args[0], args[1])
 	}
-	return errors.New("usage: cluster up | down | kill N | start N | cut N | heal N | restart-api | trust HOST CA | install NS")
+	return errors.New("usage: cluster up | down | kill N | start N | cut N | heal N | restart-api | trust HOST CA | install NS | remove NS")
 }

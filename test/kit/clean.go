@@ -84,7 +84,7 @@ func (s *Server) Remove(ctx context.Context) error {
 	if len(left) > 0 {
 		errs = append(errs, fmt.Errorf("trysail left behind:\n\t%s", strings.Join(left, "\n\t")))
 	}
-	errs = append(errs, s.sweep(), s.forgetNetwork(ctx))
+	errs = append(errs, s.sweep(), s.forgetNetwork(ctx), s.leaveCluster())
 	if state := s.StateDir(); state != "" {
 		errs = append(errs, os.RemoveAll(state))
 		_ = os.Remove(filepath.Dir(state)) // it stays when another server uses it

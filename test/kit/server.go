@@ -32,6 +32,8 @@ type Server struct {
 	env   []string
 	log   string
 	proc  *process
+
+	cluster *inCluster // nil on one machine
 }
 
 // ServerOptions says how to run a server. The zero value is good.
@@ -72,6 +74,11 @@ func NewServer(o ServerOptions) (*Server, error) {
 			if *addr, err = FreeAddr(); err != nil {
 				return nil, err
 			}
+		}
+	}
+	if os.Getenv(EngineVariable) == "kubernetes" {
+		if err := s.joinCluster(); err != nil {
+			return nil, errorsJoin(err, s.leaveCluster())
 		}
 	}
 	return s, nil
@@ -133,6 +140,9 @@ func (s *Server) Ready(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("waiting for trysail: %w\n%s", err, s.LogTail(30))
+	}
+	if err := s.trustServer(); err != nil {
+		return err
 	}
 	return s.readVars(ctx)
 }
