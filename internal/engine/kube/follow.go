@@ -124,7 +124,7 @@ func (f *follower) stream(ctx context.Context, id trysail.PodID, container, stre
 	pause := followRetry
 	for ctx.Err() == nil {
 		ended := f.hasEnded(id, container)
-		read, err := f.read(ctx, id, container, stream, file)
+		read, err := f.read(ctx, id, container, stream, file, ended)
 		switch {
 		case apierrors.IsInvalid(err) && stream != "":
 			if !f.whole.Swap(true) {
@@ -165,8 +165,9 @@ func (f *follower) hasEnded(id trysail.PodID, container string) bool {
 	return false
 }
 
-// read copies what the cluster has beyond the end of the file. It reports whether anything came.
-func (f *follower) read(ctx context.Context, id trysail.PodID, container, stream string, file *logFile) (some bool, err error) {
+// read copies what the cluster has beyond the end of the file, ended being whether the container has ended before. It
+// reports whether anything came.
+func (f *follower) read(ctx context.Context, id trysail.PodID, container, stream string, file *logFile, ended bool) (some bool, err error) {
 	as := stream
 	if stream == "" {
 		as = stdout
@@ -186,24 +187,26 @@ func (f *follower) read(ctx context.Context, id trysail.PodID, container, stream
 		return false, err
 	}
 	defer body.Close()
-	return copyLines(body, as, end, file)
+	return copyLines(body, as, end, file, ended)
 }
 
-// copyLines appends to the file the lines of the form "time text" that come after its end.
-func copyLines(body io.Reader, stream string, end seen, file *logFile) (some bool, err error) {
+// copyLines appends to the file the lines of the form "time text" that come after its end. Unless the container has ended,
+// a last line without its end was broken off and comes again; one of which parts have been written is cut there.
+func copyLines(body io.Reader, stream string, end seen, file *logFile, ended bool) (some bool, err error) {
 	lines := bufio.NewReaderSize(body, maxPart)
 	old := 0 // lines read with the time of the last one that the file has
 	var at time.Time
 	skip, within := false, false
 	for {
 		part, err := lines.ReadSlice('\n')
-		if errors.Is(err, io.EOF) && len(part) == 0 {
-			return some, nil
+		over := err != nil && !errors.Is(err, bufio.ErrBufferFull)
+		if over && within && !skip {
+			return some, errors.Join(beyondEOF(err), file.write(stream, at, part, true))
 		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, io.EOF) {
-			return some, err
+		if over && (within || len(part) == 0 || !ended) {
+			return some, beyondEOF(err)
 		}
-		whole := err == nil
+		whole := err == nil || over
 		text := bytes.TrimSuffix(part, []byte("\n"))
 		if !within {
 			stamp, rest, _ := bytes.Cut(text, []byte(" "))
@@ -221,8 +224,16 @@ func copyLines(body io.Reader, stream string, end seen, file *logFile) (some boo
 			continue
 		}
 		some = true
-		if err := file.write(stream, at, text, whole); err != nil {
+		if err := file.write(stream, at, text, whole); err != nil || over {
 			return some, err
 		}
 	}
+}
+
+// beyondEOF is the error but for the end of what was to be read.
+func beyondEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
