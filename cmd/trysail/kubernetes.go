@@ -153,8 +153,8 @@ func (s *server) servePulls(ctx context.Context) error {
 	return nil
 }
 
-// clusterNames is the private network of a cluster: a headless Service for each of ours, and a name in the name server if
-// that is ours.
+// clusterNames is the private network of a cluster: a Service for each of ours, and a name in the name server if that
+// is ours.
 type clusterNames struct {
 	engine *kube.Engine
 	dns    *dns.Server
@@ -162,10 +162,11 @@ type clusterNames struct {
 
 // Publish implements reconcile.Names.
 func (n *clusterNames) Publish(s trysail.PrivateService) error {
-	if n.dns != nil {
-		n.dns.Set(s.Service, s.Pods...)
+	addr, err := n.engine.Publish(s)
+	if err == nil && n.dns != nil {
+		n.dns.Set(s.Service, addr)
 	}
-	return n.engine.Publish(s)
+	return err
 }
 
 // Withdraw implements reconcile.Names.

@@ -107,6 +107,9 @@ func runPrograms(n int, trysail, hyperkube string) error {
 	if err != nil {
 		return err
 	}
+	if err := start("kube-proxy", hyperkube, "hyperkube", "kube-proxy", "--config", filepath.Join(home, "proxy.yaml"), "--hostname-override", nodeName(n)); err != nil {
+		return err
+	}
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)

@@ -90,6 +90,17 @@ volumePluginDir: HOME/volumeplugins
 featureGates: {PodLogsQuerySplitStreams: true}
 `
 
+// proxyConfig makes the addresses of services work within the node's network alone.
+const proxyConfig = `kind: KubeProxyConfiguration
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+mode: nftables
+clientConnection: {kubeconfig: PKI/proxy.kubeconfig}
+clusterCIDR: 10.88.0.0/16
+oomScoreAdj: 0
+conntrack: {maxPerCore: 0, min: 0}
+nftables: {minSyncPeriod: 100ms, syncPeriod: 30s}
+`
+
 // nodeFiles writes the configuration of a node.
 func nodeFiles(n int, trysail string) error {
 	home := place(nodeName(n))
@@ -99,6 +110,7 @@ func nodeFiles(n int, trysail string) error {
 		writeFile(home+"/containerd.toml", fill.Replace(containerdConfig)),
 		writeFile(home+"/cni/10-pods.conflist", fill.Replace(cniConfig)),
 		writeFile(home+"/kubelet.yaml", fill.Replace(kubeletConfig)),
+		writeFile(home+"/proxy.yaml", fill.Replace(proxyConfig)),
 		os.MkdirAll(filepath.Dir(shim), 0o755),
 	}
 	for _, old := range []string{shim, filepath.Join(home, "c.sock"), filepath.Join(home, "c.sock.ttrpc")} {

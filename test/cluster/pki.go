@@ -114,6 +114,7 @@ func makePKI(nodes int) error {
 		a.client("admin", "admin", []string{"system:masters"}),
 		a.client("controllers", "system:kube-controller-manager", nil),
 		a.client("scheduler", "system:kube-scheduler", nil),
+		a.client("proxy", "system:kube-proxy", nil),
 		// Who runs Trysail may do what packaging/kubernetes grants and nothing else.
 		a.client("trysail", "trysail", nil),
 	}

@@ -37,8 +37,15 @@ func killServer(t *testing.T, s *kit.Server) {
 	}
 }
 
+// killContainerd kills what runs the containers; in a cluster, what we ask for them: its API server.
 func killContainerd(t *testing.T, s *kit.Server) {
 	t.Helper()
+	if s.InCluster() {
+		if err := s.KillAPIServer(); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
 	child, err := s.Containerd()
 	if err != nil {
 		t.Fatal(err)

@@ -67,6 +67,12 @@ func (s *Server) leaveCluster() error {
 	return errors.Join(err, clusterCommand("remove", s.cluster.namespace))
 }
 
+// InCluster reports whether the server's pods run in the test cluster.
+func (s *Server) InCluster() bool { return s.cluster != nil }
+
+// KillAPIServer kills the API server of the test cluster with SIGKILL, and starts it again.
+func (s *Server) KillAPIServer() error { return clusterCommand("restart-api") }
+
 func clusterCommand(args ...string) error {
 	cmd := exec.Command(filepath.Join(Root(), "bin", "cluster"), args...)
 	cmd.Dir = Root()

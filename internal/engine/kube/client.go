@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -175,6 +176,10 @@ func (c *client) explain(err error) error {
 func isAway(err error) bool {
 	if errors.Is(err, context.Canceled) {
 		return false
+	}
+	// What we are not permitted to do is no pod's fault, and an API server that has just started does not know its rules yet.
+	if apierrors.IsForbidden(err) && strings.Contains(err.Error(), `" cannot `) {
+		return true
 	}
 	if status, ok := errors.AsType[*apierrors.StatusError](err); ok {
 		code := status.Status().Code

@@ -69,7 +69,7 @@ type Engine struct {
 	stopping map[trysail.PodID]bool
 	records  map[trysail.PodID]record // of pods whose logs are kept on this machine
 
-	published map[string]trysail.PrivateService // by service
+	published map[string]publication // by service
 }
 
 var (
@@ -90,43 +90,67 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (e *Engine, err err
 	if err != nil {
 		return nil, err
 	}
-	e = &Engine{
+	made := &Engine{
 		cfg: cfg, log: log, api: api, busy: map[trysail.PodID]chan struct{}{}, stopping: map[trysail.PodID]bool{}, records: map[trysail.PodID]record{},
-		published: map[string]trysail.PrivateService{},
+		published: map[string]publication{},
 	}
-	e.ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
+	made.ctx, made.stop = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.Close())
+			err = errors.Join(err, made.Close())
 		}
 	}()
+	return made, made.open(ctx)
+}
+
+// open does what needs the cluster.
+func (e *Engine) open(ctx context.Context) (err error) {
 	if err := e.loadRecords(); err != nil {
-		return nil, err
+		return err
+	}
+	if e.pulls, err = newPulls(e.cfg); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
-	if e.owner, err = api.establish(ctx); err != nil {
-		return nil, err
-	}
-	if e.pulls, err = newPulls(cfg); err != nil {
-		return nil, err
-	}
-	if err := e.applyPullSecret(ctx); err != nil {
-		return nil, err
+	err = whenThere(ctx, func() (err error) {
+		if e.owner, err = e.api.establish(ctx); err != nil {
+			return err
+		}
+		return e.applyPullSecret(ctx)
+	})
+	if err != nil {
+		return err
 	}
 	e.follow = newFollower(e)
-	e.usage = newUsageReader(api)
+	e.usage = newUsageReader(e.api)
 	budgets := newBudgets(e)
-	e.watch = newWatch(api, log, func(before, now *corev1.Pod) {
+	e.watch = newWatch(e.api, e.log, func(before, now *corev1.Pod) {
 		e.follow.see(now)
 		budgets.see(before, now)
 	})
 	e.wg.Go(func() { e.watch.run(e.ctx) })
 	if err := e.watch.synced(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	e.wg.Go(func() { budgets.run(e.ctx) })
-	return e, nil
+	return nil
+}
+
+// whenThere repeats do while the API server is away.
+func whenThere(ctx context.Context, do func() error) error {
+	const pause = 200 * time.Millisecond
+	for {
+		err := do()
+		if !errors.Is(err, engine.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // Close ends what the engine does. Pods run on.

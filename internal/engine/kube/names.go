@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -17,30 +18,51 @@ import (
 // publishTime bounds one change of a name.
 const publishTime = 10 * time.Second
 
+// spreadTime is how long nodes have to learn that a name leads to other pods.
+const spreadTime = time.Second
+
+// publication is what the cluster has been told of a service, and the address that it gave.
+type publication struct {
+	service trysail.PrivateService
+	addr    netip.Addr
+}
+
 // Publish makes the name of a service lead to its pods: <service>.<namespace>.svc.<cluster domain>, and just <service> for
-// other services. It is a headless Service whose endpoints we set ourselves, since who is healthy is for the edge to say.
-// Publishing the same twice asks nothing of the cluster.
-func (e *Engine) Publish(s trysail.PrivateService) error {
+// other services. It is a Service whose endpoints we set ourselves, since who is healthy is for the edge to say. Its
+// address, which is returned, stays as long as the service does, so that it may be remembered. Publishing the same twice
+// asks nothing of the cluster.
+func (e *Engine) Publish(s trysail.PrivateService) (netip.Addr, error) {
 	e.mu.Lock()
 	have, known := e.published[s.Service]
 	e.mu.Unlock()
-	if known && slices.Equal(have.Pods, s.Pods) && slices.Equal(have.TCP, s.TCP) && slices.Equal(have.UDP, s.UDP) {
-		return nil
+	if known && slices.Equal(have.service.Pods, s.Pods) && slices.Equal(have.service.TCP, s.TCP) && slices.Equal(have.service.UDP, s.UDP) {
+		return have.addr, nil
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, publishTime)
 	defer cancel()
 	service, slice := e.nameObjects(s)
 	if err := e.api.apply(ctx, e.api.core, "services", service); err != nil {
-		return fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
+		return netip.Addr{}, fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
 	}
 	if err := e.api.apply(ctx, e.api.discovery, "endpointslices", slice); err != nil {
-		return fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
+		return netip.Addr{}, fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
+	}
+	addr, err := netip.ParseAddr(service.Spec.ClusterIP)
+	if err != nil {
+		return addr, fmt.Errorf("the cluster gave service %s no address: %w", s.Service, err)
+	}
+	if slices.ContainsFunc(s.Pods, func(a netip.Addr) bool { return !slices.Contains(have.service.Pods, a) }) {
+		// Who learns that a version is ACTIVE shall find it by its name. Nobody tells when all nodes know a new address.
+		select {
+		case <-e.ctx.Done():
+		case <-time.After(spreadTime):
+		}
 	}
 	s.Pods, s.TCP, s.UDP = slices.Clone(s.Pods), slices.Clone(s.TCP), slices.Clone(s.UDP)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.published[s.Service] = s
-	return nil
+	e.published[s.Service] = publication{s, addr}
+	return addr, nil
 }
 
 // nameOf is the name of a service in the cluster, where names begin with a letter and have at most 63 characters.
@@ -57,7 +79,6 @@ func (e *Engine) nameObjects(s trysail.PrivateService) (*corev1.Service, *discov
 	service := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
 		ObjectMeta: metav1.ObjectMeta{Name: nameOf(s.Service), Labels: labels, OwnerReferences: e.owner.references()},
-		Spec:       corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone},
 	}
 	slice := &discoveryv1.EndpointSlice{
 		TypeMeta: metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
@@ -79,6 +100,10 @@ func (e *Engine) nameObjects(s trysail.PrivateService) (*corev1.Service, *discov
 			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: name, Protocol: protocol, Port: number})
 			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Protocol: &protocol, Port: &number})
 		}
+	}
+	if len(service.Spec.Ports) == 0 {
+		// A Service has to have a port. Without endpoints whoever asks is refused at once.
+		service.Spec.Ports = []corev1.ServicePort{{Name: "none", Protocol: corev1.ProtocolTCP, Port: 1}}
 	}
 	ready := true
 	for _, addr := range s.Pods {

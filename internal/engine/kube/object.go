@@ -74,6 +74,12 @@ func (e *Engine) podObject(spec trysail.PodSpec, unprivileged bool) *corev1.Pod 
 	if unprivileged {
 		p.Spec.SecurityContext.RunAsNonRoot = &yes
 	}
+	// Containers find each other by name, as on one machine.
+	local := corev1.HostAlias{IP: "127.0.0.1"}
+	for _, c := range spec.Containers {
+		local.Hostnames = append(local.Hostnames, strings.ToLower(c.Name))
+	}
+	p.Spec.HostAliases = []corev1.HostAlias{local}
 	for _, c := range spec.Containers {
 		o := corev1.Container{
 			Name: c.Name, Image: e.pulls.name(c.Image), ImagePullPolicy: corev1.PullIfNotPresent,

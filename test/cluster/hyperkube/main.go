@@ -11,6 +11,7 @@ import (
 	"k8s.io/component-base/cli"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
@@ -23,6 +24,8 @@ func main() {
 			c = apiserver.NewAPIServerCommand()
 		case "kube-controller-manager":
 			c = controllers.NewControllerManagerCommand()
+		case "kube-proxy":
+			c = proxy.NewProxyCommand()
 		case "kube-scheduler":
 			c = scheduler.NewSchedulerCommand()
 		case "kubelet":
@@ -30,7 +33,7 @@ func main() {
 		}
 	}
 	if c == nil {
-		fmt.Fprintln(os.Stderr, "usage: hyperkube kube-apiserver | kube-controller-manager | kube-scheduler | kubelet [flag…]")
+		fmt.Fprintln(os.Stderr, "usage: hyperkube kube-apiserver | kube-controller-manager | kube-proxy | kube-scheduler | kubelet [flag…]")
 		os.Exit(2)
 	}
 	os.Args = os.Args[1:]
