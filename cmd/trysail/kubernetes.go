@@ -94,7 +94,7 @@ func (s *server) openCluster(ctx context.Context) error {
 	if err != nil {
 		return cli.WithHint(fmt.Errorf("starting the engine: %w", err), "docs/kubernetes.md says what the cluster has to have.")
 	}
-	s.engine, s.cluster = e, e
+	s.engine, s.cluster, s.exec = e, e, e.Exec
 	s.nodeImages = func(context.Context) ([]trysail.NodeImage, error) { return nil, nil } // they are on the nodes
 	s.onClose(func(context.Context) error { return e.Close() })
 	names := &clusterNames{engine: e}
