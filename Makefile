@@ -66,7 +66,9 @@ cluster-down: ## end it and remove all of it
 	@bin/cluster down
 
 cluster-test: cluster ## the engine's contract and the end-to-end scripts on that cluster (RUN=regexp for some of it)
+	@scripts/setup.sh test
 	go test -tags cluster -count 1 -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/engine/kube
+	TRYSAIL_TEST_ENGINE=kubernetes go test -tags e2e -count 1 -parallel 3 -timeout 20m $(if $(RUN),-run '$(RUN)') ./test/e2e
 
 conformance: ## the OCI's conformance suite for registries, whose program OCI_CONFORMANCE names
 	go test -tags conformance -count 1 -v -run TestConformance ./test/registry

@@ -38,9 +38,9 @@ func TestConfig_Defaults(t *testing.T) {
 		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", domain: "localhost", region: "us-east-1",
 		engine: "containerd", activationTimeout: 5 * time.Minute, drainTimeout: 30 * time.Second, maxServices: 100,
 		logRetention: 14 * 24 * time.Hour, logMaxBytes: 10_000_000_000, logLevel: "info", logFormat: "text",
-		certs: certConfig{max: 10, maxRequests: 20},
+		certs: certConfig{max: 10, maxRequests: 20}, kube: kubeConfig{namespace: "trysail"},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, certConfig{}, databaseConfig{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, certConfig{}, databaseConfig{}, kubeConfig{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 }
@@ -73,6 +73,9 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--domain=" + strings.Repeat("abcd.", 40) + "com", "is not a DNS name of at most"},
 		{"--region=US", `--region "US" is not the name of a region`},
 		{"--engine=kubernetes", "--engine kubernetes needs --kube-listen: an address of this machine that the cluster's nodes reach, such as 10.0.0.5:4501"},
+		{"--engine=kubernetes --kube-listen=:4501", `--kube-registry ":4501" is not host:port as the cluster's nodes reach it, such as 10.0.0.5:4501`},
+		{"--engine=kubernetes --kube-listen=10.0.0.5:4501 --kube-dns=10.0.0.5", "--kube-dns needs --subnet: the network of the pods' addresses, such as 10.244.0.0/16"},
+		{"--kubeconfig=/x", "--kubeconfig and --kube-… need --engine kubernetes"},
 		{"--engine=nomad", `--engine "nomad" is unknown; use containerd or kubernetes`},
 		{"--engine=docker", `--engine "docker" is unknown`},
 		{"--activation-timeout=0s", "--activation-timeout 0s is too short"},
@@ -105,7 +108,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--log-level=loud", "--log-level must be debug, info, warn or error"},
 		{"--log-format=xml", "--log-format must be text or json"},
 	} {
-		if _, err := parse(t, nil, tt.args); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := parse(t, nil, strings.Fields(tt.args)...); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", tt.args, err, tt.want)
 		}
 	}
