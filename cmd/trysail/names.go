@@ -62,11 +62,12 @@ func (n *names) Withdraw(service string) error {
 
 // takesIPv6 reports whether clients of the service may be told its IPv6 address. It is not known before the service is
 // published for the first time since the start.
-func (n *names) takesIPv6(engine *cri.Engine, service string) bool {
+func (n *names) takesIPv6(m machine, service string) bool {
+	engine, able := m.(*cri.Engine)
 	n.mu.Lock()
 	s, known := n.published[service]
 	n.mu.Unlock()
-	return known && engine.TakesIPv6(s)
+	return able && known && engine.TakesIPv6(s)
 }
 
 // openNames starts the pods' name server. It knows at once what was published before: pods ask while the rest of the
