@@ -372,7 +372,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	apiHandler := api.New(api.Config{
 		Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort, ValidationZone: s.cfg.validationZone(),
 	}, s.control, s.log.With("part", "api"))
-	exec := api.NewExec(s.control, s.log.With("part", "exec")) //nolint:contextcheck // it lives until close
+	exec := api.NewExec(s.control, s.log.With("part", "exec"))
 	mux.Handle(api.ExecPath, exec)
 	s.onClose(func(context.Context) error {
 		exec.Close()

@@ -105,7 +105,7 @@ func (h *ExecHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.CloseNow() //nolint:errcheck // it is closed either way
 	conn.SetReadLimit(maxExecMessage)
-	h.run(conn, session)
+	h.run(conn, session) //nolint:contextcheck // a request that was upgraded has no end of its own
 }
 
 func (h *ExecHandler) run(conn *websocket.Conn, session trysail.ExecSession) {

@@ -271,7 +271,7 @@ func harmlessKeys() map[string]string {
 
 // seriousKeys are those without which the app would be another one, with what to do.
 func seriousKeys() map[string]string {
-	return map[string]string{
+	return map[string]string{ //nolint:gosec // no credentials: keys of Compose files
 		"volumes":      "containers have no volumes: files are gone with their pod; keep data in a database or an object store elsewhere",
 		"extends":      useConfig,
 		"volumes_from": "containers have no volumes",

@@ -159,6 +159,9 @@ func (x *remote) dial(ctx context.Context) (*websocket.Conn, error) {
 	conn, resp, err := websocket.Dial(dialing, x.client.settings.endpoint+x.session.Path, &websocket.DialOptions{
 		HTTPClient: &http.Client{Transport: transport}, Subprotocols: []string{x.session.Protocol}, CompressionMode: websocket.CompressionDisabled,
 	})
+	if resp != nil && resp.Body != nil {
+		defer resp.Body.Close()
+	}
 	if err != nil && resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what there is
 		return nil, WithHint(fmt.Errorf("the server did not open the session: HTTP status %s %s", resp.Status, clean(string(text))),

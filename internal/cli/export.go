@@ -267,7 +267,7 @@ func writeJSON(path string, v any) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("writing the files: %w", err)
 	}
-	if err := os.WriteFile(path, append(text, '\n'), 0o600); err != nil { //nolint:gosec // the folder is the user's
+	if err := os.WriteFile(path, append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("writing the files: %w", err)
 	}
 	return nil

@@ -74,6 +74,7 @@ func (a *App) rollbackTo(ctx context.Context, c *client, service string, version
 		return nil, fmt.Errorf("version %d of service %q serves now", version, service)
 	case types.ContainerServiceDeploymentStateActivating:
 		return nil, fmt.Errorf("version %d of service %q is being deployed", version, service)
+	case types.ContainerServiceDeploymentStateInactive: // it has served
 	case types.ContainerServiceDeploymentStateFailed:
 		return nil, WithHint(fmt.Errorf("version %d of service %q FAILED, so there is nothing to go back to", version, service),
 			"See why with: trysail explain %s --version %d", service, version)

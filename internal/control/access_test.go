@@ -29,7 +29,7 @@ func TestControl_EveryOperationAsksWhetherItsCallerMay(t *testing.T) {
 				in = append(in, aboutService(method.Type().In(j), "web"))
 			}
 			out := method.Call(in)
-			err, _ := out[len(out)-1].Interface().(error)
+			err, _ := reflect.TypeAssert[error](out[len(out)-1])
 			return err
 		}
 		denied := func(who trysail.Caller) bool { return trysail.ErrorCode(call(who)) == trysail.CodeAccessDenied }

@@ -75,7 +75,7 @@ func (s *Server) ask(ctx context.Context, server netip.AddrPort, query []byte, q
 	if err != nil {
 		return nil, err
 	}
-	buf := s.buffers.Get().(*[maxAnswer]byte) //nolint:forcetypeassert // it holds nothing else
+	buf := s.buffers.Get().(*[maxAnswer]byte) //nolint:errcheck,forcetypeassert // it holds nothing else
 	defer s.buffers.Put(buf)
 	for {
 		var answer []byte

@@ -134,7 +134,7 @@ func columnsOf(ctx context.Context, tx *sql.Tx, table string) ([]string, error) 
 // eachRow calls fn for each row of a table, with integers, text and bytes. What belongs to a database, and not to what it
 // holds, it leaves out.
 func eachRow(ctx context.Context, tx *sql.Tx, table string, columns []string, fn func([]any) error) error {
-	query := "SELECT " + quoted(columns) + " FROM " + table //nolint:gosec // names of ours
+	query := "SELECT " + quoted(columns) + " FROM " + table //nolint:gosec,sqlclosecheck // names of ours; it is closed below
 	if table == "installation" {
 		query += " WHERE key <> '" + sealFact + "'"
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -163,7 +164,7 @@ func makeGroups(n int) error {
 	var errs []error
 	for _, h := range all {
 		group := h
-		for _, name := range strings.Split(strings.Trim(nodeGroup(n), "/"), "/") {
+		for name := range strings.SplitSeq(strings.Trim(nodeGroup(n), "/"), "/") {
 			parent := group
 			group = filepath.Join(group, name)
 			if controllers, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers")); err == nil {
@@ -196,14 +197,14 @@ func removeGroups() error {
 			}
 			return nil
 		})
-		for i := len(groupsOf) - 1; i >= 0; i-- {
-			err := syscall.Rmdir(groupsOf[i])
+		for _, g := range slices.Backward(groupsOf) {
+			err := syscall.Rmdir(g)
 			for try := 0; err != nil && !errors.Is(err, fs.ErrNotExist) && try < 300; try++ { // the last process may still be ending
 				time.Sleep(10 * time.Millisecond)
-				err = syscall.Rmdir(groupsOf[i])
+				err = syscall.Rmdir(g)
 			}
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("removing %s: %w", groupsOf[i], err))
+				errs = append(errs, fmt.Errorf("removing %s: %w", g, err))
 			}
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -106,7 +105,7 @@ func serveImages(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &http.Server{Handler: imageregistry.New(imageregistry.Logger(log.New(io.Discard, "", 0))), ReadHeaderTimeout: time.Minute}
+	server := &http.Server{Handler: imageregistry.New(imageregistry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))), ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(l) }()
 	stop = func() { _ = server.Close() }
 	tag, err := name.NewTag(registry+"/pause:1", name.Insecure)
@@ -322,7 +321,7 @@ func clean() error {
 		_ = shell("ip link del %s", nodeLink(n))
 		_ = shell("ip route del %s", podCIDR(n))
 	}
-	for shell("iptables -D FORWARD -i %[1]s -o %[1]s -m comment --comment %[2]s -j ACCEPT", bridge, comment) == nil { //nolint:revive // until none is left
+	for shell("iptables -D FORWARD -i %[1]s -o %[1]s -m comment --comment %[2]s -j ACCEPT", bridge, comment) == nil {
 	}
 	return errors.Join(removeGroups(), removeState())
 }

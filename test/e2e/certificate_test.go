@@ -35,12 +35,10 @@ func tool(t *testing.T, env []string, name string, args ...string) (string, erro
 }
 
 // until repeats a command until its output has all the words.
-func until(t *testing.T, what string, run func() (string, error), words ...string) string {
+func until(t *testing.T, what string, run func() (string, error), words ...string) {
 	t.Helper()
-	var last string
 	err := kit.Until(t.Context(), 90*time.Second, func() error {
 		out, err := run()
-		last = out
 		if err != nil {
 			return fmt.Errorf("%s: %w\n%s", what, err, out)
 		}
@@ -54,7 +52,6 @@ func until(t *testing.T, what string, run func() (string, error), words ...strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	return last
 }
 
 // certified is a server with a certificate authority and a name server of its own.

@@ -2,6 +2,7 @@ package lastwords
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -35,9 +36,9 @@ func Keep(lines []string, most int) []string {
 
 // lastHead finds the newest line that begins a dump, -1 if there is none.
 func lastHead(lines []string) int {
-	for i := len(lines) - 1; i >= 0; i-- {
+	for i, line := range slices.Backward(lines) {
 		for _, head := range heads() {
-			if strings.HasPrefix(lines[i], head) {
+			if strings.HasPrefix(line, head) {
 				return i
 			}
 		}

@@ -165,9 +165,9 @@ func (e *Engine) runningTask(ctx context.Context, id trysail.PodID, name string)
 func execError(err error) error {
 	const reason = "unable to start container process: "
 	text := err.Error()
-	switch i := strings.Index(text, reason); {
-	case i >= 0:
-		return &trysail.CommandError{Reason: strings.TrimSuffix(text[i+len(reason):], ": unknown")}
+	switch _, after, ok := strings.Cut(text, reason); {
+	case ok:
+		return &trysail.CommandError{Reason: strings.TrimSuffix(after, ": unknown")}
 	case errdefs.IsNotFound(err), errdefs.IsFailedPrecondition(err), strings.Contains(text, "cannot exec in a stopped"), strings.Contains(text, "process already finished"):
 		return fmt.Errorf("%w: %w", trysail.ErrNotRunning, err)
 	case isSilence(err):

@@ -77,7 +77,7 @@ func (l *logFile) path(number int) string {
 }
 
 func (l *logFile) open() error {
-	f, err := os.OpenFile(l.path(l.number), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600) //nolint:gosec // below the log directory
+	f, err := os.OpenFile(l.path(l.number), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (l *logFile) open() error {
 
 // readEnd learns from the end of a file where the streams end.
 func (l *logFile) readEnd(number int) error {
-	f, err := os.Open(l.path(number)) //nolint:gosec // below the log directory
+	f, err := os.Open(l.path(number))
 	if err != nil {
 		return err
 	}

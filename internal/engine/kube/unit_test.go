@@ -213,7 +213,7 @@ func (*netError) Temporary() bool { return true }
 // in order, also where many lines have the same time.
 func TestLog_HasEveryLineOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "trysail-log-")
+		dir, err := os.MkdirTemp("", "trysail-log-") //nolint:usetesting // one for each of many runs
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -71,7 +71,7 @@ func runDaemon(t *testing.T, cmd *exec.Cmd, output *bytes.Buffer) (ended <-chan 
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		for range over { //nolint:revive // until it has ended
+		for range over {
 		}
 	})
 	return over
@@ -97,7 +97,7 @@ var openPorts = []string{"80/tcp", "443/tcp", "4501/tcp", "4501/udp"}
 
 // TestNetwork_LivesWithFirewalld: the matrix with a real firewalld, which rejects what no zone allows, and when it has
 // forgotten what it was told.
-func TestNetwork_LivesWithFirewalld(t *testing.T) {
+func TestNetwork_LivesWithFirewalld(t *testing.T) { //nolint:tparallel // one network, whose circumstances change in turn
 	if !inLab(t) {
 		return
 	}
@@ -133,7 +133,7 @@ func TestNetwork_LivesWithFirewalld(t *testing.T) {
 }
 
 // TestNetwork_LivesWithUFW: the matrix with a real ufw, which drops what comes in and what is forwarded.
-func TestNetwork_LivesWithUFW(t *testing.T) {
+func TestNetwork_LivesWithUFW(t *testing.T) { //nolint:tparallel // one network, whose circumstances change in turn
 	if !inLab(t) {
 		return
 	}

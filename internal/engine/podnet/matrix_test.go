@@ -45,7 +45,7 @@ func (x *lab) matrix(t *testing.T, cells []cell) {
 
 // TestNetwork_IsolationMatrix asks who reaches whom: from a pod, from a pod of another service, from a second pod of the
 // same service, from this machine and from outside, under each of the circumstances that a machine may be in.
-func TestNetwork_IsolationMatrix(t *testing.T) {
+func TestNetwork_IsolationMatrix(t *testing.T) { //nolint:tparallel // one network, whose circumstances change in turn
 	if !inLab(t) {
 		return
 	}

@@ -218,7 +218,7 @@ func (r *ruleset) addServices(st state) {
 func (r *ruleset) addChoice(f family, chain *nftables.Chain, pods []netip.Addr) {
 	var elements []nftables.SetElement
 	for i, pod := range pods {
-		number := binaryutil.NativeEndian.PutUint32(uint32(i)) //nolint:gosec // a count of pods
+		number := binaryutil.NativeEndian.PutUint32(uint32(i))
 		elements = append(elements, nftables.SetElement{Key: number, Val: r.cfg.in(f, pod).AsSlice()})
 	}
 	choice := r.set(&nftables.Set{
