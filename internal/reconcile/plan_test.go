@@ -584,7 +584,6 @@ func TestPlan_ReplacesASickPodBeforeItIsStopped(t *testing.T) {
 	m.until("one pod is left", func() bool { return len(m.Observed) == 1 })
 }
 
-// stuck is a world whose next version runs in one pod and is not healthy.
 // TestPlan_ReplacesAPodThatLeavesWhileItServes: the pod of a node that is emptied serves until another one does.
 func TestPlan_ReplacesAPodThatLeavesWhileItServes(t *testing.T) {
 	m := activeModel(t, 2)
@@ -606,6 +605,7 @@ func TestPlan_ReplacesAPodThatLeavesWhileItServes(t *testing.T) {
 	}
 }
 
+// stuck is a world whose next version runs in one pod and is not healthy.
 func stuck(t *testing.T) *model {
 	m := newModel(t, 1)
 	m.deploy(true)
