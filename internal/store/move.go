@@ -134,7 +134,7 @@ func columnsOf(ctx context.Context, tx *sql.Tx, table string) ([]string, error) 
 // eachRow calls fn for each row of a table, with integers, text and bytes. What belongs to a database, and not to what it
 // holds, it leaves out.
 func eachRow(ctx context.Context, tx *sql.Tx, table string, columns []string, fn func([]any) error) error {
-	query := "SELECT " + quoted(columns) + " FROM " + table //nolint:gosec,sqlclosecheck // names of ours; it is closed below
+	query := "SELECT " + quoted(columns) + " FROM " + table //nolint:gosec // names of ours
 	if table == "installation" {
 		query += " WHERE key <> '" + sealFact + "'"
 	}
@@ -194,7 +194,7 @@ func copyTable(ctx context.Context, in, out *sql.Tx, table string) error {
 	for i := range columns {
 		marks[i] = "$" + strconv.Itoa(i+1)
 	}
-	insert, err := out.PrepareContext(ctx, "INSERT INTO "+table+" ("+quoted(columns)+") VALUES ("+strings.Join(marks, ", ")+")") //nolint:gosec // names of ours
+	insert, err := out.PrepareContext(ctx, "INSERT INTO "+table+" ("+quoted(columns)+") VALUES ("+strings.Join(marks, ", ")+")") //nolint:gosec,sqlclosecheck // names of ours; it is closed below
 	if err != nil {
 		return err
 	}
