@@ -241,6 +241,7 @@ for_test() {
 	need libc6-dev /usr/include/stdlib.h
 	need iproute2 ip /usr/sbin/ip # a network namespace as the outside of the pods' network
 	need awscli /usr/bin/aws
+	need nftables nft /usr/sbin/nft # looks at the rules, and flushes them as others may
 	need openssl openssl           # shows what the edge presents, with curl and dig
 	need bind9-dnsutils dig
 	need libnss3-tools certutil # the browsers' stores of trusted certificates
