@@ -39,9 +39,9 @@ demo: ## install what is missing, build, deploy a sample service and a broken on
 test: ## everything that must pass: unit, wire, engine and end-to-end tests
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
-	scripts/test.sh "$(UNIT)" -race -shuffle=on
-	scripts/test.sh $(ENGINE) -count 1
-	scripts/test.sh ./test/... -tags e2e -count 1 -parallel 8 -timeout 20m
+	go test -race -shuffle=on $(UNIT)
+	go test -count 1 $(ENGINE)
+	go test -tags e2e -count 1 -parallel 8 -timeout 20m ./test/...
 
 unit: ## the Go tests that need neither root nor a network
 	go test -short -shuffle=on $(UNIT)
