@@ -1,0 +1,505 @@
+package http1
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a Server is made from. All fields but TLS, Elsewhere and Malformed are required.
+type Config struct {
+	// Handler answers a request by Respond, or by Ask and Relay, or gives it away by HandOver. If it does none of these the
+	// connection is closed.
+	Handler func(*Exchange)
+	// Malformed answers by Respond what is not a request; nothing else of the exchange may be used. Nil: an empty answer.
+	Malformed func(x *Exchange, status int)
+	// TLS is how to speak with clients; nil: not at all.
+	TLS *tls.Config
+	// Elsewhere takes connections over that speak another protocol than HTTP/1.1 after their handshake, or that the
+	// handler gave away. It must not wait.
+	Elsewhere func(net.Conn)
+
+	// HeaderTimeout bounds the handshake and, on its own, the head of a request. IdleTimeout is how long a client may be
+	// without a request, take for the next bytes of a body, or leave bytes unread, and a pod may leave bytes unread.
+	// ResponseTimeout is from the end of a request to the head of the answer. Grace is how long a client may take to
+	// notice that nobody wants the rest of what it sends.
+	HeaderTimeout, IdleTimeout, ResponseTimeout, Grace time.Duration
+	// MaxHeadBytes and MaxPodHeadBytes bound the heads of requests and answers.
+	MaxHeadBytes, MaxPodHeadBytes int
+
+	Log *slog.Logger
+}
+
+// Server serves HTTP/1.1.
+type Server struct {
+	cfg     Config
+	heads   buffers
+	bodies  buffers
+	outs    buffers
+	date    atomic.Pointer[dateLine]
+	closing atomic.Bool
+	group   sync.WaitGroup // one per connection
+
+	// mu guards what follows.
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	listeners []net.Listener
+}
+
+// NewServer makes a server.
+func NewServer(cfg Config) *Server {
+	return &Server{
+		cfg: cfg, conns: map[*conn]struct{}{},
+		heads: buffers{size: headSize}, bodies: buffers{size: bodySize}, outs: buffers{size: outSize},
+	}
+}
+
+// Serve accepts connections until Shutdown; then the error is http.ErrServerClosed.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.closing.Load() {
+		s.mu.Unlock()
+		return errors.Join(http.ErrServerClosed, l.Close())
+	}
+	s.listeners = append(s.listeners, l)
+	s.mu.Unlock()
+	pause := time.Duration(0)
+	for {
+		nc, err := l.Accept()
+		if s.closing.Load() {
+			if err == nil {
+				nc.Close()
+			}
+			return http.ErrServerClosed
+		}
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Temporary() { //nolint:staticcheck // too many open files, for one
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.cfg.Log.Warn("accepting a connection", "error", err)
+			time.Sleep(pause)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		pause = 0
+		s.start(nc)
+	}
+}
+
+// start serves a connection on a goroutine of its own.
+func (s *Server) start(nc net.Conn) {
+	c := &conn{srv: s, raw: nc, net: nc}
+	c.deadlines.conn = nc
+	c.x.c = c
+	c.body.c = c
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		nc.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.group.Go(func() {
+		c.run()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	})
+}
+
+// Shutdown stops accepting, closes idle connections and waits for requests and tunnels under way. When ctx ends first they
+// are cut, and ctx's error is returned. After it nothing of the server runs any more.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing.Store(true)
+	for _, l := range s.listeners {
+		_ = l.Close() // nobody accepts from it any more
+	}
+	for c := range s.conns {
+		if c.state.CompareAndSwap(idle, gone) {
+			c.raw.Close()
+		}
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.group.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for c := range s.conns {
+		c.raw.Close()
+		c.x.Interrupt()
+	}
+	s.mu.Unlock()
+	<-done
+	return ctx.Err()
+}
+
+// dateLine is a Date field of one second.
+type dateLine struct {
+	second int64
+	line   []byte
+}
+
+// appendDate appends the Date field of now.
+func (s *Server) appendDate(b []byte, now time.Time) []byte {
+	d := s.date.Load()
+	if second := now.Unix(); d == nil || d.second != second {
+		d = &dateLine{second: second}
+		d.line = append(now.UTC().AppendFormat([]byte("Date: "), http.TimeFormat), crlf...)
+		s.date.Store(d)
+	}
+	return append(b, d.line...)
+}
+
+// The states of a connection.
+const (
+	idle   int32 = iota // no request is under way: it may be closed
+	active              // a request is
+	gone                // Shutdown closed it
+)
+
+// conn is a connection from a client. Its goroutine owns everything in it that is not said to be others' too.
+type conn struct {
+	deadlines
+	srv   *Server
+	raw   net.Conn // as accepted
+	net   net.Conn // raw, or the *tls.Conn on it
+	tls   *tls.ConnectionState
+	state atomic.Int32 // shared with Shutdown
+
+	// in[pos:n] has come and was not used yet; the head of the current request is in[start:taken].
+	in             []byte
+	head           *[]byte // what in was, if it is from the server's pool
+	pos, n         int
+	start, taken   int
+	requests       int
+	hadBody        bool // the last request
+	closeAfter     bool // the request under way is the last one
+	linger         bool // what the client still sends has to be read before the connection is closed
+	moved          bool // somebody else has the connection now
+	body           body
+	x              Exchange
+	watcher        *watcher
+	interimAnswers int
+}
+
+// run serves the connection until it ends.
+func (c *conn) run() {
+	defer func() {
+		if p := recover(); p != nil {
+			c.srv.cfg.Log.Error("panic while serving a request", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			c.x.finish()
+		}
+		if !c.moved {
+			c.net.Close()
+		}
+		c.release()
+	}()
+	if c.srv.cfg.TLS != nil && !c.handshake() {
+		return
+	}
+	for c.readHead() {
+		c.serve()
+		if c.moved {
+			c.srv.cfg.Elsewhere(c.replay())
+			return
+		}
+		c.requests++
+		if c.closeAfter || !c.state.CompareAndSwap(active, idle) {
+			break
+		}
+		if c.srv.closing.Load() {
+			return
+		}
+	}
+	if c.linger {
+		c.lingeringClose()
+	}
+}
+
+// release gives the buffer back.
+func (c *conn) release() {
+	if c.head != nil {
+		c.srv.heads.put(c.head)
+	}
+	c.head, c.in = nil, nil
+}
+
+// handshake does what TLS needs, and reports whether HTTP/1.1 follows.
+func (c *conn) handshake() bool {
+	secure := tls.Server(c.raw, c.srv.cfg.TLS)
+	_ = c.raw.SetDeadline(time.Now().Add(c.srv.cfg.HeaderTimeout)) // if it fails, so does the handshake
+	if err := secure.Handshake(); err != nil {
+		if re, ok := errors.AsType[tls.RecordHeaderError](err); ok && re.Conn != nil && looksLikeHTTP(re.RecordHeader) {
+			_, _ = re.Conn.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
+		}
+		c.srv.cfg.Log.Debug("TLS handshake failed", "client", c.raw.RemoteAddr(), "error", err)
+		return false
+	}
+	_ = c.raw.SetDeadline(time.Time{})
+	c.net, c.deadlines.conn = secure, secure
+	state := secure.ConnectionState()
+	c.tls = &state
+	if p := state.NegotiatedProtocol; p != "" && p != "http/1.1" && c.srv.cfg.Elsewhere != nil {
+		if c.state.CompareAndSwap(idle, active) {
+			c.moved = true
+			c.srv.cfg.Elsewhere(secure)
+		}
+		return false
+	}
+	return true
+}
+
+func looksLikeHTTP(head [5]byte) bool {
+	switch string(head[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "PATCH", "DELET":
+		return true
+	}
+	return false
+}
+
+// readHead waits for the next request and reads its head. It reports whether there is one that can be served; a client
+// that sent something else was answered.
+func (c *conn) readHead() bool {
+	c.closeAfter, c.linger = false, false
+	limit := c.srv.cfg.IdleTimeout
+	if c.requests == 0 {
+		limit = c.srv.cfg.HeaderTimeout
+	}
+	var headBy time.Time // when it must be whole
+	scanned := 0
+	for {
+		if c.hadBody && c.n-c.pos >= 2 && string(c.in[c.pos:c.pos+2]) == crlf {
+			c.pos += 2 // some clients send one more after a body
+			c.hadBody = false
+		}
+		if c.n > c.pos {
+			if c.state.Load() == idle && !c.state.CompareAndSwap(idle, active) {
+				return false
+			}
+			end, err := headEnd(c.in[c.pos:c.n], scanned, true)
+			if err == nil && (end == 0 && c.n-c.pos >= c.srv.cfg.MaxHeadBytes || end > c.srv.cfg.MaxHeadBytes) {
+				err = errHeadSize
+			}
+			if err == nil && end > 0 {
+				c.start, c.taken, c.pos = c.pos, c.pos+end, c.pos+end
+				err = c.x.Request.parse(c.in[c.start:c.taken])
+			}
+			if err != nil {
+				c.malformed(err)
+				return false
+			}
+			if end > 0 {
+				return true
+			}
+			scanned = c.n - c.pos
+			if headBy.IsZero() {
+				headBy = time.Now().Add(c.srv.cfg.HeaderTimeout)
+				c.readBy(headBy)
+			}
+		} else {
+			c.pos, c.n = 0, 0
+			c.readWithin(time.Now(), limit)
+		}
+		if !c.fill() {
+			return false
+		}
+	}
+}
+
+// fill reads what the client sends next. It makes room if there is none.
+func (c *conn) fill() bool {
+	if c.in == nil {
+		c.head = c.srv.heads.get()
+		c.in = *c.head
+	}
+	if c.n == len(c.in) && c.pos > 0 {
+		c.n = copy(c.in, c.in[c.pos:c.n])
+		c.pos = 0
+	}
+	if c.n == len(c.in) {
+		bigger := make([]byte, 2*len(c.in))
+		copy(bigger, c.in)
+		c.srv.heads.put(c.head)
+		c.in, c.head = bigger, nil
+	}
+	n, err := c.net.Read(c.in[c.n:])
+	c.n += n
+	return n > 0 || err == nil
+}
+
+// malformed answers what is not a request. What follows it cannot be understood either.
+func (c *conn) malformed(err error) {
+	status := http.StatusBadRequest
+	if pe, ok := errors.AsType[*ParseError](err); ok {
+		status = pe.Status
+	}
+	x := &c.x
+	x.Request = Request{head: head{Fields: x.Request.Fields[:0], Length: -1, Minor: 1, close: true}}
+	x.begin()
+	defer x.finish()
+	c.linger = true
+	if c.srv.cfg.Malformed == nil {
+		_ = x.Respond(status, nil, nil)
+		return
+	}
+	c.srv.cfg.Malformed(x, status)
+}
+
+// serve has the handler answer the request.
+func (c *conn) serve() {
+	x, r := &c.x, &c.x.Request
+	c.closeAfter = !r.persistent()
+	c.hadBody = r.hasBody()
+	c.body = body{c: c, left: max(r.Length, 0), chunked: r.Chunked, ended: !r.hasBody()}
+	if c.hadBody || len(r.upgrade) == 0 || containsFold(r.upgrade, "h2c") {
+		// Ignoring an upgrade is always allowed. One to HTTP/2 would open a tunnel for requests nobody looks at.
+		r.upgrade = nil
+	}
+	x.begin()
+	c.srv.cfg.Handler(x)
+	x.finish()
+}
+
+// lingeringClose closes the client's way first and reads what is on its way, for otherwise the kernel throws the answer
+// away.
+func (c *conn) lingeringClose() {
+	if c.state.Swap(idle) == gone {
+		return
+	}
+	_ = c.raw.SetDeadline(time.Now().Add(c.srv.cfg.Grace)) // also bounds what follows
+	if secure, ok := c.net.(*tls.Conn); ok {
+		_ = secure.CloseWrite() // the alert that ends the stream
+	}
+	if closeWrite(c.raw) != nil || c.srv.closing.Load() {
+		return
+	}
+	buf := c.srv.bodies.get()
+	defer c.srv.bodies.put(buf)
+	for left := 4 << 20; left > 0; {
+		n, err := c.raw.Read(*buf)
+		if left -= n; err != nil {
+			return
+		}
+	}
+}
+
+func closeWrite(conn net.Conn) error {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func containsFold(b []byte, lower string) bool {
+	for i := 0; i+len(lower) <= len(b); i++ {
+		if equalFold(b[i:i+len(lower)], lower) {
+			return true
+		}
+	}
+	return false
+}
+
+// replay is the connection as if nothing had been read of the current request.
+func (c *conn) replay() net.Conn {
+	r := &replayed{Conn: c.net, early: append([]byte(nil), c.in[c.start:c.n]...), tls: c.tls}
+	_ = c.net.SetDeadline(time.Time{}) // if it fails, so does the next read
+	if c.tls == nil {
+		return r
+	}
+	return secured{r}
+}
+
+// replayed is a connection of which the beginning of what the client sends was read already.
+type replayed struct {
+	net.Conn
+	early []byte
+	tls   *tls.ConnectionState
+}
+
+// Read reads what came early first.
+func (r *replayed) Read(p []byte) (int, error) {
+	if len(r.early) > 0 {
+		n := copy(p, r.early)
+		r.early = r.early[n:]
+		return n, nil
+	}
+	return r.Conn.Read(p)
+}
+
+// CloseWrite ends what is sent.
+func (r *replayed) CloseWrite() error { return closeWrite(r.Conn) }
+
+// secured is a replayed connection with TLS, of which net/http asks the state.
+type secured struct{ *replayed }
+
+// ConnectionState is that of the handshake.
+func (s secured) ConnectionState() tls.ConnectionState { return *s.tls }
+
+// watcher waits for what a client does that has nothing to do but to wait.
+type watcher struct {
+	done chan struct{} // closed when it has ended; the rest is set by then
+	n    int
+	left bool // the client did, or closed its side, which looks the same
+}
+
+// watch begins to read from the client; what comes belongs to the next request. It does nothing if there is no room for it.
+func (c *conn) watch() {
+	if c.watcher != nil || c.n == len(c.in) {
+		return
+	}
+	w := &watcher{done: make(chan struct{})}
+	c.watcher = w
+	c.readBy(time.Time{})
+	u, room := c.x.up, c.in[c.n:]
+	go func() {
+		var err error
+		w.n, err = c.net.Read(room)
+		w.left = err != nil && !isTimeout(err)
+		close(w.done)
+		if w.left {
+			c.x.poke(u)
+		}
+	}()
+}
+
+// unwatch ends the watch.
+func (c *conn) unwatch() {
+	w := c.watcher
+	if w == nil {
+		return
+	}
+	c.watcher = nil
+	_ = c.net.SetReadDeadline(longAgo)
+	<-w.done
+	c.readBy(time.Time{})
+	c.n += w.n
+	if w.left {
+		c.closeAfter = true
+	}
+}
+
+// clientLeft reports whether the watch has seen that.
+func (c *conn) clientLeft() bool {
+	if c.watcher == nil {
+		return false
+	}
+	select {
+	case <-c.watcher.done:
+		return c.watcher.left
+	default:
+		return false
+	}
+}
