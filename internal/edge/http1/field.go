@@ -114,7 +114,7 @@ const (
 	isToken  = 1 << iota // in methods and field names
 	isValue              // in field values and reason phrases
 	isTarget             // in request targets
-	isHost               // in Host
+	isHost               // in the name part of Host
 )
 
 // class holds the classes of each byte.
@@ -131,7 +131,7 @@ var class = func() (t [256]uint8) {
 		if b > ' ' && b != 0x7f {
 			t[c] |= isTarget
 		}
-		if alnum || bytes.IndexByte([]byte("-._~!$&'()*+,;=:%[]"), b) >= 0 {
+		if alnum || bytes.IndexByte([]byte("-._~!$&'()*+,;="), b) >= 0 {
 			t[c] |= isHost
 		}
 	}

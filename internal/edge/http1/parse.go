@@ -165,7 +165,7 @@ func (r *Request) parse(b []byte) error {
 			}
 		}
 	}
-	if hosts > 1 || hosts == 0 && r.Minor > 0 || !all(r.Host, isHost) {
+	if hosts > 1 || hosts == 0 && r.Minor > 0 || !validHost(r.Host) {
 		return errHost
 	}
 	if err := r.parseTarget(target); err != nil {
@@ -194,10 +194,10 @@ func (r *Request) parseLine(line []byte) (target []byte, err error) {
 	var ok bool
 	r.Minor, ok = version(line[i+1:])
 	if !ok {
-		if bytes.HasPrefix(line[i+1:], []byte("HTTP/")) && bytes.IndexByte(line[i+1:], ' ') < 0 {
-			return nil, errVersion
+		if v, found := bytes.CutPrefix(line[i+1:], []byte("HTTP/")); !found || len(bytes.Trim(v, "0123456789.")) > 0 {
+			return nil, errRequestLine
 		}
-		return nil, errRequestLine
+		return nil, errVersion
 	}
 	return target, nil
 }
@@ -213,7 +213,7 @@ func version(b []byte) (minor int, ok bool) {
 func (r *Request) parseTarget(t []byte) error {
 	switch {
 	case string(r.Method) == http.MethodConnect:
-		if t[0] == '/' || !all(t, isHost) {
+		if !validHost(t) {
 			return errTarget
 		}
 		r.Path = t
@@ -238,7 +238,7 @@ func (r *Request) parseTarget(t []byte) error {
 			end = len(t)
 		}
 		r.Host, t = t[:end], t[end:]
-		if end == 0 || !all(r.Host, isHost) {
+		if end == 0 || !validHost(r.Host) {
 			return errHost
 		}
 	}
@@ -259,6 +259,32 @@ func (r *Request) parseTarget(t []byte) error {
 }
 
 var slash = []byte("/")
+
+// validHost takes a name or an address with or without a port, and nothing, which HTTP allows.
+func validHost(b []byte) bool {
+	if len(b) > 0 && b[0] == '[' {
+		i := bytes.IndexByte(b, ']')
+		if i < 2 {
+			return false
+		}
+		for _, c := range b[1:i] {
+			if !isHex(c) && c != ':' && c != '.' {
+				return false
+			}
+		}
+		b = b[i+1:]
+		return len(b) == 0 || b[0] == ':' && validPort(b[1:])
+	}
+	if i := bytes.IndexByte(b, ':'); i >= 0 {
+		return i > 0 && all(b[:i], isHost) && validPort(b[i+1:])
+	}
+	return all(b, isHost)
+}
+
+func validPort(b []byte) bool {
+	_, ok := decimal(b)
+	return len(b) == 0 || ok && len(b) <= 5
+}
 
 func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'

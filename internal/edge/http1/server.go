@@ -332,7 +332,9 @@ func (c *conn) fill() bool {
 	if c.n == len(c.in) {
 		bigger := make([]byte, 2*len(c.in))
 		copy(bigger, c.in)
-		c.srv.heads.put(c.head)
+		if c.head != nil {
+			c.srv.heads.put(c.head)
+		}
 		c.in, c.head = bigger, nil
 	}
 	n, err := c.net.Read(c.in[c.n:])
@@ -350,7 +352,7 @@ func (c *conn) malformed(err error) {
 	x.Request = Request{head: head{Fields: x.Request.Fields[:0], Length: -1, Minor: 1, close: true}}
 	x.begin()
 	defer x.finish()
-	c.linger = true
+	c.closeAfter, c.linger = true, true
 	if c.srv.cfg.Malformed == nil {
 		_ = x.Respond(status, nil, nil)
 		return
