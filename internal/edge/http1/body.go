@@ -179,7 +179,7 @@ func (x *Exchange) runUpload(up *upload, u *upstream) {
 			b := appendChunk((*out)[:0], data)
 			if ended {
 				if b, err = c.body.chunks.appendTrailer(append(b, "0\r\n"...)); err != nil {
-					up.err = err
+					up.err, c.body.ended, c.body.chunks.failed = err, false, err // nothing that follows is to be trusted
 					return
 				}
 				b = append(b, crlf...)

@@ -16,6 +16,7 @@ type chunked struct {
 	digits  int
 	trailer []byte // lines of the trailer
 	trailed int    // how far the trailer's end was looked for
+	failed  error  // stays: nothing after it means anything
 }
 
 type chunkState uint8
@@ -34,6 +35,9 @@ const (
 // next takes the next piece of data out of b. It returns it and how much of b is used up. At the end of the body, after its
 // trailer, the error is io.EOF; what is left of b then is not the body's. Without data and error, all of b is used up.
 func (c *chunked) next(b []byte) (data []byte, used int, err error) {
+	if c.failed != nil {
+		return nil, 0, c.failed
+	}
 	for used < len(b) {
 		switch c.state {
 		case inData:
@@ -46,12 +50,15 @@ func (c *chunked) next(b []byte) (data []byte, used int, err error) {
 			return data, used, nil
 		case inTrailer:
 			n, err := c.trailing(b[used:])
+			if err != io.EOF { //nolint:errorlint // trailing returns it as it is
+				c.failed = err
+			}
 			return nil, used + n, err
 		case chunksDone:
 			return nil, used, io.EOF
 		default:
-			if err := c.step(b[used]); err != nil {
-				return nil, used, err
+			if c.failed = c.step(b[used]); c.failed != nil {
+				return nil, used, c.failed
 			}
 			used++
 		}

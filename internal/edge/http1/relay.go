@@ -218,12 +218,9 @@ func (x *Exchange) relayChunks(b []byte, out outFraming) error {
 
 // endChunks sends what b holds and the end of the body.
 func (x *Exchange) endChunks(b []byte, chunks *chunked, parts int, out outFraming) error {
-	var err error
-	if out.chunked {
-		if b, err = chunks.appendTrailer(append(b, "0\r\n"...)); err != nil {
-			return err
-		}
-		b = append(b, crlf...)
+	trailer, bad := chunks.appendTrailer(nil)
+	if out.chunked && bad == nil {
+		b = append(append(append(b, "0\r\n"...), trailer...), crlf...)
 	}
 	if len(b) > 0 {
 		if err := x.c.write(b); err != nil {
@@ -231,6 +228,9 @@ func (x *Exchange) endChunks(b []byte, chunks *chunked, parts int, out outFramin
 		}
 	}
 	x.sent(parts)
+	if bad != nil {
+		return bad
+	}
 	return nil
 }
 

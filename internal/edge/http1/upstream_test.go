@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -440,7 +441,7 @@ func TestPool_TLSPod(t *testing.T) {
 	defer srv.Close()
 	r := newRig(t, srv.Listener.Addr().String())
 	plain := r.pool.Dial
-	r.pool.Dial = func(ctx contextContext) (net.Conn, error) {
+	r.pool.Dial = func(ctx context.Context) (net.Conn, error) {
 		conn, err := plain(ctx)
 		if err != nil {
 			return nil, err
