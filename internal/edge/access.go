@@ -36,33 +36,37 @@ func (e *Edge) recorded(serve func(x *exchange, r *http.Request)) http.HandlerFu
 		}
 		x.counters.Store(x.service.counters)
 		broken := true // until serve has returned; it panics when it cannot answer in good order
-		defer func() { e.finish(x, r, broken) }()
+		defer func() {
+			if broken {
+				x.end = x.whyBroken(r)
+			}
+			e.finish(x, x.client.status, func() facts { return factsOf(r) })
+		}()
 		serve(x, r)
 		broken = false
 	}
 }
 
-// finish counts a request that has ended, and hands its line over.
-func (e *Edge) finish(x *exchange, r *http.Request, broken bool) {
+// finish counts a request of a service that has ended with a status, 0 if none, and hands its line over. x.end is set if it
+// ended too early.
+func (e *Edge) finish(x *exchange, status int, tell func() facts) {
 	now := time.Now()
 	took := now.Sub(x.began)
-	switch {
-	case x.wasCut.Load():
+	if x.wasCut.Load() {
 		x.end = "stopped" // the pod was, at the end of its drain time
-	case broken:
-		x.end = x.whyBroken(r)
 	}
 	latency := took
-	if x.client.tunnel.Load() != nil && !x.answered.IsZero() {
+	if status == http.StatusSwitchingProtocols && !x.answered.IsZero() {
 		latency = x.answered.Sub(x.began)
 	}
-	x.counters.Load().request(x.client.status, latency)
+	x.counters.Load().request(status, latency)
 	log := x.service.view.Load().access
 	if log == nil || e.cfg.AccessLog == nil {
 		return
 	}
 	buf := lineBuffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // holds nothing else
-	*buf = x.appendLine((*buf)[:0], r, took)
+	f := tell()
+	*buf = x.appendLine((*buf)[:0], &f, status, took)
 	e.cfg.AccessLog(log.serviceID, now, *buf)
 	lineBuffers.Put(buf)
 }
@@ -81,8 +85,20 @@ func (x *exchange) whyBroken(r *http.Request) string {
 
 var lineBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
+// factsOf collects what the log tells of r.
+func factsOf(r *http.Request) facts {
+	f := facts{
+		method: r.Method, host: r.Host, path: r.URL.EscapedPath(), query: r.URL.RawQuery, protocol: r.Proto,
+		remote: r.RemoteAddr, agent: r.Header.Get("User-Agent"), referer: r.Header.Get("Referer"),
+	}
+	if r.TLS != nil {
+		f.tls = r.TLS.Version
+	}
+	return f
+}
+
 // appendLine appends the line of a request, JSON without a newline.
-func (x *exchange) appendLine(b []byte, r *http.Request, took time.Duration) []byte {
+func (x *exchange) appendLine(b []byte, f *facts, status int, took time.Duration) []byte {
 	b = appendTime(append(b, `{"time":`...), x.began)
 	b = append(b, `,"service":"`...)
 	b = append(b, x.service.name...)
@@ -95,23 +111,23 @@ func (x *exchange) appendLine(b []byte, r *http.Request, took time.Duration) []b
 	if x.from.peer.IsValid() {
 		b = append(x.from.client.AppendTo(append(b, `,"client":"`...)), '"')
 	} else {
-		b = appendText(b, `,"client":`, r.RemoteAddr, maxLoggedText)
+		b = appendText(b, `,"client":`, f.remote, maxLoggedText)
 	}
 	if x.from.client != x.from.peer {
 		b = append(x.from.peer.AppendTo(append(b, `,"proxy":"`...)), '"')
 	}
-	b = appendText(b, `,"method":`, r.Method, maxLoggedText)
-	b = appendText(b, `,"host":`, r.Host, maxLoggedText)
-	b = appendText(b, `,"path":`, r.URL.EscapedPath(), maxLoggedPath)
-	if r.URL.RawQuery != "" {
-		b = appendText(b, `,"query":`, queryNames(r.URL.RawQuery), maxLoggedQuery)
+	b = appendText(b, `,"method":`, f.method, maxLoggedText)
+	b = appendText(b, `,"host":`, f.host, maxLoggedText)
+	b = appendText(b, `,"path":`, f.path, maxLoggedPath)
+	if f.query != "" {
+		b = appendText(b, `,"query":`, queryNames(f.query), maxLoggedQuery)
 	}
-	b = appendText(b, `,"protocol":`, r.Proto, maxLoggedText)
-	if r.TLS != nil {
-		b = append(append(append(b, `,"tls":"`...), tlsVersion(r.TLS.Version)...), '"')
+	b = appendText(b, `,"protocol":`, f.protocol, maxLoggedText)
+	if f.tls != 0 {
+		b = append(append(append(b, `,"tls":"`...), tlsVersion(f.tls)...), '"')
 	}
 	b = append(b, `,"status":`...)
-	b = strconv.AppendInt(b, int64(x.client.status), 10)
+	b = strconv.AppendInt(b, int64(status), 10)
 	b = append(b, `,"bytesIn":`...)
 	b = strconv.AppendInt(b, x.in.Load(), 10)
 	b = append(b, `,"bytesOut":`...)
@@ -121,11 +137,11 @@ func (x *exchange) appendLine(b []byte, r *http.Request, took time.Duration) []b
 		b = appendMillis(append(b, `,"podDuration":`...), x.inPod)
 	}
 	b = append(append(append(b, `,"requestId":"`...), x.id...), '"') // valid: see requestID
-	if agent := r.Header["User-Agent"]; len(agent) > 0 {
-		b = appendText(b, `,"userAgent":`, agent[0], maxLoggedText)
+	if f.agent != "" {
+		b = appendText(b, `,"userAgent":`, f.agent, maxLoggedText)
 	}
-	if from := r.Header["Referer"]; len(from) > 0 {
-		b = appendText(b, `,"referer":`, withoutQuery(from[0]), maxLoggedText)
+	if f.referer != "" {
+		b = appendText(b, `,"referer":`, withoutQuery(f.referer), maxLoggedText)
 	}
 	if x.retries > 0 {
 		b = append(b, `,"retries":`...)

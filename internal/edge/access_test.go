@@ -435,10 +435,10 @@ func BenchmarkAccessLine(b *testing.B) {
 	r, _ := http.NewRequestWithContext(b.Context(), "GET", "https://"+testHost+"/some/path?page=1&token=x", nil)
 	r.RemoteAddr, r.Header = netip.MustParseAddrPort("203.0.113.7:4711").String(), http.Header{"User-Agent": {"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"}}
 	x := &exchange{id: strings.Repeat("a", 32), began: time.Now(), service: &service{name: "web"}, last: &target{pod: "web-v1-0-abcdefgh", version: 1}}
-	x.client = &clientWriter{status: 200}
 	var line []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		line = x.appendLine(line[:0], r, time.Millisecond)
+		f := factsOf(r)
+		line = x.appendLine(line[:0], &f, 200, time.Millisecond)
 	}
 }

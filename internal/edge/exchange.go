@@ -28,11 +28,10 @@ type exchange struct {
 	service *service // nil if the host is none's
 	from    sender
 	guard   *guard // nil if the service has no rules, and on plain HTTP
-	cancel  context.CancelCauseFunc
-	client  *clientWriter
-	body    *clientBody // nil if the request has none
-	current *target
-	tried   []*target // could not take it
+	// interrupt ends what the request waits for, without blocking. It is set while the request may be registered.
+	interrupt func()
+	current   *target
+	tried     []*target // could not take it
 
 	// What the log and the counters tell of it in the end.
 	last     *target // asked last; nil before
@@ -49,6 +48,17 @@ type exchange struct {
 	// broken is set once a connection broke under the request. It is not sent a third time then: a request that makes
 	// pods crash must not go through all of them.
 	broken bool
+
+	// The way through net/http; nil on the other one.
+	client *clientWriter
+	body   *clientBody // nil if the request has none, too
+}
+
+// facts are what the log tells of a request itself.
+type facts struct {
+	method, host, path, query, protocol, remote, agent, referer string
+
+	tls uint16 // version; 0 without
 }
 
 type exchangeKey struct{}
@@ -114,17 +124,12 @@ func (x *exchange) addHeaders(h http.Header) {
 // cut ends the request. The caller holds the lock of the target it is registered at, so it has not ended yet.
 func (x *exchange) cut() {
 	x.wasCut.Store(true)
-	x.cancel(errCut)
-	x.client.interrupt()
+	x.interrupt()
 }
 
-// balancer is the http.RoundTripper behind the proxy: it chooses the target, and another one when that fails in a way
-// that makes a second try harmless.
-type balancer struct{}
-
-// RoundTrip sends the request. Its exchange stays registered at the target that answered.
-func (balancer) RoundTrip(req *http.Request) (*http.Response, error) {
-	x := exchangeOf(req.Context())
+// deliver has ask send the request to a target, and to another one when that fails in a way that makes a second try
+// harmless; again decides. The exchange stays registered at the target that was asked last, be it that it answered.
+func (x *exchange) deliver(ask func(*target) error, again func(error) bool) error {
 	var failed error
 	for attempt := 1; ; attempt++ {
 		t, err := x.enter()
@@ -132,26 +137,45 @@ func (balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			if failed != nil {
 				err = failed
 			}
-			return nil, err
+			return err
 		}
 		asked := time.Now()
-		res, err := t.transport.RoundTrip(outgoing(req, t))
+		err = ask(t)
 		x.inPod = time.Since(asked)
 		if err == nil {
 			x.answered = asked.Add(x.inPod)
-			return res, nil
+			return nil
 		}
 		if _, refused := errors.AsType[*dialError](err); refused {
 			t.suspect()
 		}
-		if attempt == maxAttempts || req.Context().Err() != nil || !x.repeatable(req, err) {
-			return nil, err // current stays set: the error handler names it
+		if attempt == maxAttempts || !again(err) {
+			return err // current stays set: the error page's log line names it
 		}
 		failed = err
 		x.leave()
 		x.tried = append(x.tried, t)
 		x.retries++
 	}
+}
+
+// balancer is the http.RoundTripper behind the proxy.
+type balancer struct{}
+
+// RoundTrip sends the request. Its exchange stays registered at the target that answered.
+func (balancer) RoundTrip(req *http.Request) (*http.Response, error) {
+	x := exchangeOf(req.Context())
+	var res *http.Response
+	err := x.deliver(func(t *target) (err error) {
+		res, err = t.transport.RoundTrip(outgoing(req, t))
+		return err
+	}, func(err error) bool {
+		return req.Context().Err() == nil && x.repeatable(req.Method, x.body != nil, x.body != nil && x.body.touched.Load(), err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
 }
 
 // outgoing returns the request as it goes to t. It is a copy, since a failed attempt may still look at its own.
@@ -168,20 +192,20 @@ func outgoing(req *http.Request, t *target) *http.Request {
 
 // repeatable reports whether the request can be sent again after err. If no connection came about, the pod has seen
 // nothing of it. If the connection broke, the pod may have done something, which only methods that change nothing
-// allow to repeat, and a body is gone; the client has not been sent anything.
-func (x *exchange) repeatable(req *http.Request, err error) bool {
-	if x.body != nil && x.body.touched.Load() {
+// allow to repeat, and a body is gone; the client has not been sent anything. touched says that some of the body is gone.
+func (x *exchange) repeatable(method string, body, touched bool, err error) bool {
+	if touched {
 		return false
 	}
 	if _, refused := errors.AsType[*dialError](err); refused {
 		return true
 	}
-	switch req.Method {
+	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 	default:
 		return false
 	}
-	again := x.body == nil && !x.broken && isBroken(err)
+	again := !body && !x.broken && isBroken(err)
 	x.broken = true
 	return again
 }
@@ -198,6 +222,10 @@ func requestID(r *http.Request) string {
 	if ids := r.Header[headerRequestID]; len(ids) == 1 && validID(ids[0]) {
 		return ids[0]
 	}
+	return newID()
+}
+
+func newID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])

@@ -34,7 +34,10 @@ func newProxy(e *Edge) *httputil.ReverseProxy {
 func (e *Edge) forward(x *exchange, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	x.cancel = cancel
+	x.interrupt = func() {
+		cancel(errCut)
+		x.client.interrupt()
+	}
 	defer x.leave()
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if r.ProtoMajor == 3 && r.ContentLength < 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
