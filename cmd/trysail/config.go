@@ -16,6 +16,7 @@ import (
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/cli"
+	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/ship"
 )
@@ -28,6 +29,7 @@ type config struct {
 	registry          string
 	http              string
 	https             string
+	edgeEngine        string
 	domain            string
 	region            string
 	engine            string
@@ -70,6 +72,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"networks of proxies in front, such as 10.0.0.0/8: their X-Forwarded-For, -Proto, -Host and -Port are believed and passed on, those of others are replaced; by default nobody's is believed, and X-Forwarded-For is appended to, as on AWS")
 	f.StringSliceVar(&c.proxyProtocol, "proxy-protocol", nil,
 		"networks of load balancers that begin each connection to --http and --https with a PROXY protocol header, version 1 or 2; from them it is required, from others it is not taken")
+	f.StringVar(&c.edgeEngine, "edge-engine", edge.EngineNetHTTP,
+		"what moves the bytes of HTTP/1.1 between clients and pods: net/http, which is Go's, or http1, which is Trysail's own, stricter, and needs a fraction of the CPU; HTTP/2 is net/http's with both")
 	f.StringVar(&c.domain, "domain", "localhost",
 		"base of the services' host names, <service>.<13 characters>.<region>.cs.<domain>; for one of your own, point it and *.<domain> at this machine: the API is then at api.<domain> and the registry at registry.<domain> on the edge, too")
 	f.StringVar(&c.region, "region", "us-east-1",
@@ -149,6 +153,8 @@ func (c *config) validate() error {
 		}
 	}
 	switch {
+	case c.edgeEngine != edge.EngineNetHTTP && c.edgeEngine != edge.EngineHTTP1:
+		return cli.Usagef("--edge-engine %q is neither %s nor %s", c.edgeEngine, edge.EngineNetHTTP, edge.EngineHTTP1)
 	case c.registry != "" && trysail.ValidateImageName(c.registry+"/sr") != nil:
 		return cli.Usagef("--registry %q is not a host name with an optional port, such as registry.example.com or 192.0.2.10:4500", c.registry)
 	case !isDNSName(c.domain) || len(c.domain) > maxDomain:

@@ -35,7 +35,7 @@ func TestConfig_Defaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{
-		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", domain: "localhost", region: "us-east-1",
+		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", edgeEngine: "net/http", domain: "localhost", region: "us-east-1",
 		engine: "containerd", activationTimeout: 5 * time.Minute, drainTimeout: 30 * time.Second, maxServices: 100,
 		logRetention: 14 * 24 * time.Hour, logMaxBytes: 10_000_000_000, logLevel: "info", logFormat: "text",
 		certs: certConfig{max: 10, maxRequests: 20}, kube: kubeConfig{namespace: "trysail"},
@@ -64,6 +64,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--data-dir=", "--data-dir is empty"},
 		{"--listen=4500", `--listen "4500" is not an address`},
 		{"--listen=127.0.0.1:99999", `--listen "127.0.0.1:99999" has no port`},
+		{"--edge-engine=nginx", `--edge-engine "nginx" is neither net/http nor http1`},
 		{"--https=:https", `--https ":https" has no port`},
 		{"--listen=127.0.0.1:", `--listen "127.0.0.1:" has no port`},
 		{"--http=http://x:80", `--http "http://x:80" is not an address`},

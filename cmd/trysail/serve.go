@@ -236,7 +236,7 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		return err
 	}
 	cfg := edge.Config{
-		Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https, AccessLog: access.Write,
+		Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https, Engine: s.cfg.edgeEngine, AccessLog: access.Write,
 		Certificate: s.certs.Certificate, Challenge: s.certs.Challenge, HTTP3: s.cfg.http3,
 	}
 	if cfg.TrustedProxies, err = parseNetworks("--trusted-proxies", s.cfg.trustedProxies); err != nil {

@@ -41,6 +41,8 @@ type Config struct {
 	ProxyProtocol []netip.Prefix
 	// HTTP3 serves HTTP/3 as well, on the UDP port with the number of HTTPSAddr's.
 	HTTP3 bool
+	// Engine moves the bytes of HTTP/1.1: EngineNetHTTP or EngineHTTP1. Default EngineNetHTTP.
+	Engine string
 
 	// HeaderTimeout bounds the TLS handshake and, on its own, the header of a request. Default 10 s.
 	HeaderTimeout time.Duration
@@ -71,6 +73,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Domain, "localhost")
 	setDefault(&c.HTTPAddr, ":80")
 	setDefault(&c.HTTPSAddr, ":443")
+	setDefault(&c.Engine, EngineNetHTTP)
 	setDefault(&c.HeaderTimeout, 10*time.Second)
 	setDefault(&c.IdleTimeout, time.Minute)
 	setDefault(&c.ResponseTimeout, time.Minute)
@@ -111,6 +114,9 @@ func (c Config) Validate() error {
 	}
 	if _, _, err := net.SplitHostPort(c.HTTPSAddr); err != nil {
 		return fmt.Errorf("--https %q is not an address such as :443: %w", c.HTTPSAddr, err)
+	}
+	if c.Engine != EngineNetHTTP && c.Engine != EngineHTTP1 {
+		return fmt.Errorf("--edge-engine %q is neither %s nor %s", c.Engine, EngineNetHTTP, EngineHTTP1)
 	}
 	if min(c.HeaderTimeout, c.IdleTimeout, c.ResponseTimeout, c.DialTimeout) < 0 {
 		return errors.New("edge: a timeout is negative")

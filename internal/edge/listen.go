@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/trysail/trysail/internal/edge/http1"
 )
 
 // keepAlive makes the kernel find out within two minutes that the other side of a quiet connection is gone.
@@ -26,9 +28,10 @@ type listeners struct {
 	// state guards what follows.
 	state   sync.Mutex
 	servers []*http.Server
-	quic    *http3Server // nil if there is no HTTP/3
-	addrs   [2]string    // http, https
-	failed  error        // why one of them ended by itself
+	own     *http1.Server // nil if net/http serves all
+	quic    *http3Server  // nil if there is no HTTP/3
+	addrs   [2]string     // http, https
+	failed  error         // why one of them ended by itself
 }
 
 // Start listens on both addresses and serves until Close. It fails, with nothing left open, when one of them cannot
@@ -64,13 +67,23 @@ func (e *Edge) Start() error {
 		e.in.altSvc = fmt.Sprintf(`h3=":%s"; ma=%d`, e.in.port, altSvcAge)
 		e.in.serving.Go(func() { e.in.ended("--http3", quic.serve()) })
 	}
+	serveSecure := func() error { return serve.ServeTLS(secure, "", "") }
+	var own *http1.Server
+	if e.cfg.Engine == EngineHTTP1 {
+		rest := newHandoff(secure.Addr())
+		own = e.newEngine(rest.give)
+		serve.TLSConfig.NextProtos = []string{"h2"} // which net/http shall be ready for
+		serveSecure = func() error { return serve.Serve(rest) }
+		e.in.serving.Go(func() { e.in.ended("--https", own.Serve(secure)) })
+	}
 	e.in.state.Lock()
+	e.in.own = own
 	e.in.quic = quic
 	e.in.servers = []*http.Server{redirect, serve}
 	e.in.addrs = [2]string{plain.Addr().String(), secure.Addr().String()}
 	e.in.state.Unlock()
 	e.in.serving.Go(func() { e.in.ended("--http", redirect.Serve(plain)) })
-	e.in.serving.Go(func() { e.in.ended("--https", serve.ServeTLS(secure, "", "")) })
+	e.in.serving.Go(func() { e.in.ended("--https", serveSecure()) })
 	e.log.Info("edge is serving", "http", plain.Addr(), "https", secure.Addr(), "http3", e.cfg.HTTP3, "domain", e.cfg.Domain)
 	return nil
 }
@@ -121,12 +134,15 @@ func (l *listeners) ended(flag string, err error) {
 // ctx's error.
 func (l *listeners) shutdown(ctx context.Context) error {
 	l.state.Lock()
-	servers, quic := l.servers, l.quic
+	servers, quic, own := l.servers, l.quic, l.own
 	l.state.Unlock()
-	errs := make([]error, len(servers)+1)
+	errs := make([]error, len(servers)+2)
 	var group sync.WaitGroup
 	if quic != nil {
 		group.Go(func() { errs[len(servers)] = quic.shutdown(ctx) })
+	}
+	if own != nil {
+		group.Go(func() { errs[len(servers)+1] = own.Shutdown(ctx) })
 	}
 	for i, srv := range servers {
 		group.Go(func() {

@@ -1,9 +1,12 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -20,14 +23,41 @@ import (
 	"github.com/trysail/trysail"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// engine is the one that the tests use now.
+var engine = EngineNetHTTP
+
+// everyEngine runs all tests with each engine; -engine runs them with one.
+type everyEngine struct{ *testing.M }
+
+// Run runs the tests and returns the exit status.
+func (m everyEngine) Run() int {
+	only := flag.String("engine", "", "test only this engine")
+	flag.Parse()
+	if *only != "" || isFuzzing() {
+		engine = cmp.Or(*only, engine)
+		return m.M.Run()
+	}
+	status := 0
+	for _, engine = range []string{EngineNetHTTP, EngineHTTP1} {
+		fmt.Println("engine", engine)
+		status = max(status, m.M.Run())
+	}
+	return status
+}
+
+func isFuzzing() bool {
+	f := flag.Lookup("test.fuzz")
+	return f != nil && f.Value.String() != ""
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(everyEngine{m}) }
 
 const testHost = "web.0123456789abc.us-east-1.cs.localhost"
 
 // testEdge starts an edge on loopback. It is closed, and must be empty by then, at the end of the test.
 func testEdge(t *testing.T, change ...func(*Config)) *Edge {
 	t.Helper()
-	cfg := Config{Dir: t.TempDir(), HTTPAddr: "127.0.0.1:0", HTTPSAddr: "127.0.0.1:0"}
+	cfg := Config{Dir: t.TempDir(), HTTPAddr: "127.0.0.1:0", HTTPSAddr: "127.0.0.1:0", Engine: engine}
 	for _, c := range change {
 		c(&cfg)
 	}

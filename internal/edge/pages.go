@@ -49,9 +49,17 @@ func errorPage(status int, id string) string {
 	return fmt.Sprintf(pageFormat, title(status), "<center>Request ID: "+id+"</center>\n")
 }
 
-// writeError answers with the error page for status, the service's own if it has one.
+// writeError answers with the error page for status.
 func (x *exchange) writeError(r *http.Request, status int) {
-	page, contentType := "", "text/html; charset=utf-8"
+	h := x.client.Header()
+	clear(h) // of what a failed attempt left there
+	page, contentType := x.errorAnswer(h, status)
+	writePage(x.client, r, status, page, contentType)
+}
+
+// errorAnswer returns the error page for status, the service's own if it has one, and sets the headers that belong to it.
+func (x *exchange) errorAnswer(h http.Header, status int) (page, contentType string) {
+	contentType = "text/html; charset=utf-8"
 	own := false
 	if x.guard != nil {
 		page, own = x.guard.rules.ErrorPage(status, x.id)
@@ -59,8 +67,6 @@ func (x *exchange) writeError(r *http.Request, status int) {
 	if !own {
 		page, contentType = errorPage(status, x.id), "text/html"
 	}
-	h := x.client.Header()
-	clear(h) // of what a failed attempt left there
 	h.Set(headerRequestID, x.id)
 	if status >= 500 {
 		h.Set("Cache-Control", "no-store")
@@ -68,7 +74,7 @@ func (x *exchange) writeError(r *http.Request, status int) {
 	if x.retry > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64((x.retry+time.Second-1)/time.Second), 10))
 	}
-	writePage(x.client, r, status, page, contentType)
+	return page, contentType
 }
 
 func writePage(w http.ResponseWriter, r *http.Request, status int, page, contentType string) {

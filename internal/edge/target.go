@@ -12,12 +12,15 @@ import (
 	"time"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/edge/http1"
 )
 
 const (
 	// podIdle is how long an unused connection to a pod is kept. It is below the keep-alive times that application
 	// servers have by default (2 s and more), so that a request does not meet a connection the pod is just closing.
 	podIdle = 1500 * time.Millisecond
+	// maxIdle is how many of them are kept.
+	maxIdle = 256
 	// suspectTime is how long a target that refused a connection comes last. Otherwise it would be the least busy
 	// one until its health checks fail.
 	suspectTime = time.Second
@@ -37,6 +40,7 @@ type target struct {
 	scheme    string // how to speak to it: http or https
 	addr      string // host:port
 	transport *http.Transport
+	pool      *http1.Pool // the connections of our own engine
 	health    health
 	prober    *prober
 	stop      context.CancelFunc // of the prober
@@ -79,7 +83,7 @@ func (t *target) end(x *exchange) {
 	last = last && t.retired
 	t.mu.Unlock()
 	if last {
-		t.transport.CloseIdleConnections()
+		t.disconnect()
 	}
 }
 
@@ -130,8 +134,14 @@ func (t *target) retire() {
 	last := len(t.flights) == 0
 	t.mu.Unlock()
 	if last {
-		t.transport.CloseIdleConnections()
+		t.disconnect()
 	}
+}
+
+// disconnect closes the connections that nobody uses and keeps none from now on.
+func (t *target) disconnect() {
+	t.transport.CloseIdleConnections()
+	t.pool.Close()
 }
 
 // suspect puts the target last for a moment.
@@ -165,38 +175,49 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// newTransport makes the connections to one target: HTTP/1.1, never through a proxy, nothing added or decoded.
-func newTransport(cfg *Config, dial dialFunc) *http.Transport {
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	connect := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+// connectTo returns what makes connections to a target. wrap may put something around the bare ones. Every error of it is
+// a dialError.
+func connectTo(cfg *Config, dial dialFunc, addr string, secure bool, wrap func(net.Conn) net.Conn) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		dialing, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 		defer cancel()
-		conn, err := dial(ctx, network, addr)
+		conn, err := dial(dialing, "tcp", addr)
 		if err != nil {
 			return nil, &dialError{err}
 		}
-		return &guardedConn{Conn: conn, limit: cfg.IdleTimeout}, nil
+		if wrap != nil {
+			conn = wrap(conn)
+		}
+		if !secure {
+			return conn, nil
+		}
+		shaking, cancelHandshake := context.WithTimeout(ctx, cfg.DialTimeout)
+		defer cancelHandshake()
+		c := tls.Client(conn, podTLS())
+		if err := c.HandshakeContext(shaking); err != nil {
+			conn.Close()
+			return nil, &dialError{err}
+		}
+		return c, nil
 	}
+}
+
+// newPool makes the connections to one target for our own engine.
+func newPool(cfg *Config, dial dialFunc, addr string, secure bool) *http1.Pool {
+	return &http1.Pool{Dial: connectTo(cfg, dial, addr, secure, nil), MaxIdle: maxIdle, IdleTimeout: podIdle}
+}
+
+// newTransport makes the connections to one target for net/http: HTTP/1.1, never through a proxy, nothing added or decoded.
+func newTransport(cfg *Config, dial dialFunc, addr string, secure bool) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	connect := connectTo(cfg, dial, addr, secure, func(c net.Conn) net.Conn { return &guardedConn{Conn: c, limit: cfg.IdleTimeout} })
 	return &http.Transport{
-		DialContext: connect,
-		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := connect(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
-			defer cancel()
-			secure := tls.Client(conn, podTLS())
-			if err := secure.HandshakeContext(ctx); err != nil {
-				conn.Close()
-				return nil, &dialError{err}
-			}
-			return secure, nil
-		},
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return connect(ctx) },
+		DialTLSContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return connect(ctx) },
 		Protocols:              &protocols,
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    256,
+		MaxIdleConnsPerHost:    maxIdle,
 		IdleConnTimeout:        podIdle,
 		ResponseHeaderTimeout:  cfg.ResponseTimeout,
 		ExpectContinueTimeout:  time.Second,

@@ -162,9 +162,13 @@ func (x *Exchange) runUpload(up *upload, u *upstream) {
 	in, out := c.srv.bodies.get(), c.srv.outs.get()
 	defer c.srv.bodies.put(in)
 	defer c.srv.outs.put(out)
-	for {
+	for total := int64(0); ; {
 		data, err := c.body.next(*in)
 		x.received(len(data))
+		if total += int64(len(data)); x.MaxBody > 0 && total > x.MaxBody {
+			up.err, c.body.ended, c.body.chunks.failed = ErrTooLarge, false, ErrTooLarge // the rest is not even looked at
+			return
+		}
 		ended := err == io.EOF //nolint:errorlint // next returns it as it is
 		if err != nil && !ended {
 			if err != errUnread { //nolint:errorlint // as above

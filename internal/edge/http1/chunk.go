@@ -174,7 +174,7 @@ func (c *chunked) appendTrailer(b []byte) ([]byte, error) {
 			return b, errTrailerField
 		case f.ID == TransferEncoding, f.ID == ContentLength, f.ID == Trailer:
 			return b, errTrailerField
-		case f.hopByHop(), f.ID != Other && f.ID != Date:
+		case f.HopByHop(), f.ID != Other && f.ID != Date:
 			continue
 		}
 		b = append(append(append(append(b, f.Name...), ": "...), f.Value...), crlf...)

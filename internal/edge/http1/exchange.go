@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -21,6 +22,8 @@ var (
 	ErrClientLeft    = errors.New("the client left")
 	ErrClientStalled = errors.New("the client did not go on")
 	ErrInterrupted   = errors.New("interrupted")
+	ErrBadBody       = errors.New("the body of the request cannot be read")
+	ErrTooLarge      = errors.New("the body of the request is too large")
 	errUnread        = errors.New("the rest is not wanted")
 	errShortBody     = bad("the body ended too early")
 	errUpgrade       = errors.New("the pod changed to a protocol that nobody asked for")
@@ -61,6 +64,8 @@ type Exchange struct {
 	Response Response // of the pod; valid after Ask
 	// Meter may be set by the handler.
 	Meter Meter
+	// MaxBody may be set by the handler: how many bytes the body may have, 0 for any number.
+	MaxBody int64
 	// Local is for the handler: it is kept for the next request of the connection.
 	Local any
 
@@ -97,7 +102,7 @@ type Exchange struct {
 
 // begin readies the exchange for a request.
 func (x *Exchange) begin() {
-	x.Meter, x.up, x.upload, x.touched = nil, nil, nil, false
+	x.Meter, x.MaxBody, x.up, x.upload, x.touched = nil, 0, nil, nil, false
 	x.rpos, x.rn, x.buf = 0, 0, nil
 	x.expecting, x.slow, x.waiting, x.surplus = false, false, false, false
 	x.answerBy, x.status = time.Time{}, 0
@@ -141,6 +146,14 @@ func (x *Exchange) TLS() *tls.ConnectionState { return x.c.tls }
 
 // HasBody reports whether the request has a body.
 func (x *Exchange) HasBody() bool { return x.Request.hasBody() }
+
+// BodyLength is how many bytes the body has, -1 if that is not known yet.
+func (x *Exchange) BodyLength() int64 {
+	if x.Request.Chunked {
+		return -1
+	}
+	return max(x.Request.Length, 0)
+}
 
 // Touched reports whether a part of the body may be with a pod, so that it cannot be sent again.
 func (x *Exchange) Touched() bool { return x.touched }
@@ -308,7 +321,7 @@ func (x *Exchange) appendRequest(b, fields []byte, without FieldSet) []byte {
 	x.expecting = r.expect && x.HasBody() && !whole
 	for i := range r.Fields {
 		f := &r.Fields[i]
-		if f.hopByHop() && (f.ID != Trailer || !r.Chunked || f.hop) || without.has(f.ID) {
+		if f.HopByHop() && (f.ID != Trailer || !r.Chunked || f.hop) || without.has(f.ID) {
 			continue
 		}
 		b = append(append(append(append(b, f.Name...), ": "...), f.Value...), crlf...)
@@ -335,6 +348,11 @@ func (x *Exchange) appendRequest(b, fields []byte, without FieldSet) []byte {
 		b = append(b, x.c.in[x.c.pos:x.c.pos+int(x.c.body.left)]...)
 	}
 	return b
+}
+
+// EscapedPath is the path as it goes to the pod.
+func (r *Request) EscapedPath() []byte {
+	return appendPath(nil, r.Path)
 }
 
 // appendPath appends a path; bytes that must not be in one are escaped, as browsers do and some programs forget.
@@ -512,6 +530,9 @@ func (x *Exchange) lookAround(now time.Time) error {
 		return ErrClientLeft
 	case x.upload != nil && x.upload.ended():
 		if x.upload.err != nil {
+			if _, malformed := errors.AsType[*ParseError](x.upload.err); malformed {
+				return fmt.Errorf("%w: %w", ErrBadBody, x.upload.err)
+			}
 			return x.upload.err
 		}
 		if x.waiting && x.answerBy.IsZero() {

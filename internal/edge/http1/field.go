@@ -40,8 +40,8 @@ type Field struct {
 	hop         bool // named by Connection: it goes no further
 }
 
-// hopByHop reports whether the field is for this connection only, or is written anew.
-func (f *Field) hopByHop() bool {
+// HopByHop reports whether the field is for this connection only, or is written anew.
+func (f *Field) HopByHop() bool {
 	switch f.ID {
 	case Host, ContentLength, TransferEncoding, Connection, KeepAlive, ProxyConnection, ProxyAuthenticate, ProxyAuthorization, TE, Trailer, Upgrade, Expect:
 		return true

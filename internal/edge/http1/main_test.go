@@ -84,12 +84,11 @@ func (r *rig) handle(x *Exchange) {
 	err := x.Ask(r.pool, []byte("X-Request-Id: id\r\n"), Fields(XRequestID))
 	if err != nil {
 		status := 502
-		pe, malformed := errors.AsType[*ParseError](err)
 		switch {
 		case errors.Is(err, ErrClientStalled):
 			status = 408
-		case malformed && x.upload != nil && errors.Is(x.upload.err, err):
-			status = pe.Status
+		case errors.Is(err, ErrBadBody):
+			status = 400
 		case isTimeout(err):
 			status = 504
 		}

@@ -99,7 +99,7 @@ func (x *Exchange) appendStatus(b []byte, status int, reason []byte) []byte {
 func (x *Exchange) appendFields(b []byte, without FieldSet) []byte {
 	for i := range x.Response.Fields {
 		f := &x.Response.Fields[i]
-		if f.hopByHop() || without.has(f.ID) {
+		if f.HopByHop() || without.has(f.ID) {
 			continue
 		}
 		b = append(append(append(append(b, f.Name...), ": "...), f.Value...), crlf...)

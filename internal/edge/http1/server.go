@@ -363,7 +363,7 @@ func (c *conn) malformed(err error) {
 // serve has the handler answer the request.
 func (c *conn) serve() {
 	x, r := &c.x, &c.x.Request
-	c.closeAfter = !r.persistent()
+	c.closeAfter = !r.persistent() || string(r.Method) == http.MethodConnect // who asked for a tunnel may send anything
 	c.hadBody = r.hasBody()
 	c.body = body{c: c, left: max(r.Length, 0), chunked: r.Chunked, ended: !r.hasBody()}
 	if c.hadBody || len(r.upgrade) == 0 || containsFold(r.upgrade, "h2c") {
