@@ -293,6 +293,7 @@ func (x *Exchange) Respond(status int, fields, body []byte) error {
 	b = x.c.srv.appendDate(b, time.Now())
 	b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10), crlf...)
 	b = append(append(x.appendConnection(b), fields...), crlf...)
+	x.interrupted.Store(false) // that is what may be answered here; another one ends this as well
 	x.answer(status)
 	if string(x.Request.Method) == http.MethodHead {
 		body = nil
