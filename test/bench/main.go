@@ -17,6 +17,13 @@ import (
 )
 
 func main() {
+	if role := os.Getenv(engineRole); role != "" {
+		if err := beEngine(context.Background(), role, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "engine:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if dir := os.Getenv(edgeRole); dir != "" {
 		if err := beEdge(context.Background(), dir, os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, "edge:", err)
@@ -34,7 +41,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access, tls or dns")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access, tls, dns or edge")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
@@ -89,6 +96,7 @@ func run(ctx context.Context, o options) error {
 		{"access", func() error { return accessLog(ctx, t, o, images) }},
 		{"tls", func() error { return measureTLS(ctx, t, o, dir) }},
 		{"dns", func() error { return measureDNS(ctx, t, o, dir) }},
+		{"edge", func() error { return measureEdge(ctx, t, o, dir) }},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue

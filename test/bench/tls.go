@@ -84,7 +84,7 @@ func measureTLS(ctx context.Context, t *table, o options, dir string) (err error
 	if err := splitPair(filepath.Join(many.dir, "certs", "names", tlsHost+".pem"), cert, key); err != nil {
 		return err
 	}
-	proxy, err := kit.StartProxy(ctx, dir, proxyAddr, cert, key, backend.Addr().String())
+	proxy, err := kit.StartProxy(ctx, dir, kit.ProxyOptions{Secure: proxyAddr, Cert: cert, Key: key, Backend: backend.Addr().String()})
 	if err != nil {
 		return err
 	}

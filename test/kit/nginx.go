@@ -16,9 +16,23 @@ type ProxyServer struct {
 	proc *process
 }
 
-// StartProxy starts Debian's nginx as a TLS proxy in front of backend, as one would set it up by hand: two workers, connections
-// to the backend are kept. cert and key are files; addr is where it listens; dir is for what it writes.
-func StartProxy(ctx context.Context, dir, addr, cert, key, backend string) (*ProxyServer, error) {
+// ProxyOptions say where a proxy listens with TLS and, unless that is empty, without; the files of its certificate; where it
+// sends requests; and whether it writes a buffered access log.
+type ProxyOptions struct {
+	Secure, Plain, Cert, Key, Backend string
+	AccessLog                         bool
+}
+
+// StartProxy starts Debian's nginx as a proxy, as one would set it up by hand: two workers, connections to the backend are
+// kept. dir is for what it writes.
+func StartProxy(ctx context.Context, dir string, o ProxyOptions) (*ProxyServer, error) {
+	plain, log := "", "off"
+	if o.Plain != "" {
+		plain = "listen " + o.Plain + " reuseport;"
+	}
+	if o.AccessLog {
+		log = filepath.Join(dir, "access.log") + " combined buffer=64k flush=1s"
+	}
 	deb, err := openDebian()
 	if err != nil {
 		return nil, err
@@ -27,17 +41,17 @@ func StartProxy(ctx context.Context, dir, addr, cert, key, backend string) (*Pro
 	text := fmt.Sprintf(`daemon off; worker_processes 2; pid %[1]s/nginx.pid; error_log %[1]s/nginx.log;
 events { worker_connections 4096; }
 http {
-  access_log off;
+  access_log %[6]s;
   client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
   upstream backend { server %[5]s; keepalive 64; }
   server {
-    listen %[2]s ssl http2 reuseport;
+    listen %[2]s ssl http2 reuseport; %[7]s
     ssl_certificate %[3]s; ssl_certificate_key %[4]s; ssl_protocols TLSv1.2 TLSv1.3;
     keepalive_requests 1000000;
     location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; }
   }
 }
-`, dir, addr, cert, key, backend)
+`, dir, o.Secure, o.Cert, o.Key, o.Backend, log, plain)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("starting nginx: %w", err)
 	}

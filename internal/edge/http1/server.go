@@ -224,7 +224,7 @@ func (c *conn) run() {
 			return
 		}
 	}
-	if c.linger {
+	if c.linger || c.pos < c.n {
 		c.lingeringClose()
 	}
 }
