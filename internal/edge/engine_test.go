@@ -166,7 +166,7 @@ func (c *comparison) send(t *testing.T, stream string, methods []string) (answer
 			body, err := io.ReadAll(res.Body)
 			a.Status, a.Body, a.Broken = res.StatusCode, string(body), err != nil
 			a.Header, a.Trailer = maps.Clone(res.Header), res.Trailer
-			if res.ProtoMinor == 1 && len(res.TransferEncoding) == 0 {
+			if len(res.TransferEncoding) == 0 {
 				delete(a.Header, "Trailer") // net/http announces one even where none can come
 			}
 			id := a.Header.Get("X-Request-Id")

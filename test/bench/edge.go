@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -140,6 +141,7 @@ func compareEngines(ctx context.Context, t *table, o options, what, path string,
 
 // wrkURL loads a URL over connections that are kept.
 func wrkURL(ctx context.Context, url string, conns int, window time.Duration) (rate, requests float64, err error) {
+	url = strings.Replace(url, "//127.0.0.1:", "//"+tlsHost+":", 1) // the name that the certificates are for
 	cmd := exec.CommandContext(ctx, "wrk", "-t1", "-c"+strconv.Itoa(conns), "-d"+strconv.Itoa(max(int(window.Seconds()), 1))+"s", "-H", "Host: "+tlsHost, url)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
