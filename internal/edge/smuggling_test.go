@@ -37,6 +37,10 @@ func TestSmuggling(t *testing.T) {
 	post := func(header, body string) string { return "POST /p HTTP/1.1\r\n" + host + header + "\r\n" + body }
 	chunked := "Transfer-Encoding: chunked\r\n"
 	const refused = "400"
+	twice, twiceSeen := "200", []string{`POST /p "hi"`}
+	if engine == EngineHTTP1 { // takes it for what it is, a sign that somebody on the way is confused
+		twice, twiceSeen = refused, nil
+	}
 	tests := []struct {
 		name, send string
 		want       string   // statuses of the answers before the edge hangs up; empty: any, but one at most
@@ -48,7 +52,7 @@ func TestSmuggling(t *testing.T) {
 		{"chunked in upper case", post("TRANSFER-ENCODING: CHUNKED\r\n", "2\r\nhi\r\n0\r\n\r\n"), "200", []string{`POST /p "hi"`}},
 		{"a chunk extension", post(chunked, "2;a=b\r\nhi\r\n0\r\n\r\n"), "200", []string{`POST /p "hi"`}},
 		{"trailers", post(chunked, "2\r\nhi\r\n0\r\nX-T: v\r\n\r\n"), "200", []string{`POST /p "hi"`}},
-		{"the same Content-Length twice", post("Content-Length: 2\r\nContent-Length: 2\r\n", "hi"), "200", []string{`POST /p "hi"`}},
+		{"the same Content-Length twice", post("Content-Length: 2\r\nContent-Length: 2\r\n", "hi"), twice, twiceSeen},
 		{"two at once", post("Content-Length: 2\r\n", "hi") + "GET /second HTTP/1.1\r\n" + host + "\r\n", "200 200", []string{`POST /p "hi"`, `GET /second ""`}},
 		{"absolute form", "GET https://" + testHost + "/abs HTTP/1.1\r\n" + host + "\r\n", "200", []string{`GET /abs ""`}},
 		{"empty lines before the request", "\r\n\r\nGET /e HTTP/1.1\r\n" + host + "\r\n", "", nil},

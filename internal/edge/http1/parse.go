@@ -194,7 +194,7 @@ func (r *Request) parseLine(line []byte) (target []byte, err error) {
 	var ok bool
 	r.Minor, ok = version(line[i+1:])
 	if !ok {
-		if v, found := bytes.CutPrefix(line[i+1:], []byte("HTTP/")); !found || len(bytes.Trim(v, "0123456789.")) > 0 {
+		if v, found := bytes.CutPrefix(line[i+1:], []byte("HTTP/")); !found || len(v) != 3 || v[1] != '.' || v[0] < '0' || v[0] > '9' || v[2] < '0' || v[2] > '9' {
 			return nil, errRequestLine
 		}
 		return nil, errVersion

@@ -130,9 +130,11 @@ var requestCases = []struct {
 	{"version 2.0", "GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505},
 	{"version 1.2", "GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505},
 	{"version 0.9", "GET / HTTP/0.9\r\nHost: h\r\n\r\n", 505},
-	{"version 1.10", "GET / HTTP/1.10\r\nHost: h\r\n\r\n", 505},
-	{"version 1.01", "GET / HTTP/1.01\r\nHost: h\r\n\r\n", 505},
+	{"version 1.10", "GET / HTTP/1.10\r\nHost: h\r\n\r\n", 400},
+	{"version 1.01", "GET / HTTP/1.01\r\nHost: h\r\n\r\n", 400},
 	{"version in lower case", "GET / http/1.1\r\nHost: h\r\n\r\n", 400},
+	{"no version", "GET /\r\n", 400},
+	{"no version, nothing more", "nonsense\r\n", 400},
 	{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505},
 	{"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400},
 
@@ -177,6 +179,11 @@ func parseHead(r *Request, b []byte, limit int) (int, error) {
 	case end > limit || end == 0 && len(b) >= limit:
 		return 0, errHeadSize
 	case end == 0:
+		if i := bytes.IndexByte(b, '\n'); i >= 0 {
+			if _, err := r.parseLine(b[:i-1]); err != nil {
+				return 0, err
+			}
+		}
 		return 0, io.ErrUnexpectedEOF
 	}
 	return end, r.parse(b[:end])

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -297,6 +298,9 @@ func (c *conn) readHead() bool {
 				c.start, c.taken, c.pos = c.pos, c.pos+end, c.pos+end
 				err = c.x.Request.parse(c.in[c.start:c.taken])
 			}
+			if err == nil && end == 0 && headBy.IsZero() {
+				err = c.firstLine() // what is not even HTTP gets its answer without waiting
+			}
 			if err != nil {
 				c.malformed(err)
 				return false
@@ -317,6 +321,17 @@ func (c *conn) readHead() bool {
 			return false
 		}
 	}
+}
+
+// firstLine looks at the first line of a head that is not whole yet, if that is.
+func (c *conn) firstLine() error {
+	i := bytes.IndexByte(c.in[c.pos:c.n], '\n')
+	if i < 1 {
+		return nil
+	}
+	var r Request
+	_, err := r.parseLine(c.in[c.pos : c.pos+i-1])
+	return err
 }
 
 // fill reads what the client sends next. It makes room if there is none.
