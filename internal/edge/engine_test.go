@@ -129,6 +129,7 @@ func (c *comparison) serve(conn net.Conn) {
 		req.Header.Del("X-Request-Id")
 		req.Header.Del("X-Forwarded-Port")
 		if req.ContentLength == 0 {
+			req.Header.Del("Expect")         // means nothing without a body
 			req.Header.Del("Content-Length") // net/http writes it for the methods for which it is usual, we as it came
 		}
 		c.seen <- seenRequest{req.Method, req.RequestURI, req.Host, string(body), req.Header, req.Trailer}
