@@ -283,7 +283,7 @@ func selfSigned(certFile, keyFile string) error {
 }
 
 // startEngine starts this program in the role of an edge.
-func startEngine(ctx context.Context, dir, engine, backend string) (*edgeProcess, error) {
+func startEngine(ctx context.Context, dir, engine, backend string) (*roleProcess, error) {
 	dir, err := os.MkdirTemp(dir, "engine-")
 	if err != nil {
 		return nil, err
@@ -295,22 +295,7 @@ func startEngine(ctx context.Context, dir, engine, backend string) (*edgeProcess
 	cmd := exec.CommandContext(ctx, self, dir, backend)
 	cmd.Env = append(os.Environ(), engineRole+"="+engine)
 	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &edgeProcess{dir: dir, pid: cmd.Process.Pid, cmd: cmd, stdin: stdin}
-	if _, err := fmt.Fscanln(stdout, &p.addr); err != nil {
-		return nil, errors.Join(fmt.Errorf("the edge did not start: %w", err), p.close())
-	}
-	return p, nil
+	return startRole(cmd)
 }
 
 // beEngine serves with an engine until standard input ends, and prints its address.
