@@ -135,10 +135,15 @@ func (c *comparison) serve(conn net.Conn) {
 		c.seen <- seenRequest{req.Method, req.RequestURI, req.Host, string(body), req.Header, req.Trailer}
 		reply, last := strings.CutPrefix(replies[n], "close ")
 		if req.Method == http.MethodHead {
-			head, _, found := strings.Cut(reply, "\r\n\r\n")
-			if found {
+			interim := ""
+			if strings.HasPrefix(reply, "HTTP/1.1 103") {
+				interim, reply, _ = strings.Cut(reply, "\r\n\r\n")
+				interim += "\r\n\r\n"
+			}
+			if head, _, found := strings.Cut(reply, "\r\n\r\n"); found {
 				reply = head + "\r\n\r\n"
 			}
+			reply = interim + reply
 		}
 		if _, err := io.WriteString(conn, reply); err != nil || last {
 			return
