@@ -14,6 +14,9 @@ import (
 // started: kubernetes.
 const EngineVariable = "TRYSAIL_TEST_ENGINE"
 
+// EdgeEngineVariable names the edge's engine that the servers of the tests use; without it, the default one.
+const EdgeEngineVariable = "TRYSAIL_TEST_EDGE_ENGINE"
+
 // testKubeconfig is the test cluster's, for a user who may do what packaging/kubernetes grants.
 const testKubeconfig = "/var/tmp/trysail-cluster/pki/trysail.kubeconfig"
 

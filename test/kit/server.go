@@ -99,6 +99,9 @@ func StartServer(ctx context.Context, o ServerOptions) (*Server, error) {
 // Args is the command line of the server, without the program's name.
 func (s *Server) Args() []string {
 	args := []string{"serve", "--data-dir", s.DataDir, "--listen", s.API, "--http", s.HTTP, "--https", s.HTTPS}
+	if engine := os.Getenv(EdgeEngineVariable); engine != "" {
+		args = append(args, "--edge-engine", engine)
+	}
 	return append(args, s.flags...)
 }
 
