@@ -35,6 +35,8 @@ type App struct {
 	// Root is where the system's files are, for trust; empty means /.
 	Root string
 
+	// client is the one that the command made last; nil: none.
+	client *client
 	// ran is set as soon as a command has accepted its flags and arguments: an error before that is wrong usage.
 	ran bool
 }
@@ -45,6 +47,7 @@ func (a *App) Execute(ctx context.Context, args []string, extra ...*cobra.Comman
 	a.fill()
 	root := a.root() //nolint:contextcheck // cobra hands the context to the commands
 	root.AddCommand(extra...)
+	a.setHelp(root)
 	root.SetArgs(args)
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
@@ -91,7 +94,7 @@ func (a *App) finish(ctx context.Context, cmd *cobra.Command, err error) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted")
 	}
-	a.complain(err)
+	a.complain(a.suggest(ctx, err))
 	return ExitFailed
 }
 
@@ -101,10 +104,10 @@ func (a *App) root() *cobra.Command {
 		Short: "Amazon Lightsail container services on your own machines",
 		Long: `Trysail is Amazon Lightsail container services on your own machines.
 
-  trysail serve                      start the server (as root)
-  eval "$(trysail env)"              let the AWS CLI, the SDKs and these commands use it
-  trysail create web                 make a service
-  trysail deploy web -f web.json --wait
+  sudo trysail serve                      start the server
+  eval "$(sudo trysail env)"              let AWS tools and these commands use it
+  trysail create web                      make a service
+  trysail deploy web -f web.json --wait   deploy to it, and say why if that fails
 
 The file is the JSON of aws lightsail create-container-service-deployment --cli-input-json.`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -121,10 +124,12 @@ The file is the JSON of aws lightsail create-container-service-deployment --cli-
 	}
 	root.CompletionOptions.DisableDefaultCmd = true // ours has no powershell
 	root.AddCommand(
-		a.servicesCommand(), a.createCommand(), a.updateCommand(), a.deleteCommand(),
-		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.checkCommand(), a.upCommand(), a.deployCommand(), a.cancelCommand(), a.rollbackCommand(), a.diffCommand(), a.deploymentsCommand(), a.openCommand(),
-		a.psCommand(), a.execCommand(), a.runCommand(), a.logsCommand(), a.metricsCommand(), a.explainCommand(), a.settingsCommand(), a.certsCommand(), a.domainsCommand(), a.trustCommand(),
-		a.keysCommand(), a.auditCommand(), a.exportCommand(), a.importCommand(), a.envCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(),
+		a.servicesCommand(), a.createCommand(), a.updateCommand(), a.deleteCommand(), a.upCommand(), a.checkCommand(),
+		a.deployCommand(), a.cancelCommand(), a.rollbackCommand(), a.deploymentsCommand(), a.diffCommand(), a.openCommand(),
+		a.psCommand(), a.explainCommand(), a.logsCommand(), a.metricsCommand(), a.execCommand(), a.runCommand(),
+		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.domainsCommand(), a.certsCommand(), a.settingsCommand(),
+		a.keysCommand(), a.auditCommand(), a.exportCommand(), a.importCommand(),
+		a.envCommand(), a.doctorCommand(), a.trustCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(),
 	)
 	return root
 }
@@ -151,7 +156,7 @@ func (a *App) dataDirFlag(cmd *cobra.Command, dir *string) {
 		value = v
 	}
 	cmd.Flags().StringVar(dir, "data-dir", value,
-		"where to find the server's admin key (admin.json) when AWS_ENDPOINT_URL_LIGHTSAIL is not set")
+		"where the server's admin key is, if AWS_ENDPOINT_URL_LIGHTSAIL is not set")
 }
 
 func outputFlag(cmd *cobra.Command, output *string) {
@@ -168,6 +173,36 @@ func (f *common) json() (bool, error) {
 		return false, nil
 	}
 	return false, Usagef("--output must be table or json, not %q", f.output)
+}
+
+// action is what a command does with a server.
+type action = func(ctx context.Context, c *client, args []string, asJSON bool) error
+
+// onServer gives the command the flags that all clients have and makes it do its action with a client. The server is not
+// called before. A command that looks at its own flags first calls begin itself.
+func (a *App) onServer(cmd *cobra.Command, do action) *cobra.Command {
+	f := a.commonFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, asJSON, err := a.begin(f)
+		if err != nil {
+			return err
+		}
+		return do(cmd.Context(), c, args, asJSON)
+	}
+	return cmd
+}
+
+// group makes cmd the name of several commands. Without one of them it does what the first does, list.
+func (a *App) group(cmd *cobra.Command, list action, listCommand *cobra.Command, others ...*cobra.Command) *cobra.Command {
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return nil
+	}
+	cmd.AddCommand(a.onServer(listCommand, list))
+	cmd.AddCommand(others...)
+	return a.onServer(cmd, list)
 }
 
 // begin is how a command begins whose flags are good: it makes the client and says whether the output shall be JSON. The

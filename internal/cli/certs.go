@@ -22,20 +22,11 @@ func (a *App) certsCommand() *cobra.Command {
 
 A certificate is asked for, validated, and then attached to a service; trysail domains add does all three. Without a
 subcommand the certificates are listed.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return nil
-		},
+		Example: `  trysail certs
+  trysail certs create shop shop.example.com --wait`,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.listCerts(cmd, f) }
-	list := &cobra.Command{Use: "list", Short: "List the certificates", Args: exactArgs()}
-	lf := a.commonFlags(list)
-	list.RunE = func(cmd *cobra.Command, _ []string) error { return a.listCerts(cmd, lf) }
-	cmd.AddCommand(list, a.createCertCommand(), a.showCertCommand(), a.deleteCertCommand())
-	return cmd
+	list := &cobra.Command{Use: "list", Short: "List the certificates", Example: `  trysail certs list -o json`, Args: exactArgs()}
+	return a.group(cmd, a.listCerts, list, a.createCertCommand(), a.showCertCommand(), a.deleteCertCommand())
 }
 
 // certificates returns all certificates with their details, or the one of that name. Errors: NotFoundException.
@@ -61,12 +52,8 @@ func (c *client) certificates(ctx context.Context, name string) ([]types.Certifi
 	return all, nil
 }
 
-func (a *App) listCerts(cmd *cobra.Command, f *common) error {
-	c, asJSON, err := a.begin(f)
-	if err != nil {
-		return err
-	}
-	all, err := c.certificates(cmd.Context(), "")
+func (a *App) listCerts(ctx context.Context, c *client, _ []string, asJSON bool) error {
+	all, err := c.certificates(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -120,7 +107,7 @@ func (a *App) createCertCommand() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use:   "create NAME DOMAIN...",
-		Short: "Ask for a certificate for up to ten domains, and show how to validate them",
+		Short: "Ask for a certificate for up to ten domains",
 		Example: `  trysail certs create shop shop.example.com www.shop.example.com
   trysail certs create shop shop.example.com --wait`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -131,29 +118,23 @@ func (a *App) createCertCommand() *cobra.Command {
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	f := a.commonFlags(cmd)
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is issued")
 	cmd.Flags().DurationVar(&w.timeout, "timeout", 10*time.Minute, "how long --wait waits")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		out, err := c.CreateCertificate(cmd.Context(), &lightsail.CreateCertificateInput{CertificateName: &args[0], DomainName: &args[1], SubjectAlternativeNames: args[2:]})
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		out, err := c.CreateCertificate(ctx, &lightsail.CreateCertificateInput{CertificateName: &args[0], DomainName: &args[1], SubjectAlternativeNames: args[2:]})
 		if err != nil {
 			return err
 		}
 		if wait {
-			if err := a.waitCert(cmd.Context(), c, w, args[0], asJSON); err != nil {
+			if err := a.waitCert(ctx, c, w, args[0], asJSON); err != nil {
 				return err
 			}
 		}
 		if asJSON && !wait {
 			return printJSON(a.Out, wire(*out.Certificate))
 		}
-		return a.showCert(cmd.Context(), c, args[0], asJSON)
-	}
-	return cmd
+		return a.showCert(ctx, c, args[0], asJSON)
+	})
 }
 
 // waitCert waits until a certificate is issued, and shows what changes. Errors: what is in the way when the time is over, or
@@ -208,19 +189,14 @@ func trouble(d *types.Certificate) string {
 func (a *App) showCertCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show NAME",
-		Short:             "Show a certificate with the DNS records that it needs and what is in its way",
+		Short:             "Show a certificate, the DNS records it needs, and its problems",
+		Example:           `  trysail certs show shop`,
 		Args:              exactArgs("NAME"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: inOrder(a.certificateNames()),
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		return a.showCert(cmd.Context(), c, args[0], asJSON)
-	}
-	return cmd
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		return a.showCert(ctx, c, args[0], asJSON)
+	})
 }
 
 func (a *App) showCert(ctx context.Context, c *client, name string, asJSON bool) error {
@@ -267,21 +243,15 @@ func certStatus(v types.CertificateDomainValidationStatus) string {
 
 func (a *App) deleteCertCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "delete NAME", Short: "Delete a certificate that no service uses",
+		Use: "delete NAME", Short: "Delete a certificate that no service uses", Example: `  trysail certs delete shop`,
 		Args: exactArgs("NAME"), ValidArgsFunction: inOrder(a.certificateNames()),
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		if _, err := c.DeleteCertificate(cmd.Context(), &lightsail.DeleteCertificateInput{CertificateName: &args[0]}); err != nil {
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		if _, err := c.DeleteCertificate(ctx, &lightsail.DeleteCertificateInput{CertificateName: &args[0]}); err != nil {
 			return err
 		}
 		return a.done(asJSON, "Certificate %s is deleted.", clean(args[0]))
-	}
-	return cmd
+	})
 }
 
 // printDomain shows a domain with its records.

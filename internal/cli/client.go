@@ -51,6 +51,7 @@ type client struct {
 	http     *http.Client
 	signer   *v4.Signer
 	provider aws.CredentialsProvider // of an AWS configuration; nil: the settings have them
+	account  bool                    // an AWS account, wherever its endpoint is
 }
 
 // settings takes the endpoint and the credentials from the environment, or, when that names no endpoint, from the
@@ -120,6 +121,7 @@ func (a *App) connect(dataDir string) (*client, error) {
 		Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return c.credentials(), nil }),
 		Retryer:      retry.NewStandard(retryOptions),
 	})
+	a.client = c
 	return c, nil
 }
 
@@ -157,8 +159,11 @@ func (c *client) credentials() aws.Credentials {
 	return aws.Credentials{AccessKeyID: s.keyID, SecretAccessKey: s.secret, SessionToken: s.sessionToken}
 }
 
-// call makes one of the operations that AWS does not have. It is not retried.
+// call makes one of the operations that AWS does not have, so it makes none to an AWS account. It is not retried.
 func (c *client) call(ctx context.Context, operation string, in, out any) error {
+	if c.onAWS() {
+		return fmt.Errorf("AWS does not have the operation %s; it is Trysail's own", operation)
+	}
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
@@ -231,8 +236,11 @@ func (c *client) service(ctx context.Context, name string) (*types.ContainerServ
 	return &out.ContainerServices[0], nil
 }
 
-// onAWS reports whether the endpoint is Amazon's, where nothing is fast and calls are counted.
-func (c *client) onAWS() bool {
+// onAWS reports whether this is an AWS account, which has Lightsail's operations and no others.
+func (c *client) onAWS() bool { return c.account || c.atAmazon() }
+
+// atAmazon reports whether the endpoint is Amazon's own, where nothing is fast and calls are counted.
+func (c *client) atAmazon() bool {
 	u, err := url.Parse(c.settings.endpoint)
 	return err == nil && (strings.HasSuffix(u.Hostname(), ".amazonaws.com") || strings.HasSuffix(u.Hostname(), ".api.aws"))
 }

@@ -15,7 +15,7 @@ import (
 func (a *App) completionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
-		Short: "Print the script that lets the shell complete commands, flags and names",
+		Short: "Print the completion script for bash, zsh or fish",
 		Long: `Print the script that lets the shell complete commands, flags, and the names of services, containers, versions, keys
 and the like, which it asks the server for.`,
 		Example: `  trysail completion bash > /etc/bash_completion.d/trysail
@@ -93,6 +93,11 @@ func inOrder(places ...completer) completer {
 		}
 		return places[len(args)](cmd, args, word)
 	}
+}
+
+// completeFiles leaves an argument to the shell, which knows the files.
+func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveDefault
 }
 
 // completeService offers the names of the services for the first argument.

@@ -111,6 +111,7 @@ func deployedVersion(s *types.ContainerService) int32 {
 }
 
 func (a *App) cancelCommand() *cobra.Command {
+	var w waiting
 	cmd := &cobra.Command{
 		Use:               "cancel SERVICE",
 		Short:             "Give up the deployment that is in progress",
@@ -119,16 +120,14 @@ func (a *App) cancelCommand() *cobra.Command {
 		Args:              exactArgs("SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
+	w.flags(cmd, "it is given up")
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		if err := c.call(ctx, "CancelDeployment", map[string]any{"serviceName": args[0]}, new(struct{})); err != nil {
 			return err
 		}
-		if err := c.call(cmd.Context(), "CancelDeployment", map[string]any{"serviceName": args[0]}, new(struct{})); err != nil {
-			return err
+		if w.wait {
+			return a.waitService(ctx, c, w, args[0], asJSON)
 		}
 		return a.done(asJSON, "The deployment of service %s is being canceled.", clean(args[0]))
-	}
-	return cmd
+	})
 }

@@ -23,7 +23,7 @@ func (a *App) diffCommand() *cobra.Command {
 	var values, exitCode bool
 	cmd := &cobra.Command{
 		Use:   "diff SERVICE [A] [B]",
-		Short: "Compare two versions of a service, or a version with a deployment file",
+		Short: "Compare two versions, or a version with a deployment file",
 		Long: `Compare two versions of a service, or a version with a deployment file. A and B are numbers of versions, or files as for
 trysail deploy; - reads standard input.
 
@@ -35,15 +35,10 @@ environment variables are not shown unless --values is given: they may be secret
 		Args:              rangeArgs(1, "SERVICE", "A", "B"),
 		ValidArgsFunction: a.completeVersion,
 	}
-	f := a.commonFlags(cmd)
 	cmd.Flags().BoolVar(&values, "values", false, "show the values of environment variables")
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "end with status 1 if there is a difference")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		before, after, err := a.sides(cmd.Context(), c, args[0], args[1:])
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		before, after, err := a.sides(ctx, c, args[0], args[1:])
 		if err != nil {
 			return err
 		}
@@ -57,8 +52,7 @@ environment variables are not shown unless --values is given: they may be secret
 			return errSilent
 		}
 		return err
-	}
-	return cmd
+	})
 }
 
 // side is one of two deployments that are compared.

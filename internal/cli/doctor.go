@@ -50,8 +50,9 @@ func (a *App) doctorCommand() *cobra.Command {
 	var o doctorOptions
 	var output string
 	cmd := &cobra.Command{
-		Use:   "doctor",
-		Short: "Say what this machine lacks to run trysail serve, and how to get it",
+		Use:     "doctor",
+		Example: `  sudo trysail doctor`,
+		Short:   "Say what this machine lacks to run trysail serve",
 		Long: `Say what this machine lacks to run trysail serve, and how to get it.
 
 The exit status is 1 if something essential is missing. Give the addresses that serve is started with, if not the default.`,

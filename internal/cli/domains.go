@@ -98,30 +98,20 @@ func (a *App) domainsCommand() *cobra.Command {
 		Long: `Domains of services: those that every service has, and those of your own.
 
 Without a subcommand the domains are listed, with the state of their certificates.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return nil
-		},
+		Example: `  trysail domains
+  trysail domains add web shop.example.com
+  trysail domains check shop.example.com`,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.listDomains(cmd, f, "") }
-	list := &cobra.Command{Use: "list [SERVICE]", Short: "List the domains, of one service or of all", Args: rangeArgs(0, "SERVICE"), ValidArgsFunction: a.completeService}
-	lf := a.commonFlags(list)
-	list.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.listDomains(cmd, lf, strings.Join(args, ""))
+	list := &cobra.Command{
+		Use: "list [SERVICE]", Short: "List the domains, of one service or of all",
+		Example: `  trysail domains list web`,
+		Args:    rangeArgs(0, "SERVICE"), ValidArgsFunction: a.completeService,
 	}
-	cmd.AddCommand(list, a.addDomainsCommand(), a.removeDomainsCommand(), a.checkDomainCommand())
-	return cmd
+	return a.group(cmd, a.listDomains, list, a.addDomainsCommand(), a.removeDomainsCommand(), a.checkDomainCommand())
 }
 
-func (a *App) listDomains(cmd *cobra.Command, f *common, service string) error {
-	c, asJSON, err := a.begin(f)
-	if err != nil {
-		return err
-	}
-	list, err := c.domains(cmd.Context(), service)
+func (a *App) listDomains(ctx context.Context, c *client, args []string, asJSON bool) error {
+	list, err := c.domains(ctx, strings.Join(args, ""))
 	if err != nil {
 		return err
 	}
@@ -149,20 +139,17 @@ func (a *App) listDomains(cmd *cobra.Command, f *common, service string) error {
 func (a *App) checkDomainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "check DOMAIN",
-		Short:             "Look at a domain now: DNS, port 80, CAA; and say which records to set",
+		Short:             "Look at a domain now: DNS, port 80, CAA, records to set",
+		Long:              "Look at a domain now: DNS, port 80, CAA; and say which records to set. The exit status is 1 if something is in the way.",
+		Example:           `  trysail domains check shop.example.com`,
 		Args:              exactArgs("DOMAIN"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		var out struct {
 			Domain domainInfo `json:"domain"`
 		}
-		if err := c.call(cmd.Context(), "CheckDomain", map[string]string{"domainName": args[0]}, &out); err != nil {
+		if err := c.call(ctx, "CheckDomain", map[string]string{"domainName": args[0]}, &out); err != nil {
 			return err
 		}
 		if asJSON {
@@ -173,8 +160,7 @@ func (a *App) checkDomainCommand() *cobra.Command {
 			return errSilent
 		}
 		return nil
-	}
-	return cmd
+	})
 }
 
 func (a *App) addDomainsCommand() *cobra.Command {
@@ -191,17 +177,11 @@ it shows. When the time is over, run the same command again; what was done is fo
 		Args:              serviceAndDomains,
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
 	cmd.Flags().StringVar(&certificate, "certificate", "", "name of the certificate; by default one that covers the domains, or a new one named after the first")
 	cmd.Flags().DurationVar(&w.timeout, "timeout", 10*time.Minute, "how long to wait for the certificate")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		return a.addDomains(cmd.Context(), c, w, certificate, args[0], lowerAll(args[1:]), asJSON)
-	}
-	return cmd
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		return a.addDomains(ctx, c, w, certificate, args[0], lowerAll(args[1:]), asJSON)
+	})
 }
 
 func serviceAndDomains(_ *cobra.Command, args []string) error {
@@ -302,16 +282,12 @@ func (a *App) removeDomainsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "remove SERVICE DOMAIN...",
 		Short:             "Take domains from a service; their certificate stays",
+		Example:           `  trysail domains remove web www.shop.example.com`,
 		Args:              serviceAndDomains,
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		s, err := c.service(cmd.Context(), args[0])
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		s, err := c.service(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -331,7 +307,6 @@ func (a *App) removeDomainsCommand() *cobra.Command {
 				return WithHint(errors.New("service "+args[0]+" does not have the domain "+domain), "See which it has with: trysail domains list %s", args[0])
 			}
 		}
-		return a.setDomains(cmd.Context(), c, args[0], change, asJSON)
-	}
-	return cmd
+		return a.setDomains(ctx, c, args[0], change, asJSON)
+	})
 }

@@ -11,7 +11,7 @@ func (a *App) envCommand() *cobra.Command {
 	var dataDir, shell, output string
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Print the settings that let AWS tools use this machine's Trysail",
+		Short: "Print what lets AWS tools use this machine's Trysail",
 		Long: `Print the settings that let the AWS CLI, the AWS SDKs and these commands use this machine's Trysail: its address and
 the admin access key, which the server makes at its first start. Whoever has the key may do everything with it.`,
 		Example: `  eval "$(trysail env)"

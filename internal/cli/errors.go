@@ -120,6 +120,8 @@ func describeAPI(e smithy.APIError) (text, hint string) {
 		hint = "Get valid credentials with: eval \"$(trysail env)\""
 	case "UnknownOperationException":
 		hint = "This endpoint does not serve that operation; is it a Trysail, and new enough?"
+	default:
+		hint = nextCommand(e.ErrorMessage())
 	}
 	return text, hint
 }

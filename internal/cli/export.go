@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -97,7 +98,7 @@ func (f *awsFlags) client(ctx context.Context, a *App, dataDir string) (*client,
 	}
 	c := &client{
 		http: &http.Client{Timeout: callTimeout}, settings: settings{endpoint: endpoint, region: sdk.Region},
-		signer: v4.NewSigner(), provider: sdk.Credentials,
+		signer: v4.NewSigner(), provider: sdk.Credentials, account: true,
 	}
 	c.Client = lightsail.NewFromConfig(sdk, func(o *lightsail.Options) { o.BaseEndpoint = &endpoint })
 	return c, nil
@@ -123,11 +124,11 @@ func (a *App) sharedProfile(ctx context.Context, profile string) (shared config.
 }
 
 func (a *App) exportCommand() *cobra.Command {
-	var dir, dataDir string
+	var dir string
 	var from awsFlags
 	cmd := &cobra.Command{
 		Use:   "export [SERVICE]... --dir DIR",
-		Short: "Write services, their versions and domains into a folder of JSON files",
+		Short: "Write services, versions and domains into JSON files",
 		Long: `Write services, their versions and domains into a folder of JSON files: all services, or those that are named. The
 source is this Trysail, or with --from-aws a real AWS account: the API is the same.
 
@@ -136,12 +137,13 @@ source is this Trysail, or with --from-aws a real AWS account: the API is the sa
   DIR/SERVICE/versions/N.json      a version, as a file for trysail deploy
 
 The files have the values of environment variables in them, which may be secrets: think before you put them into git.
-Images that were pushed to the service stay where they are.`,
+Images that were pushed to a service stay where they are, as no registry of Lightsail gives them back; they are named.
+From Trysail, too, only what Lightsail knows is exported: no keys, no logins of registries, no settings of the edge.`,
 		Example: `  trysail export --dir backup
   trysail export web --from-aws --profile prod --aws-region eu-west-1 --dir from-lightsail`,
 		ValidArgsFunction: a.serviceNames(),
 	}
-	a.dataDirFlag(cmd, &dataDir)
+	f := a.commonFlags(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "the folder; it is made if need be")
 	must(cmd.MarkFlagDirname("dir"))
 	from.flags(cmd, "from-aws", "read from an AWS account, with its usual credentials")
@@ -149,16 +151,36 @@ Images that were pushed to the service stay where they are.`,
 		if dir == "" {
 			return Usagef("the folder is missing: --dir DIR")
 		}
-		c, err := from.client(cmd.Context(), a, dataDir)
+		asJSON, err := f.json()
 		if err != nil {
 			return err
 		}
-		return a.export(cmd.Context(), c, dir, args)
+		c, err := from.client(cmd.Context(), a, f.dataDir)
+		if err != nil {
+			return err
+		}
+		return a.export(cmd.Context(), c, dir, args, asJSON)
 	}
 	return cmd
 }
 
-func (a *App) export(ctx context.Context, c *client, dir string, names []string) error {
+// exported is what came of an export.
+type exported struct {
+	Dir       string            `json:"dir"`
+	Services  []exportedSummary `json:"services"`
+	Variables int               `json:"environmentVariables"`
+}
+
+// exportedSummary is what was written of a service, and what could not be.
+type exportedSummary struct {
+	ServiceName string `json:"serviceName"`
+	Versions    int    `json:"versions"`
+	// StoredImages are the images that the versions name and that are in the source's own registry only.
+	StoredImages []string `json:"storedImages,omitempty"`
+	variables    int
+}
+
+func (a *App) export(ctx context.Context, c *client, dir string, names []string, asJSON bool) error {
 	services, err := c.chosenServices(ctx, names)
 	if err != nil {
 		return err
@@ -166,15 +188,37 @@ func (a *App) export(ctx context.Context, c *client, dir string, names []string)
 	if len(services) == 0 {
 		return errors.New("there is no service to export")
 	}
-	variables := 0
+	out := exported{Dir: dir}
 	for i := range services {
-		n, versions, err := a.exportService(ctx, c, dir, &services[i])
+		summary, err := a.exportService(ctx, c, dir, &services[i])
 		if err != nil {
 			return err
 		}
-		variables += n
-		fmt.Fprintf(a.Out, "%s: %s\n", aws.ToString(services[i].ContainerServiceName), plural(versions, "version"))
+		out.Variables += summary.variables
+		out.Services = append(out.Services, summary)
+		if !asJSON {
+			fmt.Fprintf(a.Out, "%s: %s\n", summary.ServiceName, plural(summary.Versions, "version"))
+		}
 	}
+	if err := c.exportCertificates(ctx, dir); err != nil {
+		return err
+	}
+	for _, s := range out.Services {
+		if len(s.StoredImages) > 0 {
+			fmt.Fprintf(a.Err, "%s: not in the files, as they were pushed to the service: %s. Push them where you import.\n", s.ServiceName, clean(strings.Join(s.StoredImages, ", ")))
+		}
+	}
+	if out.Variables > 0 {
+		fmt.Fprintf(a.Err, "The files in %s hold the values of %s, which may be secrets.\n", dir, plural(out.Variables, "environment variable"))
+	}
+	if asJSON {
+		return printJSON(a.Out, out)
+	}
+	return nil
+}
+
+// exportCertificates writes names and domains. A key for some services may not see certificates; then the file is empty.
+func (c *client) exportCertificates(ctx context.Context, dir string) error {
 	certs, err := c.certificates(ctx, "")
 	if err != nil && !isCode(err, "AccessDeniedException") {
 		return err
@@ -184,13 +228,7 @@ func (a *App) export(ctx context.Context, c *client, dir string, names []string)
 		d := detail(cert)
 		list = append(list, exportedCertificate{aws.ToString(cert.CertificateName), aws.ToString(cert.DomainName), d.SubjectAlternativeNames})
 	}
-	if err := writeJSON(filepath.Join(dir, "certificates.json"), list); err != nil {
-		return err
-	}
-	if variables > 0 {
-		fmt.Fprintf(a.Err, "The files in %s hold the values of %s, which may be secrets.\n", dir, plural(variables, "environment variable"))
-	}
-	return nil
+	return writeJSON(filepath.Join(dir, "certificates.json"), list)
 }
 
 func plural(n int, what string) string {
@@ -220,18 +258,47 @@ func (c *client) chosenServices(ctx context.Context, names []string) ([]types.Co
 	return list, nil
 }
 
-// exportService writes the files of one service. It returns how many variables and versions they have.
-func (a *App) exportService(ctx context.Context, c *client, dir string, s *types.ContainerService) (variables, versions int, err error) {
+// exportService writes the files of one service.
+func (a *App) exportService(ctx context.Context, c *client, dir string, s *types.ContainerService) (exportedSummary, error) {
 	name := aws.ToString(s.ContainerServiceName)
+	summary := exportedSummary{ServiceName: name}
 	if name == "" || filepath.Base(name) != name || strings.HasPrefix(name, ".") { // it becomes a path
-		return 0, 0, fmt.Errorf("the server names a service %q", name)
+		return summary, fmt.Errorf("the server names a service %q", name)
 	}
 	list, err := c.deployments(ctx, name)
 	if err != nil {
-		return 0, 0, err
+		return summary, err
 	}
+	out := serviceFile(s)
+	for _, d := range list {
+		version := int(aws.ToInt32(d.Version))
+		if d.State == types.ContainerServiceDeploymentStateActive {
+			out.CurrentVersion = version
+		}
+		for _, container := range d.Containers {
+			summary.variables += len(container.Environment)
+			if image := aws.ToString(container.Image); strings.HasPrefix(image, ":") && !slices.Contains(summary.StoredImages, image) {
+				summary.StoredImages = append(summary.StoredImages, image)
+			}
+		}
+		in := map[string]any{"serviceName": name, "containers": wire(d.Containers)}
+		if d.PublicEndpoint != nil {
+			in["publicEndpoint"] = wire(*d.PublicEndpoint)
+		}
+		if err := writeJSON(filepath.Join(dir, name, "versions", strconv.Itoa(version)+".json"), in); err != nil {
+			return summary, err
+		}
+	}
+	slices.Sort(summary.StoredImages)
+	summary.Versions = len(list)
+	return summary, writeJSON(filepath.Join(dir, name, "service.json"), out)
+}
+
+// serviceFile is what a service is besides its versions.
+func serviceFile(s *types.ContainerService) exportedService {
 	out := exportedService{
-		ServiceName: name, Power: string(s.Power), Scale: aws.ToInt32(s.Scale), IsDisabled: aws.ToBool(s.IsDisabled), PublicDomainNames: s.PublicDomainNames,
+		ServiceName: aws.ToString(s.ContainerServiceName), Power: string(s.Power), Scale: aws.ToInt32(s.Scale),
+		IsDisabled: aws.ToBool(s.IsDisabled), PublicDomainNames: s.PublicDomainNames,
 	}
 	for _, t := range s.Tags {
 		out.Tags = append(out.Tags, exportedTag{aws.ToString(t.Key), aws.ToString(t.Value)})
@@ -239,23 +306,7 @@ func (a *App) exportService(ctx context.Context, c *client, dir string, s *types
 	if r := s.PrivateRegistryAccess; r != nil && r.EcrImagePullerRole != nil {
 		out.ECRPuller = aws.ToBool(r.EcrImagePullerRole.IsActive)
 	}
-	for _, d := range list {
-		version := int(aws.ToInt32(d.Version))
-		if d.State == types.ContainerServiceDeploymentStateActive {
-			out.CurrentVersion = version
-		}
-		for _, container := range d.Containers {
-			variables += len(container.Environment)
-		}
-		in := map[string]any{"serviceName": name, "containers": wire(d.Containers)}
-		if d.PublicEndpoint != nil {
-			in["publicEndpoint"] = wire(*d.PublicEndpoint)
-		}
-		if err := writeJSON(filepath.Join(dir, name, "versions", strconv.Itoa(version)+".json"), in); err != nil {
-			return 0, 0, err
-		}
-	}
-	return variables, len(list), writeJSON(filepath.Join(dir, name, "service.json"), out)
+	return out
 }
 
 // writeJSON writes a file that only its owner reads.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -25,7 +26,7 @@ type nodeImages struct {
 func (a *App) imagesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "images [SERVICE]",
-		Short: "List the images of a service, or what is kept on the machine and why",
+		Short: "List the images of a service, or of the whole machine",
 		Long: `List the images that were pushed to a service, newest first. Without a SERVICE: the images that take up room on the
 server's machine, largest first, and why each is kept. An image that nothing needs is removed within the hour.`,
 		Example: `  trysail images web
@@ -34,15 +35,11 @@ server's machine, largest first, and why each is kept. An image that nothing nee
 		Args:              rangeArgs(0, "SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
+	cmd.AddCommand(a.deleteImageCommand())
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		if len(args) == 0 {
 			var out nodeImages
-			if err := c.call(cmd.Context(), "ListNodeImages", struct{}{}, &out); err != nil {
+			if err := c.call(ctx, "ListNodeImages", struct{}{}, &out); err != nil {
 				return err
 			}
 			if asJSON {
@@ -50,7 +47,7 @@ server's machine, largest first, and why each is kept. An image that nothing nee
 			}
 			return printNodeImages(a.screen(a.Out), out)
 		}
-		out, err := c.GetContainerImages(cmd.Context(), &lightsail.GetContainerImagesInput{ServiceName: &args[0]})
+		out, err := c.GetContainerImages(ctx, &lightsail.GetContainerImagesInput{ServiceName: &args[0]})
 		if err != nil {
 			return err
 		}
@@ -62,9 +59,7 @@ server's machine, largest first, and why each is kept. An image that nothing nee
 			rows = append(rows, []string{aws.ToString(img.Image), when(img.CreatedAt), aws.ToString(img.Digest)})
 		}
 		return a.screen(a.Out).table([]string{"IMAGE", "REGISTERED", "DIGEST"}, rows)
-	}
-	cmd.AddCommand(a.deleteImageCommand())
-	return cmd
+	})
 }
 
 func printNodeImages(s screen, out nodeImages) error {
@@ -99,23 +94,18 @@ func (a *App) deleteImageCommand() *cobra.Command {
 		Use:               "delete :SERVICE.LABEL.N",
 		Short:             "Take an image off its service",
 		Long:              "Take an image off its service. An image that the current deployment runs stays. Old versions keep what they need.",
+		Example:           `  trysail images delete :web.www.3`,
 		Args:              exactArgs(":SERVICE.LABEL.N"),
 		ValidArgsFunction: inOrder(a.imageNames()),
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		service, _, ok := strings.Cut(strings.TrimPrefix(args[0], ":"), ".")
 		if !ok || !strings.HasPrefix(args[0], ":") {
 			return Usagef("%q is not the name of an image; it looks like :web.www.3", args[0])
 		}
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		if _, err := c.DeleteContainerImage(cmd.Context(), &lightsail.DeleteContainerImageInput{ServiceName: &service, Image: &args[0]}); err != nil {
+		if _, err := c.DeleteContainerImage(ctx, &lightsail.DeleteContainerImageInput{ServiceName: &service, Image: &args[0]}); err != nil {
 			return err
 		}
 		return a.done(asJSON, "Image %s is deleted.", clean(args[0]))
-	}
-	return cmd
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -24,7 +25,8 @@ import (
 
 // importStep is one thing that import is going to do. It says so before.
 type importStep struct {
-	text string
+	Text string `json:"text"`
+	Done bool   `json:"done"`
 	do   func(ctx context.Context) error
 }
 
@@ -37,7 +39,7 @@ type importPlan struct {
 }
 
 func (p *importPlan) add(do func(ctx context.Context) error, format string, args ...any) {
-	p.steps = append(p.steps, importStep{fmt.Sprintf(format, args...), do})
+	p.steps = append(p.steps, importStep{Text: fmt.Sprintf(format, args...), do: do})
 }
 
 func (p *importPlan) note(format string, args ...any) {
@@ -50,28 +52,30 @@ type importer struct {
 	client  *client
 	dir     string
 	waiting waiting
+	json    bool
 	plan    importPlan
 }
 
 func (a *App) importCommand() *cobra.Command {
-	var dir, dataDir string
+	var dir string
 	var to awsFlags
 	var yes, planOnly bool
 	x := &importer{app: a, waiting: waiting{wait: true}}
 	cmd := &cobra.Command{
 		Use:   "import [SERVICE]... --dir DIR",
-		Short: "Make services of a folder that trysail export has written",
+		Short: "Make services of what trysail export has written",
 		Long: `Make services of a folder that trysail export has written: all that are in it, or those that are named. The destination
 is this Trysail, or with --to-aws a real AWS account.
 
 What is going to be done is printed first, and asked for. A service that is there already is only changed with --yes. Of
-the versions, the one that served is deployed. Certificates are asked for anew; the domains are attached when they are
-issued, with the command that is printed. Images that were pushed to the other side must be pushed here before.`,
+the versions, the one that served is deployed. Certificates are asked for anew; run import again when they are issued, and
+the domains are attached. Images that were pushed to the other side must be pushed here before. What is there already as
+the files say is left alone, so that the command can be repeated at any time.`,
 		Example: `  trysail import --dir from-lightsail --plan
   trysail import web --dir backup --yes`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.dataDirFlag(cmd, &dataDir)
+	f := a.commonFlags(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "the folder")
 	must(cmd.MarkFlagDirname("dir"))
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask, and change services that are there")
@@ -82,15 +86,24 @@ issued, with the command that is printed. Images that were pushed to the other s
 		if dir == "" {
 			return Usagef("the folder is missing: --dir DIR")
 		}
-		c, err := to.client(cmd.Context(), a, dataDir)
+		asJSON, err := f.json()
 		if err != nil {
 			return err
+		}
+		c, err := to.client(cmd.Context(), a, f.dataDir)
+		if err != nil {
+			return err
+		}
+		if x.json = asJSON; asJSON {
+			aside := *a
+			aside.Out = a.Err // standard output is for the JSON alone
+			x.app = &aside
 		}
 		x.client, x.dir = c, dir
 		if err := x.makePlan(cmd.Context(), args); err != nil {
 			return err
 		}
-		return x.run(cmd.Context(), yes, planOnly)
+		return x.run(cmd.Context(), a.Out, yes, planOnly)
 	}
 	return cmd
 }
@@ -244,8 +257,17 @@ func (x *importer) planDomains(ctx context.Context, want exportedService, have *
 		if len(domains) == 0 || have != nil && slices.Equal(have.PublicDomainNames[name], domains) {
 			continue
 		}
-		_, err := x.client.certificates(ctx, name)
-		if isCode(err, "NotFoundException") && name != "_" {
+		certs, err := x.client.certificates(ctx, name)
+		if err == nil && detail(certs[0]).Status == types.CertificateStatusIssued || name == "_" {
+			x.plan.add(func(ctx context.Context) error {
+				change := map[string][]string{name: domains}
+				_, err := x.client.UpdateContainerService(ctx, &lightsail.UpdateContainerServiceInput{ServiceName: &want.ServiceName, PublicDomainNames: change})
+				return err
+			}, "let %s lead to service %s", strings.Join(domains, ", "), want.ServiceName)
+			x.plan.overwrites = x.plan.overwrites || have != nil && len(have.PublicDomainNames[name]) > 0
+			continue
+		}
+		if isCode(err, "NotFoundException") {
 			cert := exportedCertificate{Name: name, DomainName: domains[0], SubjectAlternativeNames: domains}
 			if i := slices.IndexFunc(files, func(c exportedCertificate) bool { return c.Name == name }); i >= 0 {
 				cert = files[i]
@@ -255,10 +277,10 @@ func (x *importer) planDomains(ctx context.Context, want exportedService, have *
 				_, err := x.client.CreateCertificate(ctx, &lightsail.CreateCertificateInput{CertificateName: &name, DomainName: &cert.DomainName, SubjectAlternativeNames: others})
 				return err
 			}, "ask for certificate %s: %s", name, strings.Join(domains, ", "))
-		} else if err != nil && name != "_" {
+		} else if err != nil {
 			return err
 		}
-		x.plan.note("%s: point the domains here, and when the certificate is issued: trysail domains add %s %s --certificate %s", want.ServiceName, want.ServiceName, strings.Join(domains, " "), name)
+		x.plan.note("%s: point %s here; when certificate %s is issued, import again (or: trysail domains add %s %s)", want.ServiceName, strings.Join(domains, ", "), name, want.ServiceName, strings.Join(domains, " "))
 	}
 	return nil
 }
@@ -282,37 +304,48 @@ func (x *importer) create(ctx context.Context, want exportedService) error {
 }
 
 // run prints the plan and carries it out, if that is allowed.
-func (x *importer) run(ctx context.Context, yes, planOnly bool) error {
-	a := x.app
-	if len(x.plan.steps) == 0 {
-		fmt.Fprintln(a.Out, "Nothing is to be done: what the files say is there.")
-	} else {
-		fmt.Fprintf(a.Out, "At %s:\n", x.client.settings.endpoint)
-	}
-	for i, s := range x.plan.steps {
-		fmt.Fprintf(a.Out, "  %d. %s\n", i+1, clean(s.text))
-	}
-	for _, n := range x.plan.notes {
-		fmt.Fprintf(a.Out, "  for you: %s\n", clean(n))
-	}
-	if planOnly || len(x.plan.steps) == 0 {
-		return nil
-	}
-	if x.plan.overwrites && !yes {
-		return WithHint(errors.New("this changes services that are there, so nothing was done"), "If that is what you want: --yes")
-	}
-	if !yes {
-		if err := a.confirm("Go on?"); err != nil {
-			return err
+func (x *importer) run(ctx context.Context, out io.Writer, yes, planOnly bool) error {
+	x.printPlan()
+	if !planOnly && len(x.plan.steps) > 0 {
+		if x.plan.overwrites && !yes {
+			return WithHint(errors.New("this changes services that are there, so nothing was done"), "If that is what you want: --yes")
+		}
+		if !yes {
+			if err := x.app.confirm("Go on?"); err != nil {
+				return err
+			}
+		}
+		for i := range x.plan.steps {
+			s := &x.plan.steps[i]
+			fmt.Fprintf(x.app.Out, "%d. %s\n", i+1, clean(s.Text))
+			if err := s.do(ctx); err != nil {
+				return fmt.Errorf("step %d (%s): %w", i+1, s.Text, err)
+			}
+			s.Done = true
 		}
 	}
-	for i, s := range x.plan.steps {
-		fmt.Fprintf(a.Out, "%d. %s\n", i+1, clean(s.text))
-		if err := s.do(ctx); err != nil {
-			return fmt.Errorf("step %d (%s): %w", i+1, s.text, err)
-		}
+	if x.json {
+		return printJSON(out, map[string]any{"endpoint": x.client.settings.endpoint, "steps": orEmpty(x.plan.steps), "notes": orEmpty(x.plan.notes)})
 	}
 	return nil
+}
+
+// orEmpty is what JSON shows as [] when it is empty.
+func orEmpty[T any](of []T) []T { return append([]T{}, of...) }
+
+func (x *importer) printPlan() {
+	out := x.app.Out
+	if len(x.plan.steps) == 0 {
+		fmt.Fprintln(out, "Nothing is to be done: what the files say is there.")
+	} else {
+		fmt.Fprintf(out, "At %s:\n", x.client.settings.endpoint)
+	}
+	for i, s := range x.plan.steps {
+		fmt.Fprintf(out, "  %d. %s\n", i+1, clean(s.Text))
+	}
+	for _, n := range x.plan.notes {
+		fmt.Fprintf(out, "  for you: %s\n", clean(n))
+	}
 }
 
 func readJSON(path string, v any) error {

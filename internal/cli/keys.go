@@ -47,33 +47,15 @@ func (a *App) keysCommand() *cobra.Command {
   admin    everything; of a key for some services: everything with them
 
 Without a subcommand the keys are listed.`,
+		Example: `  trysail keys
+  trysail keys create --role deploy --service web`,
 	}
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
-		}
-		return nil
-	}
-	list := a.listKeysCommand()
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.listKeys(cmd, f) }
-	cmd.AddCommand(list, a.createKeyCommand(), a.deleteKeyCommand())
-	return cmd
+	list := &cobra.Command{Use: "list", Short: "List the access keys", Example: `  trysail keys list -o json`, Args: exactArgs()}
+	return a.group(cmd, a.listKeys, list, a.createKeyCommand(), a.deleteKeyCommand())
 }
 
-func (a *App) listKeysCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "List the access keys", Args: exactArgs()}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.listKeys(cmd, f) }
-	return cmd
-}
-
-func (a *App) listKeys(cmd *cobra.Command, f *common) error {
-	c, asJSON, err := a.begin(f)
-	if err != nil {
-		return err
-	}
-	list, err := c.keys(cmd.Context())
+func (a *App) listKeys(ctx context.Context, c *client, _ []string, asJSON bool) error {
+	list, err := c.keys(ctx)
 	if err != nil {
 		return err
 	}
@@ -115,7 +97,6 @@ and the services. The roles are told by trysail keys --help.`,
 		Args:              rangeArgs(0, "NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	f := a.commonFlags(cmd)
 	var in struct {
 		Name         string   `json:"name"`
 		Role         string   `json:"role"`
@@ -125,11 +106,7 @@ and the services. The roles are told by trysail keys --help.`,
 	cmd.Flags().StringSliceVar(&in.ServiceNames, "service", nil, "the only service that the key is for; may be repeated; default: all")
 	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"read", "deploy", "admin"}, cobra.ShellCompDirectiveNoFileComp)))
 	must(cmd.RegisterFlagCompletionFunc("service", a.serviceNames()))
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		var out struct {
 			AccessKey accessKey `json:"accessKey"`
 		}
@@ -137,7 +114,7 @@ and the services. The roles are told by trysail keys --help.`,
 		if len(args) > 0 {
 			in.Name = args[0]
 		}
-		if err := c.call(cmd.Context(), "CreateAccessKey", in, &out); err != nil {
+		if err := c.call(ctx, "CreateAccessKey", in, &out); err != nil {
 			return err
 		}
 		if asJSON {
@@ -146,27 +123,22 @@ and the services. The roles are told by trysail keys --help.`,
 		fmt.Fprintf(a.Out, "AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", out.AccessKey.AccessKeyID, out.AccessKey.SecretAccessKey)
 		fmt.Fprintln(a.Err, "Keep the secret now: it is not shown again.")
 		return nil
-	}
-	return cmd
+	})
 }
 
 func (a *App) deleteKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "delete ACCESS-KEY-ID",
-		Short:             "Delete an access key; calls signed with it are refused from then on",
+		Short:             "Delete an access key",
+		Long:              "Delete an access key. Calls signed with it are refused from then on, and its sessions end.",
+		Example:           `  trysail keys delete AKIA4UHJBZLE6FYHKHKM`,
 		Args:              exactArgs("ACCESS-KEY-ID"),
 		ValidArgsFunction: inOrder(a.keyNames()),
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		if err := c.call(cmd.Context(), "DeleteAccessKey", map[string]string{"accessKeyId": args[0]}, &struct{}{}); err != nil {
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		if err := c.call(ctx, "DeleteAccessKey", map[string]string{"accessKeyId": args[0]}, &struct{}{}); err != nil {
 			return err
 		}
 		return a.done(asJSON, "Access key %s is deleted.", clean(args[0]))
-	}
-	return cmd
+	})
 }

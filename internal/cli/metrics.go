@@ -60,7 +60,7 @@ CPU and memory are averages, latency is the 99th percentile, and everything else
 Metrics: ` + strings.Join(trysail.Metrics(), ", "),
 		Example: `  trysail metrics web
   trysail metrics web Latency Requests5xx --since 2d
-  trysail metrics web --version 7 --since 2026-11-20T10:00:00Z --until 2026-11-20T12:00:00Z --output json`,
+  trysail metrics web --version 7 --since 2026-11-20 --until 2026-11-21 --output json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return Usagef("the service is missing: trysail metrics SERVICE")

@@ -39,12 +39,12 @@ func TestMetrics_TableForPipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `TIME                   CPUUTILIZATION %   REQUESTS   LATENCY P99 MS   DEPLOYED
-2023-11-14T22:20:00Z   0                  0          -                
-2023-11-14T22:30:00Z   10                 12345      -                
-2023-11-14T22:40:00Z   20                 24690      123              
+2023-11-14T22:20:00Z   0                  0          -
+2023-11-14T22:30:00Z   10                 12345      -
+2023-11-14T22:40:00Z   20                 24690      123
 2023-11-14T22:50:00Z   30                 37035      -                v4
-2023-11-14T23:00:00Z   40                 49380      -                
-2023-11-14T23:10:00Z   50                 61725      -                
+2023-11-14T23:00:00Z   40                 49380      -
+2023-11-14T23:10:00Z   50                 61725      -
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -14,19 +14,15 @@ import (
 func (a *App) openCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "open SERVICE",
-		Short: "Print the URL of a service, and open it in a browser if there is one",
+		Short: "Print the URL of a service, and open it in a browser",
 		Long: `Print the URL of a service, and open it in a browser if there is one: that of $BROWSER, or of the desktop. Without a
 desktop, in a pipe and with --output json it is only printed.`,
+		Example:           `  trysail open web`,
 		Args:              exactArgs("SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		s, err := c.service(cmd.Context(), args[0])
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		s, err := c.service(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -39,11 +35,10 @@ desktop, in a pipe and with --output json it is only printed.`,
 		}
 		fmt.Fprintln(a.Out, clean(url))
 		if a.screen(a.Out).terminal {
-			return a.browse(cmd.Context(), url)
+			return a.browse(ctx, url)
 		}
 		return nil
-	}
-	return cmd
+	})
 }
 
 // browse opens the URL, if this looks like a desktop.

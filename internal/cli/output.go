@@ -2,12 +2,10 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"reflect"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 
@@ -72,13 +70,65 @@ func stateColour(state string) string {
 // state paints a state, or the title of a column of states.
 func (s screen) state(text string) string { return s.paint(stateColour(text), text) }
 
-// table prints rows in columns. A row may be shorter than the header.
+// table prints rows in columns. A row may be shorter than the header. What does not fit on a terminal stands below its
+// row, from the last column on, so that nothing is cut off and an address can be copied.
 func (s screen) table(header []string, rows [][]string) error {
-	w := tabwriter.NewWriter(s, 0, 0, 3, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
+	all := append([][]string{header}, rows...)
+	widths := make([]int, len(header))
+	for _, row := range all {
+		for i, cell := range row {
+			widths[i] = max(widths[i], columns(cell))
+		}
 	}
-	return w.Flush()
+	fits := len(header)
+	if s.terminal {
+		fits = sideBySide(widths, s.width())
+	}
+	var text strings.Builder
+	for _, row := range all {
+		var line strings.Builder
+		for i, cell := range row[:min(fits, len(row))] {
+			line.WriteString(cell + strings.Repeat(" ", widths[i]-columns(cell)+gap))
+		}
+		text.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+		for _, cell := range row[min(fits, len(row)):] {
+			if cell != "" {
+				text.WriteString(wrap("  "+cell, max(s.width(), 20)) + "\n")
+			}
+		}
+	}
+	_, err := io.WriteString(s, text.String())
+	return err
+}
+
+// gap is how many columns are between two columns of a table.
+const gap = 3
+
+// sideBySide is how many columns of those widths stand side by side within width, one at least.
+func sideBySide(widths []int, width int) int {
+	for i, w := range widths {
+		if width -= w; width < 0 {
+			return max(i, 1)
+		}
+		width -= gap
+	}
+	return len(widths)
+}
+
+// columns is how wide a cell is, its colour aside.
+func columns(cell string) int {
+	n, escape := 0, false
+	for _, r := range cell {
+		switch {
+		case r == '\x1b':
+			escape = true
+		case escape:
+			escape = r != 'm'
+		default:
+			n++
+		}
+	}
+	return n
 }
 
 // printJSON prints v for programs. Types of the SDK must have gone through wire.

@@ -37,7 +37,7 @@ func (a *App) psCommand() *cobra.Command {
 	}{}
 	cmd := &cobra.Command{
 		Use:   "ps SERVICE",
-		Short: "List the pods of a service, with --all also those that have ended, and why",
+		Short: "List the pods of a service; with --all, how others ended",
 		Example: `  trysail ps web
   trysail ps web --all --version 7`,
 		Args:              exactArgs("SERVICE"),

@@ -36,13 +36,14 @@ The last line names the image as deployments do: ":SERVICE.LABEL.N". What the re
 		Example: `  trysail push myapp:latest --service web --label www
   docker save myapp | trysail push - --service web --label www
   trysail push ./layout --service web --label www --platform linux/arm64`,
-		Args: exactArgs("IMAGE"),
+		Args:              exactArgs("IMAGE"),
+		ValidArgsFunction: completeFiles,
 	}
 	f := a.commonFlags(cmd)
 	cmd.Flags().StringVarP(&p.service, "service", "s", "", "the service that gets the image")
 	cmd.Flags().StringVarP(&p.label, "label", "l", "", "the label, such as the container's name: 1–53 lower-case letters, digits and hyphens")
 	cmd.Flags().StringVar(&p.platform, "platform", "", "the one platform to push of an image that has several, such as linux/arm64")
-	must(cmd.RegisterFlagCompletionFunc("service", a.completeService))
+	must(cmd.RegisterFlagCompletionFunc("service", a.serviceNames()))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if p.service == "" || p.label == "" {
 			return Usagef("the service or the label is missing: --service SERVICE --label LABEL")

@@ -235,7 +235,7 @@ func TestRegistry_SendsOnlyWhatWasGiven(t *testing.T) {
 			t.Errorf("%s: status %d, %s", name, status, errs)
 		}
 	}
-	if _, out, _ := s.run(t, "", "registry", "list"); !strings.Contains(out, "ghcr.io   me     https://m   no       no") {
+	if _, out, _ := s.run(t, "", "registry", "list"); !strings.Contains(out, "ghcr.io   me     no       no           https://m") {
 		t.Errorf("list:\n%s", out)
 	}
 	if status, out, _ := s.run(t, "", "registry", "delete", "ghcr.io"); status != ExitOK || s.sent["DeleteRegistry"]["host"] != "ghcr.io" {

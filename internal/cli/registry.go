@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -36,34 +37,35 @@ type registryChange struct {
 func (a *App) registryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "registry",
-		Short: "Logins, mirrors and certificates of registries that images come from",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Short: "Logins, mirrors and certificates of other registries",
+		Long: `Logins, mirrors and certificates of registries that images come from. They are the server's, for all services.
+
+Without a subcommand the registries are listed.`,
+		Example: `  trysail registry login ghcr.io -u me
+  trysail registry set docker.io --mirror https://mirror.example.com`,
 	}
-	cmd.AddCommand(a.registryLoginCommand(), a.registryLogoutCommand(), a.registrySetCommand(), a.registryListCommand(), a.registryDeleteCommand())
-	return cmd
+	list := &cobra.Command{
+		Use: "list", Short: "List what is known of registries; secrets are not shown",
+		Example: `  trysail registry list`, Args: exactArgs(),
+	}
+	return a.group(cmd, a.listRegistries, list,
+		a.registryLoginCommand(), a.registryLogoutCommand(), a.registrySetCommand(), a.registryDeleteCommand())
 }
 
-// putRegistry sends a change.
-func (a *App) putRegistry(cmd *cobra.Command, dataDir string, change registryChange) error {
-	c, err := a.connect(dataDir)
-	if err != nil {
+// putRegistry sends a change and says what it was.
+func (a *App) putRegistry(ctx context.Context, c *client, change registryChange, asJSON bool, format string, args ...any) error {
+	if err := c.call(ctx, "PutRegistry", change, &struct{}{}); err != nil {
 		return err
 	}
-	return c.call(cmd.Context(), "PutRegistry", change, &struct{}{})
+	return a.done(asJSON, format, args...)
 }
 
 func (a *App) registryLoginCommand() *cobra.Command {
-	var dataDir, user string
+	var user string
 	var fromStdin bool
 	cmd := &cobra.Command{
 		Use:   "login HOST -u USER",
-		Short: "Keep a login for a registry; the secret comes from the terminal or standard input",
+		Short: "Keep a login for a registry",
 		Long: `Keep a login for a registry. The secret (a password or a token) is asked for on the terminal, or read from standard
 input. It is sealed on the server's disk and never shown again. Docker Hub is docker.io.`,
 		Example: `  trysail registry login ghcr.io -u me
@@ -71,10 +73,9 @@ input. It is sealed on the server's disk and never shown again. Docker Hub is do
 		Args:              exactArgs("HOST"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.dataDirFlag(cmd, &dataDir)
 	cmd.Flags().StringVarP(&user, "username", "u", "", "the user")
 	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the secret from standard input")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		if user == "" {
 			return Usagef("the user is missing: -u USER")
 		}
@@ -82,13 +83,9 @@ input. It is sealed on the server's disk and never shown again. Docker Hub is do
 		if err != nil {
 			return err
 		}
-		if err := a.putRegistry(cmd, dataDir, registryChange{Host: args[0], Username: &user, Secret: &secret}); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.Out, "Images of %s are pulled as %s.\n", args[0], user)
-		return nil
-	}
-	return cmd
+		change := registryChange{Host: args[0], Username: &user, Secret: &secret}
+		return a.putRegistry(ctx, c, change, asJSON, "Images of %s are pulled as %s.", clean(args[0]), clean(user))
+	})
 }
 
 // readSecret reads a secret that must not be seen: without echo from a terminal, else the first line of the input.
@@ -115,22 +112,19 @@ func (a *App) readSecret(prompt string, fromStdin bool) (string, error) {
 }
 
 func (a *App) registryLogoutCommand() *cobra.Command {
-	var dataDir string
-	cmd := &cobra.Command{Use: "logout HOST", Short: "Forget the login for a registry", Args: exactArgs("HOST"), ValidArgsFunction: inOrder(a.registryNames())}
-	a.dataDirFlag(cmd, &dataDir)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		none := ""
-		if err := a.putRegistry(cmd, dataDir, registryChange{Host: args[0], Username: &none, Secret: &none}); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.Out, "The login for %s is forgotten.\n", args[0])
-		return nil
+	cmd := &cobra.Command{
+		Use: "logout HOST", Short: "Forget the login for a registry", Example: `  trysail registry logout ghcr.io`,
+		Args: exactArgs("HOST"), ValidArgsFunction: inOrder(a.registryNames()),
 	}
-	return cmd
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		none := ""
+		change := registryChange{Host: args[0], Username: &none, Secret: &none}
+		return a.putRegistry(ctx, c, change, asJSON, "The login for %s is forgotten.", clean(args[0]))
+	})
 }
 
 func (a *App) registrySetCommand() *cobra.Command {
-	var dataDir, ca string
+	var ca string
 	var mirrors []string
 	var plainHTTP bool
 	cmd := &cobra.Command{
@@ -146,12 +140,11 @@ between the server and the registry can read and change what is pulled.`,
 		Args:              exactArgs("HOST"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.dataDirFlag(cmd, &dataDir)
 	cmd.Flags().StringArrayVar(&mirrors, "mirror", nil, "base URL of a mirror; may be given several times")
 	cmd.Flags().StringVar(&ca, "ca", "", "file with the CA certificates to trust for it, in PEM form")
 	cmd.Flags().BoolVar(&plainHTTP, "plain-http", false, "speak HTTP to it instead of HTTPS")
 	must(cmd.MarkFlagFilename("ca", "pem", "crt"))
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		change := registryChange{Host: args[0]}
 		flags := cmd.Flags()
 		if flags.Changed("mirror") {
@@ -180,55 +173,38 @@ between the server and the registry can read and change what is pulled.`,
 		if change.Mirrors == nil && change.CA == nil && change.PlainHTTP == nil {
 			return Usagef("nothing to set: --mirror, --ca or --plain-http")
 		}
-		if err := a.putRegistry(cmd, dataDir, change); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.Out, "Registry %s is set.\n", args[0])
-		return nil
-	}
-	return cmd
+		return a.putRegistry(ctx, c, change, asJSON, "Registry %s is set.", clean(args[0]))
+	})
 }
 
-func (a *App) registryListCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "List what is known of registries; secrets are not shown", Args: exactArgs()}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		var out struct {
-			Registries []registryInfo `json:"registries"`
-		}
-		if err := c.call(cmd.Context(), "ListRegistries", struct{}{}, &out); err != nil {
-			return err
-		}
-		if asJSON {
-			return printJSON(a.Out, out)
-		}
-		var rows [][]string
-		for _, r := range out.Registries {
-			rows = append(rows, []string{clean(r.Host), orDash(clean(r.Username)), orDash(clean(strings.Join(r.Mirrors, " "))), yesNo(r.CA != ""), yesNo(r.PlainHTTP)})
-		}
-		return a.screen(a.Out).table([]string{"HOST", "USER", "MIRRORS", "OWN CA", "PLAIN HTTP"}, rows)
+func (a *App) listRegistries(ctx context.Context, c *client, _ []string, asJSON bool) error {
+	var out struct {
+		Registries []registryInfo `json:"registries"`
 	}
-	return cmd
+	if err := c.call(ctx, "ListRegistries", struct{}{}, &out); err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(a.Out, out)
+	}
+	var rows [][]string
+	for _, r := range out.Registries {
+		rows = append(rows, []string{clean(r.Host), orDash(clean(r.Username)), yesNo(r.CA != ""), yesNo(r.PlainHTTP), orDash(clean(strings.Join(r.Mirrors, " ")))})
+	}
+	return a.screen(a.Out).table([]string{"HOST", "USER", "OWN CA", "PLAIN HTTP", "MIRRORS"}, rows)
 }
 
 func (a *App) registryDeleteCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "delete HOST", Short: "Forget everything about a registry", Args: exactArgs("HOST"), ValidArgsFunction: inOrder(a.registryNames())}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		if err := c.call(cmd.Context(), "DeleteRegistry", map[string]string{"host": args[0]}, &struct{}{}); err != nil {
+	cmd := &cobra.Command{
+		Use: "delete HOST", Short: "Forget everything about a registry", Example: `  trysail registry delete registry.lan:5000`,
+		Args: exactArgs("HOST"), ValidArgsFunction: inOrder(a.registryNames()),
+	}
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		if err := c.call(ctx, "DeleteRegistry", map[string]string{"host": args[0]}, &struct{}{}); err != nil {
 			return err
 		}
 		return a.done(asJSON, "Registry %s is forgotten.", clean(args[0]))
-	}
-	return cmd
+	})
 }
 
 func orDash(s string) string {

@@ -44,7 +44,7 @@ func (a *App) runCommand() *cobra.Command {
 	var detach bool
 	cmd := &cobra.Command{
 		Use:   "run SERVICE -- COMMAND [ARGUMENT]...",
-		Short: "Run a command once, in the image and environment of a service: a migration, a report",
+		Short: "Run a command once, in a service's image and environment",
 		Long: `Run a command once, in a pod of its own with the image, the environment and the power of a service. As with docker run,
 COMMAND replaces the image's CMD and keeps its ENTRYPOINT. The pod gets no requests and is removed at the end.
 

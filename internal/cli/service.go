@@ -20,20 +20,16 @@ func (a *App) servicesCommand() *cobra.Command {
 		Use:               "services [SERVICE]",
 		Aliases:           []string{"ls"},
 		Short:             "List the services",
+		Example:           "  trysail services\n  trysail services web -o json | jq -r '.containerServices[0].url'",
 		Args:              rangeArgs(0, "SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		in := &lightsail.GetContainerServicesInput{}
 		if len(args) > 0 {
 			in.ServiceName = &args[0]
 		}
-		out, err := c.GetContainerServices(cmd.Context(), in)
+		out, err := c.GetContainerServices(ctx, in)
 		if err != nil {
 			return err
 		}
@@ -45,8 +41,7 @@ func (a *App) servicesCommand() *cobra.Command {
 			return nil
 		}
 		return a.printServices(out.ContainerServices)
-	}
-	return cmd
+	})
 }
 
 func (a *App) printServices(services []types.ContainerService) error {
@@ -237,34 +232,29 @@ func (a *App) deleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "delete SERVICE",
 		Short:             "Delete a service with its deployments, images, logs and URL",
+		Example:           `  trysail delete web --yes --wait`,
 		Args:              exactArgs("SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
 	w.flags(cmd, "the service is gone")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
 		if !yes {
 			if err := a.confirm(fmt.Sprintf("Delete service %s with its deployments, images, logs and URL for good?", clean(args[0]))); err != nil {
 				return err
 			}
 		}
-		if _, err := c.DeleteContainerService(cmd.Context(), &lightsail.DeleteContainerServiceInput{ServiceName: &args[0]}); err != nil {
+		if _, err := c.DeleteContainerService(ctx, &lightsail.DeleteContainerServiceInput{ServiceName: &args[0]}); err != nil {
 			return err
 		}
 		if w.wait {
-			if err := a.waitGone(cmd.Context(), c, w, args[0], asJSON); err != nil {
+			if err := a.waitGone(ctx, c, w, args[0], asJSON); err != nil {
 				return err
 			}
 			return a.done(asJSON, "Service %s is gone.", clean(args[0]))
 		}
 		return a.done(asJSON, "Service %s is being deleted.", clean(args[0]))
-	}
-	return cmd
+	})
 }
 
 // confirm asks on the terminal. Without one there is nobody to ask.
@@ -288,16 +278,12 @@ func (a *App) deploymentsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "deployments SERVICE",
 		Short:             "List the deployments of a service, newest first",
+		Example:           `  trysail deployments web`,
 		Args:              exactArgs("SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		out, err := c.GetContainerServiceDeployments(cmd.Context(), &lightsail.GetContainerServiceDeploymentsInput{ServiceName: &args[0]})
+	return a.onServer(cmd, func(ctx context.Context, c *client, args []string, asJSON bool) error {
+		out, err := c.GetContainerServiceDeployments(ctx, &lightsail.GetContainerServiceDeploymentsInput{ServiceName: &args[0]})
 		if err != nil {
 			return err
 		}
@@ -309,8 +295,7 @@ func (a *App) deploymentsCommand() *cobra.Command {
 			return nil
 		}
 		return a.printDeployments(out.Deployments)
-	}
-	return cmd
+	})
 }
 
 func (a *App) printDeployments(deployments []types.ContainerServiceDeployment) error {

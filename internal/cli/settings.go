@@ -24,7 +24,7 @@ func (a *App) settingsCommand() *cobra.Command {
 	var rules edgeRuleFlags
 	cmd := &cobra.Command{
 		Use:   "settings SERVICE",
-		Short: "Show or change the settings of a service that Lightsail has no word for",
+		Short: "Access log and rules of a service: limits, lists, HSTS",
 		Long: `Show or change the settings of a service that Lightsail has no word for. What is not given stays as it is. A change
 takes effect at once and restarts nothing.
 

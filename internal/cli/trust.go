@@ -43,8 +43,9 @@ func (a *App) trustCommand() *cobra.Command {
 	var dataDir, ca string
 	var remove bool
 	cmd := &cobra.Command{
-		Use:   "trust",
-		Short: "Let this machine and its browsers trust the local CA, or not any more (--remove)",
+		Use:     "trust",
+		Example: "  sudo trysail trust\n  sudo trysail trust --remove",
+		Short:   "Let this machine and its browsers trust the local CA",
 		Long: `Let this machine and its browsers trust the certificates of the local CA.
 
 Its roots are added to the system's store, which needs root, and to the stores of Firefox and Chrome (NSS databases) of the

@@ -27,7 +27,7 @@ func (a *App) upCommand() *cobra.Command {
 	var o upOptions
 	cmd := &cobra.Command{
 		Use:   "up [SERVICE]",
-		Short: "Make what a Compose file describes: a service and a deployment of it",
+		Short: "Make the service that a Compose file describes",
 		Long: `Make what a Compose file describes: a service, if there is none of that name yet, and a deployment of it. The services
 of the file become the containers of one service. They share one network, reach each other by their names as with Compose,
 and are deployed, scaled and rolled back together.

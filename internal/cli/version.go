@@ -51,7 +51,8 @@ func ReadBuild(version string) Build {
 
 func (a *App) versionCommand() *cobra.Command {
 	var output string
-	cmd := &cobra.Command{Use: "version", Short: "Print the version of this program", Args: exactArgs()}
+	cmd := &cobra.Command{Use: "version", Short: "Print the version of this program",
+		Example: `  trysail version -o json`, Args: exactArgs()}
 	outputFlag(cmd, &output)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		asJSON, err := (&common{output: output}).json()

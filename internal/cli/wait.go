@@ -45,7 +45,7 @@ func (a *App) watch(c *client, service string, asJSON bool) *watch {
 func (w *watch) poll(ctx context.Context, step func(ctx context.Context) (done bool, err error)) error {
 	defer w.erase()
 	interval, slowest := 100*time.Millisecond, time.Second
-	if w.onAWS() {
+	if w.atAmazon() {
 		interval, slowest = 3*time.Second, 10*time.Second
 	}
 	for {
