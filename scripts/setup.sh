@@ -249,6 +249,10 @@ for_test() {
 	need python3-boto3 /usr/lib/python3/dist-packages/boto3
 	need python3 /usr/bin/python3         # it, busybox and node are put into images
 	need busybox-static /bin/busybox
+	need bash-completion /usr/share/bash-completion/bash_completion # the shells that commands are completed in
+	need zsh zsh
+	need fish fish
+	need mandoc mandoc # reads the manual pages
 	need postgresql /usr/lib/postgresql/*/bin/initdb
 	if ! have node || ! have npm; then
 		need nodejs node

@@ -2,14 +2,12 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lightsail"
 	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
 )
 
 func (a *App) completionCommand() *cobra.Command {
@@ -35,30 +33,6 @@ and the like, which it asks the server for.`,
 			return Usagef("there is no completion for %q, only for bash, zsh and fish", args[0])
 		},
 	}
-}
-
-// manCommand is hidden: it is for who makes packages.
-func (a *App) manCommand() *cobra.Command {
-	var dir string
-	cmd := &cobra.Command{
-		Use:    "man --dir DIR",
-		Short:  "Write the manual pages into a directory",
-		Hidden: true,
-		Args:   exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if dir == "" {
-				return Usagef("the directory is missing: --dir DIR")
-			}
-			// The date is that of nothing: the same program writes the same pages.
-			header := &doc.GenManHeader{Title: "TRYSAIL", Section: "1", Source: "trysail " + a.Build.Version, Manual: "Trysail", Date: &time.Time{}}
-			if err := doc.GenManTree(cmd.Root(), header, dir); err != nil {
-				return fmt.Errorf("writing the manual pages: %w", err)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&dir, "dir", "", "where to write them; must exist")
-	return cmd
 }
 
 // completer is what cobra asks for what may stand at a place of the command line.
