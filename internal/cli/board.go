@@ -31,6 +31,7 @@ type board struct {
 	title  string
 	stages []stage
 	drawn  []string
+	left   bool // nobody looks at it any more
 }
 
 // newBoard makes a board of the stages that every deployment goes through.
@@ -90,9 +91,10 @@ func (b *board) draw() {
 	fmt.Fprint(b, out.String())
 }
 
-// leave gives the cursor back, below the lines.
+// leave gives the cursor back, below the lines. What is not over goes on without us.
 func (b *board) leave() {
 	if b.drawn != nil {
+		b.left = true
 		b.draw()
 		fmt.Fprint(b, "\x1b[?25h")
 	}
@@ -107,6 +109,9 @@ func (b *board) lines() []string {
 		case stageAhead:
 		case stageNow:
 			mark, colour, when = string(frames[b.turn%len(frames)]), yellow, b.elapsed()
+			if b.left {
+				mark = "…"
+			}
 		case stageDone:
 			mark, colour, when = "✓", green, fmt.Sprintf("%5.1fs", s.at.Seconds())
 		case stageFailed:

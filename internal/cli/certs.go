@@ -64,6 +64,10 @@ func (a *App) listCerts(ctx context.Context, c *client, _ []string, asJSON bool)
 		}
 		return printJSON(a.Out, map[string]any{"certificates": list})
 	}
+	if len(all) == 0 {
+		fmt.Fprintln(a.Err, "There is no certificate yet. One is made with a domain: trysail domains add SERVICE DOMAIN")
+		return nil
+	}
 	s := a.screen(a.Out)
 	rows := [][]string{}
 	for _, cert := range all {

@@ -195,8 +195,11 @@ func flatten(fields map[string]string, path string, v any) {
 			flatten(fields, join(path, name), member)
 		}
 	case []any:
-		if text, err := json.Marshal(v); err == nil && len(v) > 0 {
-			fields[path] = string(text)
+		var text strings.Builder
+		e := json.NewEncoder(&text)
+		e.SetEscapeHTML(false) // people read it
+		if err := e.Encode(v); err == nil && len(v) > 0 {
+			fields[path] = strings.TrimSpace(text.String())
 		}
 	default:
 		fields[path] = fmt.Sprint(v)

@@ -265,6 +265,9 @@ func ended(data []byte) error {
 	}
 	switch {
 	case last.Error != "":
+		if hint := nextCommand(last.Error); hint != "" {
+			return WithHint(errors.New(last.Error), "%s", hint)
+		}
 		return errors.New(last.Error)
 	case last.ExitCode != 0:
 		return &exitError{last.ExitCode}

@@ -54,9 +54,13 @@ server's machine, largest first, and why each is kept. An image that nothing nee
 		if asJSON {
 			return printJSON(a.Out, map[string]any{"containerImages": wire(out.ContainerImages)})
 		}
+		if len(out.ContainerImages) == 0 {
+			fmt.Fprintf(a.Err, "No image was pushed to service %s. Push one with: trysail push IMAGE --service %s --label LABEL\n", clean(args[0]), clean(args[0]))
+			return nil
+		}
 		var rows [][]string
 		for _, img := range out.ContainerImages {
-			rows = append(rows, []string{aws.ToString(img.Image), when(img.CreatedAt), aws.ToString(img.Digest)})
+			rows = append(rows, []string{clean(aws.ToString(img.Image)), when(img.CreatedAt), shortDigest(aws.ToString(img.Digest))})
 		}
 		return a.screen(a.Out).table([]string{"IMAGE", "REGISTERED", "DIGEST"}, rows)
 	})

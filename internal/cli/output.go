@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -84,6 +85,9 @@ func (s screen) table(header []string, rows [][]string) error {
 	if s.terminal {
 		fits = sideBySide(widths, s.width())
 	}
+	below := func(i int, cell string) bool { // a column without content is left out there
+		return cell != "" && cell != "-" && slices.ContainsFunc(rows, func(r []string) bool { return i < len(r) && r[i] != "" && r[i] != "-" })
+	}
 	var text strings.Builder
 	for _, row := range all {
 		var line strings.Builder
@@ -91,8 +95,8 @@ func (s screen) table(header []string, rows [][]string) error {
 			line.WriteString(cell + strings.Repeat(" ", widths[i]-columns(cell)+gap))
 		}
 		text.WriteString(strings.TrimRight(line.String(), " ") + "\n")
-		for _, cell := range row[min(fits, len(row)):] {
-			if cell != "" {
+		for i := fits; i < len(row); i++ {
+			if cell := row[i]; below(i, cell) {
 				text.WriteString(wrap("  "+cell, max(s.width(), 20)) + "\n")
 			}
 		}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,6 +86,8 @@ func printPods(s screen, pods []podInfo) error {
 		row := []string{clean(p.ID), fmt.Sprint(p.Version), s.state(p.State), when(&started), "", clean(p.Reason)}
 		if p.EndedAt > 0 {
 			row[4] = unixTime(p.EndedAt).Sub(started).Round(time.Second / 10).String()
+		} else if p.HoldUntil > 0 {
+			row[5] = strings.TrimPrefix(row[5]+"; held until "+unixTime(p.HoldUntil).Local().Format("15:04:05"), "; ")
 		}
 		rows = append(rows, row)
 	}

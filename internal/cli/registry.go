@@ -187,6 +187,10 @@ func (a *App) listRegistries(ctx context.Context, c *client, _ []string, asJSON 
 	if asJSON {
 		return printJSON(a.Out, out)
 	}
+	if len(out.Registries) == 0 {
+		fmt.Fprintln(a.Err, "Nothing is kept about any registry. Keep a login with: trysail registry login HOST -u USER")
+		return nil
+	}
 	var rows [][]string
 	for _, r := range out.Registries {
 		rows = append(rows, []string{clean(r.Host), orDash(clean(r.Username)), yesNo(r.CA != ""), yesNo(r.PlainHTTP), orDash(clean(strings.Join(r.Mirrors, " ")))})
