@@ -178,7 +178,7 @@ func TestPlugin_SpeaksTheCLIsProtocol(t *testing.T) {
 
 func TestImages_ListsAndDeletes(t *testing.T) {
 	s := newPushServer(t)
-	if _, out, _ := s.run(t, "", "images", "web"); !strings.Contains(out, ":web.www.7") || !strings.Contains(out, "sha256:aa") {
+	if _, out, _ := s.run(t, "", "images", "web"); !strings.Contains(out, ":web.www.7") || !strings.Contains(out, "   aa") {
 		t.Errorf("of a service:\n%s", out)
 	}
 	_, out, _ := s.run(t, "", "images")
