@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"internal/console":            {"internal/control", "internal/diagnose"},
 	"internal/reconcile":          {"internal/store", "internal/logs", "internal/engine", "internal/diagnose"},
 	"internal/push":               {},
-	"internal/cli":                {"internal/push"},
+	"internal/cli":                {"internal/diagnose", "internal/push"},
 	"packaging/release":           {},
 	"cmd/trysail": {
 		"internal/api", "internal/certs", "internal/cli", "internal/console", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",

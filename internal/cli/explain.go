@@ -12,23 +12,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/diagnose"
 )
 
 func (a *App) explainCommand() *cobra.Command {
 	var version int
 	var bundle string
 	cmd := &cobra.Command{
-		Use:   "explain SERVICE",
+		Use:   "explain SERVICE | CODE",
 		Short: "Say why a deployment FAILED and how to fix it",
 		Long: `Say why a deployment FAILED, or why a pod of an ACTIVE one crashed, and how to fix it.
 
 With --bundle everything that is kept of the version is written into one archive (tar.gz): the verdict, its evidence,
-pods, and logs. The values of environment variables are masked in it.`,
+pods, and logs. The values of environment variables are masked in it.
+
+A CODE in capital letters, such as RUN-ENV, is explained for itself: what it means, what leads to it and how to get rid of
+it. That needs no server.`,
 		Example: `  trysail explain web
+  trysail explain RUN-ENV
   trysail explain web --version 7 --output json
   trysail explain web --bundle web.tar.gz`,
 		Args:              exactArgs("SERVICE"),
-		ValidArgsFunction: a.completeService,
+		ValidArgsFunction: a.completeExplain,
 	}
 	f := a.commonFlags(cmd)
 	cmd.Flags().IntVar(&version, "version", 0, "version of the deployment; 0: the newest that something was wrong with")
@@ -38,6 +43,9 @@ pods, and logs. The values of environment variables are masked in it.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if version < 0 {
 			return Usagef("--version must be 1 or more")
+		}
+		if isFailureCode(args[0]) {
+			return a.explainCode(f, args[0])
 		}
 		c, asJSON, err := a.begin(f)
 		if err != nil {
@@ -96,6 +104,9 @@ func printDiagnosis(s screen, d *trysail.Diagnosis) {
 		fmt.Fprintf(s, "%s %s\n", s.paint(green, "Fix:"), clean(d.Fix))
 	}
 	fmt.Fprintf(s, "Code: %s (%s)\n", clean(string(d.Code)), clean(string(d.Confidence)))
+	if _, _, ok := diagnose.Lookup(d.Code); ok {
+		fmt.Fprintf(s, "More: trysail explain %s\n", d.Code)
+	}
 	if len(d.Evidence) > 0 {
 		fmt.Fprintln(s, "\nEvidence:")
 		var rows [][2]string
@@ -147,4 +158,50 @@ func printPairs(w io.Writer, rows [][2]string) {
 		}
 	}
 	_ = t.Flush() // as good as Fprintf
+}
+
+// isFailureCode reports whether an argument is a code such as RUN-ENV; names of services have no capital letters.
+func isFailureCode(arg string) bool {
+	return arg != "" && strings.ToUpper(arg) == arg && strings.ToLower(arg) != arg
+}
+
+// explainCode prints the page of a code.
+func (a *App) explainCode(f *common, code string) error {
+	asJSON, err := f.json()
+	if err != nil {
+		return err
+	}
+	c, page, ok := diagnose.Lookup(trysail.DiagnosisCode(code))
+	if !ok {
+		return WithHint(fmt.Errorf("there is no code %s", code), "%s", didYouMean(code, failureCodes(), "trysail explain --help"))
+	}
+	if asJSON {
+		return printJSON(a.Out, map[string]any{
+			"code": c.Code, "title": c.Title, "meaning": c.Meaning, "fix": c.Fix, "basis": c.Basis, "final": c.Final, "page": page,
+		})
+	}
+	s := a.screen(a.Out)
+	width := helpWidth
+	if s.terminal {
+		width = min(width, s.width())
+	}
+	_, err = fmt.Fprintln(s, strings.TrimRight(wrap(strings.TrimPrefix(page, "# "), width), "\n"))
+	return err
+}
+
+func failureCodes() (codes []string) {
+	for _, g := range diagnose.Codes() {
+		for _, c := range g.Codes {
+			codes = append(codes, string(c.Code))
+		}
+	}
+	return codes
+}
+
+// completeExplain offers services, and codes to who types a capital letter.
+func (a *App) completeExplain(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 && isFailureCode(word) {
+		return failureCodes(), cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeService(cmd, args, word)
 }

@@ -21,7 +21,7 @@ func TestPrintDiagnosis_ShowsWhatElseWasFound(t *testing.T) {
 		Also:     []trysail.Finding{{Code: "DRAIN-KILL", Summary: "It ignores SIGTERM.", Fix: "Use exec."}},
 		Warnings: []trysail.Finding{{Code: "HC-DEFAULT", Summary: "404 counts as healthy.\x1b[31m"}},
 	})
-	want := "Container web: It listens elsewhere.\nFix: Set the port.\nCode: NET-WRONGPORT (certain)\n" +
+	want := "Container web: It listens elsewhere.\nFix: Set the port.\nCode: NET-WRONGPORT (certain)\nMore: trysail explain NET-WRONGPORT\n" +
 		"\nAlso:\n  DRAIN-KILL  It ignores SIGTERM. Use exec.\n" +
 		"\nWarnings:\n  HC-DEFAULT  404 counts as healthy."
 	if got := b.String(); len(got) < len(want) || got[:len(want)] != want || bytes.Contains(b.Bytes(), []byte{0x1b}) {
@@ -95,5 +95,25 @@ func unpack(t *testing.T, path string) map[string]string {
 			t.Fatal(err)
 		}
 		files[h.Name] = string(text)
+	}
+}
+
+func TestExplain_KnowsTheCodesByThemselves(t *testing.T) {
+	run := func(args ...string) (int, string) {
+		var out bytes.Buffer
+		app := &App{Out: &out, Err: &out, Getenv: func(string) string { return "" }}
+		return app.Execute(t.Context(), append([]string{"explain"}, args...)), out.String()
+	}
+	for _, code := range failureCodes() {
+		status, out := run(code)
+		if status != ExitOK || !strings.HasPrefix(out, code+": ") || !strings.Contains(out, "\nFix: ") || !strings.Contains(out, "The verdict is ") {
+			t.Errorf("%s: status %d\n%s", code, status, out)
+		}
+	}
+	if status, out := run("RUN-ENF"); status != ExitFailed || !strings.Contains(out, "There is no code RUN-ENF. Did you mean RUN-ENV?") {
+		t.Errorf("status %d: %s", status, out)
+	}
+	if status, out := run("MEM-OOM", "-o", "json"); status != ExitOK || !strings.Contains(out, `"code": "MEM-OOM"`) || !strings.Contains(out, `"page": "# MEM-OOM: `) {
+		t.Errorf("status %d: %s", status, out)
 	}
 }

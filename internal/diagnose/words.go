@@ -246,7 +246,7 @@ func (p podCase) dependency(container string, fact lastwords.Fact, words lastwor
 	if !measured {
 		return f
 	}
-	f.prove("reach", "from the pod's network: %s is %s", p.target(lastwords.Fact{Host: reach.Host, Port: reach.Port}), reachText(reach.Result))
+	f.prove("reach", "from the pod's network: %s %s", p.target(lastwords.Fact{Host: reach.Host, Port: reach.Port}), reachText(reach.Result))
 	if reach.Result == trysail.ReachOK {
 		f.summary = strings.TrimSuffix(f.summary, ".") + "; afterwards it could be reached."
 		f.fix = "It came up later than this: make the program try again for a while before it gives up."
@@ -283,7 +283,7 @@ func (p podCase) local(container string, fact lastwords.Fact, reach trysail.Reac
 	switch {
 	case measured && reach.Result != trysail.ReachOK:
 		f.confidence = trysail.Certain
-		f.prove("reach", "from the pod's network: localhost:%s is %s", port, reachText(reach.Result))
+		f.prove("reach", "from the pod's network: localhost:%s %s", port, reachText(reach.Result))
 	case p.e.Listeners != nil && fact.Port != 0 && !p.listens(fact.Port):
 		f.confidence = trysail.Certain
 		f.prove("socket", "nothing in the pod listens on port %s", port)
@@ -349,7 +349,7 @@ func isLoopback(host string) bool {
 func reachText(r trysail.ReachResult) string {
 	switch r {
 	case trysail.ReachOK:
-		return "reachable"
+		return "is reachable"
 	case trysail.ReachRefused:
 		return "refuses connections"
 	case trysail.ReachTimeout:
@@ -359,7 +359,7 @@ func reachText(r trysail.ReachResult) string {
 	case trysail.ReachNoDNS:
 		return "cannot be looked up: the resolver does not answer"
 	case trysail.ReachUnreachable:
-		return "unreachable: there is no way to it"
+		return "is unreachable: there is no way to it"
 	}
 	return string(r)
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -162,6 +164,16 @@ func TestMove_FromAnAccountAndBack(t *testing.T) {
 	s.importFrom(t, nil, "--dir", "one", "--yes")
 	if state := s.trysail(t, 0, "services", "off", "-o", "json"); !strings.Contains(state, `"state": "DISABLED"`) {
 		t.Errorf("off is not disabled:\n%s", state)
+	}
+
+	err := kit.Until(t.Context(), time.Minute, func() error {
+		if out := s.trysail(t, 0, "certs", "show", "shop-cert"); !strings.Contains(out, "is ISSUED") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 
 	// What was in the way is done; the same command goes on from there.
