@@ -18,6 +18,20 @@ const (
 	CodeInternal     Code = "internal"      // ours
 )
 
+// Exception is the name of the AWS exception that stands for the code.
+func (c Code) Exception() string {
+	switch c {
+	case CodeInvalid, CodeUnsupported:
+		return "InvalidInputException"
+	case CodeNotFound:
+		return "NotFoundException"
+	case CodeAccessDenied:
+		return "AccessDeniedException"
+	case CodeUnavailable, CodeInternal:
+	}
+	return "ServiceException"
+}
+
 // Error is the only error type whose text a client ever sees.
 type Error struct {
 	Code    Code

@@ -100,6 +100,8 @@ type Control interface {
 	DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) error
 	// GetAuditTrail returns the newest entry first.
 	GetAuditTrail(context.Context, trysail.Caller, control.GetAuditTrailInput) (*control.AuditPage, error)
+	// RecordFailure puts a call into the audit trail that never got to its operation, which would have done that itself.
+	RecordFailure(ctx context.Context, caller trysail.Caller, operation, resource, exception string, cause error)
 
 	// Identify returns the secret of an access key and who calls with it; ok is false if there is no such key.
 	Identify(ctx context.Context, accessKeyID string) (secret string, caller trysail.Caller, ok bool, err error)
@@ -157,9 +159,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := call{id: newRequestID()}
 	w.Header().Set("X-Amzn-Requestid", c.id)
 	status := http.StatusOK
+	r = r.WithContext(control.WithOrigin(r.Context(), originOf(r, c.id)))
 	answer, err := h.answer(w, r, &c)
 	if err != nil {
 		e := exceptionOf(err)
+		h.recordFailure(r.Context(), &c, err, e)
 		status = e.status
 		answer = e.body()
 		w.Header().Set("X-Amzn-Errortype", e.name)

@@ -88,18 +88,14 @@ func exceptionOf(err error) exception {
 }
 
 func domainException(e *trysail.Error) exception {
-	switch e.Code {
-	case trysail.CodeInvalid, trysail.CodeUnsupported:
-		return exception{http.StatusBadRequest, "InvalidInputException", e.Message}
-	case trysail.CodeNotFound:
-		return exception{http.StatusBadRequest, "NotFoundException", e.Message}
-	case trysail.CodeAccessDenied:
-		return exception{http.StatusBadRequest, "AccessDeniedException", e.Message}
+	status := http.StatusBadRequest
+	switch e.Code { //nolint:exhaustive // the others are the client's fault
 	case trysail.CodeUnavailable:
-		return exception{http.StatusServiceUnavailable, "ServiceException", e.Message}
-	default: // CodeInternal
-		return exception{http.StatusInternalServerError, "ServiceException", e.Message}
+		status = http.StatusServiceUnavailable
+	case trysail.CodeInternal:
+		status = http.StatusInternalServerError
 	}
+	return exception{status, e.Code.Exception(), e.Message}
 }
 
 func signatureException(e *sigv4.Error) exception {

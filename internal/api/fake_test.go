@@ -54,6 +54,7 @@ type fake struct {
 	createKey     func(control.CreateAccessKeyInput) (*control.AccessKey, error)
 	deleteKey     func(string) error
 	audit         func(control.GetAuditTrailInput) (*control.AuditPage, error)
+	failure       func(caller trysail.Caller, operation, resource, exception string, cause error)
 	operation     func(string) (trysail.Operation, error)
 	operations    func(resource, token string) (*control.OperationPage, error)
 	login         func() (*trysail.RegistryLogin, error)
@@ -156,6 +157,12 @@ func (f *fake) HoldDeployment(_ context.Context, _ trysail.Caller, in control.Ho
 
 func (f *fake) CancelDeployment(_ context.Context, _ trysail.Caller, name string) error {
 	return f.cancel(name)
+}
+
+func (f *fake) RecordFailure(_ context.Context, caller trysail.Caller, operation, resource, exception string, cause error) {
+	if f.failure != nil {
+		f.failure(caller, operation, resource, exception, cause)
+	}
 }
 
 func (f *fake) GetAuditTrail(_ context.Context, _ trysail.Caller, in control.GetAuditTrailInput) (*control.AuditPage, error) {

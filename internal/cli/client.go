@@ -117,7 +117,7 @@ func (a *App) connect(dataDir string) (*client, error) {
 		Region:       s.region,
 		BaseEndpoint: aws.String(s.endpoint),
 		HTTPClient:   c.http,
-		AppID:        "trysail-cli",
+		AppID:        userAgent,
 		Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return c.credentials(), nil }),
 		Retryer:      retry.NewStandard(retryOptions),
 	})
@@ -159,6 +159,9 @@ func (c *client) credentials() aws.Credentials {
 	return aws.Credentials{AccessKeyID: s.keyID, SecretAccessKey: s.secret, SessionToken: s.sessionToken}
 }
 
+// userAgent is the name by which the audit trail knows the command.
+const userAgent = "trysail-cli"
+
 // call makes one of the operations that AWS does not have, so it makes none to an AWS account. It is not retried.
 func (c *client) call(ctx context.Context, operation string, in, out any) error {
 	if c.onAWS() {
@@ -174,6 +177,7 @@ func (c *client) call(ctx context.Context, operation string, in, out any) error 
 	}
 	req.Header.Set("Content-Type", "application/x-amz-json-1.1")
 	req.Header.Set("X-Amz-Target", "Trysail_20261120."+operation)
+	req.Header.Set("User-Agent", userAgent)
 	hash := sha256.Sum256(body)
 	credentials := c.credentials()
 	if c.provider != nil {

@@ -70,7 +70,7 @@ func (f *awsFlags) client(ctx context.Context, a *App, dataDir string) (*client,
 	if f.profile == "" && (a.Getenv("AWS_ENDPOINT_URL_LIGHTSAIL") != "" || a.Getenv("AWS_ENDPOINT_URL") != "") {
 		return nil, Usagef("the credentials in the environment are those of a Trysail (AWS_ENDPOINT_URL_LIGHTSAIL is set): name the account with --profile")
 	}
-	opts := []func(*config.LoadOptions) error{config.WithAppID("trysail-cli"), config.WithRetryer(func() aws.Retryer { return retry.NewStandard(retryOptions) })}
+	opts := []func(*config.LoadOptions) error{config.WithAppID(userAgent), config.WithRetryer(func() aws.Retryer { return retry.NewStandard(retryOptions) })}
 	profile := f.profile
 	if profile != "" {
 		opts = append(opts, config.WithSharedConfigProfile(profile))

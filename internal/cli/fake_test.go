@@ -405,7 +405,7 @@ func (s *fakeService) wire() map[string]any {
 	return out
 }
 
-// auditTrail has three entries, and two on a page.
+// auditTrail has four entries, and two on a page.
 func (f *fakeServer) auditTrail(in map[string]any) any {
 	entry := func(operation, service, outcome, code string) map[string]any {
 		return map[string]any{
@@ -413,8 +413,15 @@ func (f *fakeServer) auditTrail(in map[string]any) any {
 			"outcome": outcome, "errorCode": code, "requestId": "r1", "sourceAddress": "192.0.2.7", "userAgent": "aws-cli",
 		}
 	}
+	deployed := entry("CreateContainerServiceDeployment", "web", "success", "")
+	deployed["client"], deployed["details"] = "AWS CLI", map[string]string{"version": "3", "message": ""}
+	if in["accessKey"] == "ci" && in["outcome"] == "failure" {
+		stranger := entry("TagResource", "", "unauthenticated", "InvalidSignatureException")
+		stranger["caller"], stranger["role"] = "", ""
+		return map[string]any{"events": []any{stranger}}
+	}
 	all := []any{
-		entry("DeleteContainerService", "web", "failure", "AccessDeniedException"), entry("CreateContainerService", "web", "success", ""),
+		deployed, entry("DeleteContainerService", "web", "failure", "AccessDeniedException"), entry("CreateContainerService", "web", "success", ""),
 		entry("CreateAccessKey", "", "success", ""),
 	}
 	if name, ok := in["serviceName"]; ok {

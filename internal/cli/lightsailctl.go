@@ -128,7 +128,7 @@ func pluginClient(ctx context.Context, in pluginInput) (*client, error) {
 	h := awshttp.NewBuildableClient().WithTimeout(callTimeout).WithTransportOptions(func(t *http.Transport) {
 		t.TLSClientConfig = transport.TLSClientConfig
 	})
-	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(h), config.WithAppID("trysail-cli"), config.WithRetryer(func() aws.Retryer {
+	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(h), config.WithAppID(userAgent), config.WithRetryer(func() aws.Retryer {
 		return retry.NewStandard(retryOptions)
 	})}
 	if conf.Region != "" {

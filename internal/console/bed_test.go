@@ -139,7 +139,7 @@ func (b *bed) signIn() {
 	}
 }
 
-var tokenField = regexp.MustCompile(`name="csrf" value="([0-9a-f]{64})"`)
+var tokenField = regexp.MustCompile(`name="csrf" value="([A-Za-z0-9_-]{86})"`)
 
 // token is what forms must carry.
 func (b *bed) token() string {

@@ -4,10 +4,12 @@ package console
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"html/template"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -88,6 +90,16 @@ type visit struct {
 	*http.Request
 	session *session
 	caller  trysail.Caller
+	masked  string // the session's token, as the forms of this answer have it
+}
+
+// token is what the forms of the answer carry. It is the same in all parts of a stream, which are compared with each other and
+// are not compressed.
+func (v *visit) token() string {
+	if v.masked == "" {
+		v.masked = v.session.maskedToken()
+	}
+	return v.masked
 }
 
 func (v *visit) service() string { return v.PathValue("service") }
@@ -143,6 +155,9 @@ func (c *Console) routes() {
 // ServeHTTP answers one request.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	secureHeaders(w.Header(), r.TLS != nil)
+	id := requestID()
+	w.Header().Set("X-Request-Id", id)
+	r = r.WithContext(control.WithOrigin(r.Context(), c.originOf(r, id)))
 	defer func() { //nolint:contextcheck // the request has it
 		if p := recover(); p != nil {
 			c.log.ErrorContext(r.Context(), "console page failed", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
@@ -155,6 +170,23 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	c.mux.ServeHTTP(w, r)
+}
+
+// originOf says where a request came from, for the audit trail.
+func (c *Console) originOf(r *http.Request, id string) trysail.Origin {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	return trysail.Origin{RequestID: id, SourceAddress: host, UserAgent: trysail.ConsoleAgent + "/" + c.cfg.Version + " " + r.UserAgent()}
+}
+
+// requestID makes a random UUID, as the API's request ids are.
+func requestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // secureHeaders keeps the pages out of frames, caches and referrers, and everything in them that is not our own.

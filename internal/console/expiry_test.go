@@ -1,11 +1,15 @@
 package console
 
 import (
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/trysail/trysail"
 )
 
 // withCookie is a request of the holder of a session.
@@ -90,7 +94,35 @@ func TestCookieName_IsBoundToPortAndTLS(t *testing.T) {
 		t.Errorf("over TLS: %v", c)
 	}
 	r = httptest.NewRequest(http.MethodGet, "http://127.0.0.1:4500/", nil)
-	if c := sessionCookie(r, "x"); c.Name != "trysail-4500" || c.Secure {
+	if c := sessionCookie(r, "x"); c.Name != "trysail-4500" || c.Secure || c.Path != "/console/" {
 		t.Errorf("without: %v", c)
+	}
+}
+
+// A stream says nothing as long as nothing changes, although tokens differ between answers.
+func TestChanges_AreNoneWhileNothingChanges(t *testing.T) {
+	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookie := c.sessions.begin("AKIA", time.Now())
+	r := withCookie(cookie, true)
+	v := &visit{Request: r, session: c.sessions.find(r, time.Now()), caller: trysail.Caller{Role: trysail.RoleAdmin}}
+	certificate := &trysail.Certificate{Name: "one"}
+	next := c.changes(v, func(*visit) (*page, error) {
+		copied := *certificate
+		return &page{Template: "domains", Live: true, D: domainsView{Certificates: []certificateView{{Certificate: &copied}}}}, nil
+	})
+	for step, want := range []string{"one", "", "", "two", ""} {
+		if want == "two" {
+			certificate.Name = want
+		}
+		message, ok := next()
+		if !ok || (message != nil) != (want != "") || !strings.Contains(string(message), want) {
+			t.Errorf("step %d: got %q", step, message)
+		}
+		if want != "" && !strings.Contains(string(message), v.token()) {
+			t.Errorf("step %d: no token in %q", step, message)
+		}
 	}
 }

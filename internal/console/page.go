@@ -114,7 +114,7 @@ func (c *Console) render(v *visit, p *page, part string) ([]byte, error) {
 		p.LiveURL = p.Path
 	}
 	if v.session != nil {
-		p.CSRF, p.Caller = v.session.token, v.caller
+		p.CSRF, p.Caller = v.token(), v.caller
 	}
 	var b bytes.Buffer
 	if err := t.ExecuteTemplate(&b, part, p); err != nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/hex"
 	"net"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/trysail/trysail"
 )
 
 const (
@@ -30,7 +33,7 @@ const (
 type session struct {
 	hash  [sha256.Size]byte // of the cookie's value: memory does not hold what opens a session
 	keyID string
-	token string // that every form carries
+	token [tokenSize]byte // that every form carries, masked
 	made  time.Time
 
 	mu    sync.Mutex
@@ -61,9 +64,26 @@ func (s *session) heard() *flash {
 	return f
 }
 
-// isToken compares in constant time.
+// tokenSize is how many random bytes a token has.
+const tokenSize = 32
+
+// maskedToken masks the token with random bytes, which stand before it: pages are compressed, and from the sizes of many answers
+// that all have the same text in them, that text could be guessed.
+func (s *session) maskedToken() string {
+	var text [2 * tokenSize]byte
+	_, _ = rand.Read(text[:tokenSize]) // never fails
+	subtle.XORBytes(text[tokenSize:], text[:tokenSize], s.token[:])
+	return base64.RawURLEncoding.EncodeToString(text[:])
+}
+
+// isToken compares a masked token in constant time.
 func (s *session) isToken(text string) bool {
-	return subtle.ConstantTimeCompare([]byte(text), []byte(s.token)) == 1
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(b) != 2*tokenSize {
+		return false
+	}
+	subtle.XORBytes(b[tokenSize:], b[tokenSize:], b[:tokenSize])
+	return subtle.ConstantTimeCompare(b[tokenSize:], s.token[:]) == 1
 }
 
 // alive reports whether the session is not over. Once it is, it stays so.
@@ -91,7 +111,8 @@ func newSessions() *sessions { return &sessions{by: map[[sha256.Size]byte]*sessi
 // begin makes a session and returns the value of its cookie.
 func (s *sessions) begin(keyID string, now time.Time) (cookie string) {
 	cookie = secretText()
-	made := &session{hash: sha256.Sum256([]byte(cookie)), keyID: keyID, token: secretText(), made: now, used: now}
+	made := &session{hash: sha256.Sum256([]byte(cookie)), keyID: keyID, made: now, used: now}
+	_, _ = rand.Read(made.token[:]) // never fails
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.by) >= maxSessions {
@@ -177,8 +198,12 @@ func cookieName(r *http.Request) string {
 
 // sessionCookie is the cookie with a value; an empty one removes it.
 func sessionCookie(r *http.Request, value string) *http.Cookie {
+	path := Root
+	if r.TLS != nil {
+		path = "/" // as the prefix of the name demands
+	}
 	c := &http.Cookie{ //nolint:gosec // it is Secure wherever there is TLS; plain HTTP is on loopback only
-		Name: cookieName(r), Value: value, Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
+		Name: cookieName(r), Value: value, Path: path, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
 		MaxAge: int(lifeTime.Seconds()),
 	}
 	if value == "" {
@@ -246,7 +271,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 		c.answer(w, v, p) //nolint:contextcheck // the request has it
 		return
 	}
-	secret, _, ok, err := c.control.Identify(r.Context(), id)
+	secret, caller, ok, err := c.control.Identify(r.Context(), id)
 	if err != nil {
 		c.fail(w, r, nil, err)
 		return
@@ -255,8 +280,12 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	want, got := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(r.PostFormValue("secret")))
 	if same := subtle.ConstantTimeCompare(want[:], got[:]) == 1; !same || !ok || secret == "" {
 		c.log.InfoContext(r.Context(), "console sign-in refused", "remote", r.RemoteAddr)
+		c.control.RecordFailure(r.Context(), trysail.Caller{AccessKeyID: id}, trysail.ConsoleSignIn, "", trysail.CodeAccessDenied.Exception(), nil)
 		c.answer(w, v, signInPage(next, id, "This access key and secret do not belong together.")) //nolint:contextcheck // the request has it
 		return
+	}
+	if err := c.control.RecordSignIn(r.Context(), caller); err != nil { // a full disk shuts nobody out: they may free some space
+		c.log.ErrorContext(r.Context(), "a sign-in is not in the audit trail", "access_key_id", id, "error", err)
 	}
 	if old := c.sessions.find(r, time.Now()); old != nil {
 		c.sessions.end(old)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/trysail/trysail/internal/control"
 )
 
@@ -30,7 +32,7 @@ func TestConsole_SignInKeepsTheSecretToItself(t *testing.T) {
 	}
 	a := b.do("POST", "/console/sign-in", url.Values{"key": {b.key.ID}, "secret": {b.key.Secret}, "next": {"/console/audit"}}, nil)
 	cookie := a.header.Get("Set-Cookie")
-	for _, part := range []string{"HttpOnly", "SameSite=Strict", "Path=/"} {
+	for _, part := range []string{"HttpOnly", "SameSite=Strict", "Path=/console/;", "Max-Age=43200"} {
 		if !strings.Contains(cookie, part) {
 			t.Errorf("the cookie %q lacks %s", cookie, part)
 		}
@@ -76,7 +78,9 @@ func TestConsole_FormsNeedTokenAndOrigin(t *testing.T) {
 		change change
 	}{
 		"no token":     {url.Values{}, nil},
-		"wrong token":  {url.Values{"csrf": {strings.Repeat("0", 64)}}, nil},
+		"wrong token":  {url.Values{"csrf": {strings.Repeat("0", 86)}}, nil},
+		"part of it":   {url.Values{"csrf": {token[:43]}}, nil},
+		"another mask": {url.Values{"csrf": {strings.Repeat("A", 43) + token[43:]}}, nil},
 		"other site":   {url.Values{"csrf": {token}}, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }},
 		"other origin": {url.Values{"csrf": {token}}, func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") }},
 	} {
@@ -92,6 +96,53 @@ func TestConsole_FormsNeedTokenAndOrigin(t *testing.T) {
 	}
 	if a := b.get("/console/"); a.status != 303 {
 		t.Errorf("after signing out: %d", a.status)
+	}
+}
+
+// What is the same in many compressed answers can be guessed from their sizes.
+func TestConsole_TokensDifferInEveryAnswer(t *testing.T) {
+	b := newBed(t)
+	b.signIn()
+	first, second := b.token(), b.token()
+	if first == second {
+		t.Error("two pages have the same token")
+	}
+	stranger := b.browser
+	b.browser = b.newBrowser()
+	b.signIn()
+	if a := b.do("POST", "/console/sign-out", url.Values{"csrf": {first}}, nil); a.status != 403 {
+		t.Errorf("with the token of another session: %d", a.status)
+	}
+	b.browser = stranger
+	for _, token := range []string{second, first} { // both are good, in any order
+		if a := b.do("POST", "/console/keys/delete", url.Values{"csrf": {token}, "id": {"AKIANONE"}}, nil); a.status != 303 {
+			t.Errorf("a form with a token of its session: %d", a.status)
+		}
+	}
+}
+
+func TestConsole_SignInsAreInTheAuditTrail(t *testing.T) {
+	b := newBed(t)
+	b.do("POST", "/console/sign-in", url.Values{"key": {"AKIANOBODY"}, "secret": {b.key.Secret}}, nil)
+	b.signIn()
+	b.done("/console/keys/delete", "id", "AKIANONE")
+	page, err := b.control.GetAuditTrail(t.Context(), b.admin, control.GetAuditTrailInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range page.Events {
+		got = append(got, strings.Join([]string{e.Operation, e.Caller.AccessKeyID, string(e.Outcome), e.ErrorCode, e.SourceAddress, e.Client()}, " "))
+		if e.RequestID == "" {
+			t.Errorf("%+v has no request id", e)
+		}
+	}
+	want := []string{
+		"DeleteAccessKey " + b.key.ID + " failure NotFoundException 127.0.0.1 Console", "ConsoleSignIn " + b.key.ID + " success  127.0.0.1 Console",
+		"ConsoleSignIn AKIANOBODY unauthenticated AccessDeniedException 127.0.0.1 Console",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 

@@ -27,6 +27,8 @@ func (c *Console) functions() template.FuncMap {
 		"plural":  plural,
 		"command": func(words []string) string { return strings.Join(words, " ") },
 		"field":   func(label, name, value, hint string) fieldView { return fieldView{label, name, value, hint} },
+		"details": detailRows,
+		"missed":  missedText,
 		"add":     func(a, b int) int { return a + b },
 	}
 }
@@ -114,13 +116,13 @@ func shortDigest(digest string) string {
 // mark is the kind of a state: it chooses the colour and the sign, so that neither stands alone.
 func mark(state any) string {
 	switch fmt.Sprint(state) {
-	case string(trysail.ServiceRunning), string(trysail.DeploymentActive), string(trysail.CertificateIssued), "healthy", "success", "done":
+	case string(trysail.ServiceRunning), string(trysail.DeploymentActive), string(trysail.CertificateIssued), "healthy", string(trysail.AuditSuccess), "done":
 		return "good"
 	case string(trysail.ServicePending), string(trysail.ServiceUpdating), string(trysail.ServiceDeploying), string(trysail.DeploymentActivating),
 		string(trysail.CertificatePending), "starting", "now", "stopping":
 		return "busy"
 	case string(trysail.DeploymentFailed), string(trysail.CertificateExpired), string(trysail.CertificateRevoked),
-		string(trysail.CertificateTimedOut), string(trysail.ServiceDeleting), "failed", "failure":
+		string(trysail.CertificateTimedOut), string(trysail.ServiceDeleting), "failed", string(trysail.AuditFailure), string(trysail.AuditUnauthenticated):
 		return "bad"
 	case "warning", "held":
 		return "warn"

@@ -19,7 +19,7 @@ func TestControl_EveryOperationAsksWhetherItsCallerMay(t *testing.T) {
 	tried := 0
 	for i := range c.NumMethod() {
 		name, method := c.Type().Method(i).Name, c.Method(i)
-		if method.Type().NumIn() < 2 || method.Type().In(1) != callerType {
+		if method.Type().NumIn() < 2 || method.Type().In(1) != callerType || strings.HasPrefix(name, "Record") { // what records them is no operation
 			continue
 		}
 		tried++

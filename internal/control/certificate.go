@@ -56,7 +56,8 @@ type CertificateOperation struct {
 
 // CreateCertificate asks for a certificate. It is issued later, when its domains have been validated.
 // Errors: Invalid (validation, name in use, quota).
-func (c *Control) CreateCertificate(ctx context.Context, caller trysail.Caller, in CreateCertificateInput) (*CertificateOperation, error) {
+func (c *Control) CreateCertificate(ctx context.Context, caller trysail.Caller, in CreateCertificateInput) (_ *CertificateOperation, err error) {
+	defer c.auditFailure(ctx, caller, "CreateCertificate", in.Name, &err)
 	if err := caller.May(trysail.RoleAdmin, "CreateCertificate", ""); err != nil {
 		return nil, err
 	}
@@ -239,7 +240,8 @@ func (p *CertificatePage) cut(all []trysail.Certificate, token string) error {
 }
 
 // DeleteCertificate removes a certificate that no service uses. Errors: Invalid (in use), NotFound.
-func (c *Control) DeleteCertificate(ctx context.Context, caller trysail.Caller, name string) (*CertificateOperation, error) {
+func (c *Control) DeleteCertificate(ctx context.Context, caller trysail.Caller, name string) (_ *CertificateOperation, err error) {
+	defer c.auditFailure(ctx, caller, "DeleteCertificate", name, &err)
 	if err := caller.May(trysail.RoleAdmin, "DeleteCertificate", ""); err != nil {
 		return nil, err
 	}

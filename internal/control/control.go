@@ -66,7 +66,8 @@ type Config struct {
 type Control struct {
 	Config
 
-	exec execSessions
+	exec     execSessions
+	failures failures
 }
 
 // New makes a Control.
@@ -86,9 +87,9 @@ func New(cfg Config) *Control {
 	return &Control{Config: cfg}
 }
 
-// change runs fn in one transaction together with the records of the operation: the audit row, and what GetOperation
-// shows. It turns the store's errors into what a client may see.
-func (c *Control) change(ctx context.Context, caller trysail.Caller, operation, resource string, fn func(*store.Tx) error) (o trysail.Operation, err error) {
+// change runs fn in one transaction together with the records of the operation: the event of the audit trail with these
+// details, to which fn may add, and what GetOperation shows. It turns the store's errors into what a client may see.
+func (c *Control) change(ctx context.Context, caller trysail.Caller, operation, resource string, fn func(*store.Tx) error, details ...map[string]string) (o trysail.Operation, err error) {
 	err = clientError(c.Store.Update(ctx, func(tx *store.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
@@ -96,13 +97,13 @@ func (c *Control) change(ctx context.Context, caller trysail.Caller, operation, 
 		if o, err = record(tx, operation, resource); err != nil {
 			return err
 		}
-		return tx.Audit(caller, operation, resource)
+		return audit(ctx, tx, caller, operation, resource, details...)
 	}))
 	return o, err
 }
 
 // changeService is change on one service, which fn alters and returns to the store as a whole.
-func (c *Control) changeService(ctx context.Context, caller trysail.Caller, operation, name string, fn func(*store.Tx, *trysail.Service) error) (*trysail.Service, error) {
+func (c *Control) changeService(ctx context.Context, caller trysail.Caller, operation, name string, fn func(*store.Tx, *trysail.Service) error, details ...map[string]string) (*trysail.Service, error) {
 	var after *trysail.Service
 	_, err := c.change(ctx, caller, operation, name, func(tx *store.Tx) error {
 		s, err := service(tx, name)
@@ -114,7 +115,7 @@ func (c *Control) changeService(ctx context.Context, caller trysail.Caller, oper
 		}
 		after = s
 		return tx.UpdateService(s)
-	})
+	}, details...)
 	return after, err
 }
 

@@ -103,7 +103,7 @@ func (b *bed) update(fn func(*store.Tx) error) {
 type state struct {
 	Services    []trysail.Service
 	Deployments map[string][]trysail.Deployment
-	Audit       []store.AuditEntry
+	Audit       []trysail.AuditEvent // of what was done
 	Keys        []store.AccessKey
 	Certs       []trysail.Certificate
 }
@@ -123,7 +123,7 @@ func (b *bed) state() (st state) {
 		if st.Certs, err = tx.Certificates(); err != nil {
 			return err
 		}
-		if st.Audit, _, err = tx.AuditTrail(store.AuditQuery{Limit: 1000}); err != nil {
+		if st.Audit, _, err = tx.AuditTrail(store.AuditQuery{Limit: 1000, Outcome: trysail.AuditSuccess}); err != nil {
 			return err
 		}
 		st.Keys, err = tx.Keys()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/trysail/trysail"
@@ -13,7 +14,8 @@ import (
 
 // CreateContainerServiceDeployment makes the service's next version and begins to activate it.
 // Errors: Invalid (validation, an image that does not exist, busy, disabled), NotFound.
-func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller trysail.Caller, serviceName string, in DeploymentInput) (*trysail.Service, error) {
+func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller trysail.Caller, serviceName string, in DeploymentInput) (_ *trysail.Service, err error) {
+	defer c.auditFailure(ctx, caller, "CreateContainerServiceDeployment", serviceName, &err)
 	if err := caller.May(trysail.RoleDeploy, "CreateContainerServiceDeployment", serviceName); err != nil {
 		return nil, err
 	}
@@ -30,14 +32,19 @@ func (c *Control) CreateContainerServiceDeployment(ctx context.Context, caller t
 	if err != nil {
 		return nil, err
 	}
+	details := map[string]string{}
 	return c.changeService(ctx, caller, createDeployment, serviceName, func(tx *store.Tx, s *trysail.Service) error {
 		if err := deployable(s); err != nil {
 			return err
 		}
 		d.CreatedAt, s.Next = tx.Now(), d
 		s.State, s.Detail = trysail.ServiceDeploying, trysail.StateDetail{Code: trysail.DetailCreatingDeployment}
-		return tx.InsertDeployment(s.ID, d)
-	})
+		if err := tx.InsertDeployment(s.ID, d); err != nil {
+			return err
+		}
+		details["version"] = strconv.Itoa(d.Version)
+		return nil
+	}, details)
 }
 
 // refuseECR refuses images in private registries of Amazon ECR when the service may not pull from there.

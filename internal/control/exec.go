@@ -40,7 +40,8 @@ type execSessions struct {
 
 // CreateExecSession allows one command in a container that runs, also of a failed pod that is held. The command is run
 // when a client opens the session. Errors: Invalid (command, nothing runs), NotFound, Unavailable.
-func (c *Control) CreateExecSession(ctx context.Context, caller trysail.Caller, in CreateExecSessionInput) (*trysail.ExecSession, error) {
+func (c *Control) CreateExecSession(ctx context.Context, caller trysail.Caller, in CreateExecSessionInput) (_ *trysail.ExecSession, err error) {
+	defer c.auditFailure(ctx, caller, "CreateExecSession", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "CreateExecSession", in.ServiceName); err != nil {
 		return nil, err
 	}
@@ -51,7 +52,8 @@ func (c *Control) CreateExecSession(ctx context.Context, caller trysail.Caller, 
 		return nil, trysail.Errorf(trysail.CodeInvalid, "The engine of this Trysail cannot run commands in containers.")
 	}
 	s := trysail.ExecSession{Token: rand.Text() + rand.Text(), Service: in.ServiceName, Args: in.Command, TTY: in.TTY, Caller: caller}
-	_, err := c.change(ctx, caller, "CreateExecSession", in.ServiceName, func(tx *store.Tx) error {
+	details := map[string]string{}
+	_, err = c.change(ctx, caller, "CreateExecSession", in.ServiceName, func(tx *store.Tx) error {
 		svc, err := service(tx, in.ServiceName)
 		if err != nil {
 			return err
@@ -62,9 +64,13 @@ func (c *Control) CreateExecSession(ctx context.Context, caller trysail.Caller, 
 			return err
 		}
 		s.Pod = pod.ID
-		s.Container, err = containerForExec(tx, svc, pod, in.ContainerName)
+		if s.Container, err = containerForExec(tx, svc, pod, in.ContainerName); err != nil {
+			return err
+		}
+		details["pod"], details["container"] = string(s.Pod), s.Container
+		details["command"], err = auditCommand(tx, svc, pod.Version, in.Command)
 		return err
-	})
+	}, details)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +78,15 @@ func (c *Control) CreateExecSession(ctx context.Context, caller trysail.Caller, 
 		return nil, trysail.Errorf(trysail.CodeUnavailable, "Too many sessions wait for their clients. Try again in half a minute.")
 	}
 	return &s, nil
+}
+
+// auditCommand is a command line for the audit trail, without the values of the version's environment variables.
+func auditCommand(tx *store.Tx, s *trysail.Service, version int, args []string) (string, error) {
+	d, err := kept(tx, s, version)
+	if err != nil {
+		return "", err
+	}
+	return trysail.NewMasker(d).Text(strings.Join(args, " ")), nil
 }
 
 // validateCommand checks a command line. Whether the program is there is for the container to say.

@@ -78,7 +78,8 @@ func TestExecSession_RunsOnceInTheChosenPod(t *testing.T) {
 		t.Error("a guessed token is taken for one")
 	}
 	audit := b.state().Audit
-	if audit[0].Operation != "CreateExecSession" || audit[0].Resource != "web" || audit[0].Caller.Name != "me" {
+	said := audit[0].Details
+	if audit[0].Operation != "CreateExecSession" || audit[0].Service != "web" || audit[0].Caller.Name != "me" || said["command"] != "sh -c true" || said["pod"] == "" || said["container"] == "" {
 		t.Errorf("audit: %v", audit[0])
 	}
 	b.refused(trysail.CodeNotFound, `No pod "web-v1-0-gone" of service "web" is running.`, func() error {

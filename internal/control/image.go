@@ -19,7 +19,8 @@ const RegistryUser = "AWS"
 
 // CreateContainerServiceRegistryLogin makes a login for this installation's own registry. Its password is in this answer
 // and never again: only its hash is kept.
-func (c *Control) CreateContainerServiceRegistryLogin(ctx context.Context, caller trysail.Caller) (*trysail.RegistryLogin, error) {
+func (c *Control) CreateContainerServiceRegistryLogin(ctx context.Context, caller trysail.Caller) (_ *trysail.RegistryLogin, err error) {
+	defer c.auditFailure(ctx, caller, "CreateContainerServiceRegistryLogin", c.Registry, &err)
 	// There is one repository for all services. What a login may do there is the registry's to say, by its key's role.
 	if err := anywhere(caller).May(trysail.RoleDeploy, "CreateContainerServiceRegistryLogin", ""); err != nil {
 		return nil, err
@@ -28,7 +29,7 @@ func (c *Control) CreateContainerServiceRegistryLogin(ctx context.Context, calle
 	rand.Read(secret[:]) // never fails, see crypto/rand
 	login := &trysail.RegistryLogin{Username: RegistryUser, Password: base64.RawURLEncoding.EncodeToString(secret[:]), Registry: c.Registry}
 	hash := sha256.Sum256([]byte(login.Password))
-	_, err := c.change(ctx, caller, "CreateContainerServiceRegistryLogin", c.Registry, func(tx *store.Tx) error {
+	_, err = c.change(ctx, caller, "CreateContainerServiceRegistryLogin", c.Registry, func(tx *store.Tx) error {
 		login.ExpiresAt = tx.Now().Add(trysail.RegistryLoginTime)
 		return tx.InsertLogin(hash[:], caller.AccessKeyID, login.ExpiresAt)
 	})
@@ -47,20 +48,22 @@ type RegisterContainerImageInput struct {
 
 // RegisterContainerImage gives an image that was pushed to the registry its name on a service.
 // Errors: Invalid (label, digest, an image that cannot run here, 150 images), NotFound (service, digest).
-func (c *Control) RegisterContainerImage(ctx context.Context, caller trysail.Caller, in RegisterContainerImageInput) (*trysail.RegisteredImage, error) {
+func (c *Control) RegisterContainerImage(ctx context.Context, caller trysail.Caller, in RegisterContainerImageInput) (_ *trysail.RegisteredImage, err error) {
+	defer c.auditFailure(ctx, caller, "RegisterContainerImage", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleDeploy, "RegisterContainerImage", in.ServiceName); err != nil {
 		return nil, err
 	}
 	if err := firstError(trysail.ValidateServiceName(in.ServiceName), trysail.ValidateLabel(in.Label), trysail.ValidateDigest(in.Digest)); err != nil {
 		return nil, err
 	}
-	_, err := c.Images.Resolve(ctx, trysail.StoredRepository+"@"+in.Digest)
+	_, err = c.Images.Resolve(ctx, trysail.StoredRepository+"@"+in.Digest)
 	// An image that is not there at all is for the transaction to refuse.
 	if e, ok := errors.AsType[*trysail.ImageError](err); ok && e.Final && e.Code != trysail.CodeImageLocal {
 		message := strings.ReplaceAll(e.Message, trysail.StoredRepository+"@", "") // a name that only engines know
 		return nil, trysail.Errorf(trysail.CodeInvalid, "Image %q cannot be registered: %s %s", in.Digest, message, e.Fix)
 	}
 	var made trysail.RegisteredImage
+	details := map[string]string{}
 	_, err = c.changeService(ctx, caller, "RegisterContainerImage", in.ServiceName, func(tx *store.Tx, s *trysail.Service) error {
 		if s.State == trysail.ServiceDeleting {
 			return busy(s)
@@ -73,11 +76,12 @@ func (c *Control) RegisterContainerImage(ctx context.Context, caller trysail.Cal
 			return trysail.Errorf(trysail.CodeInvalid, "Service %q has %d images, the most it may have. Delete one with DeleteContainerImage before you register another.", s.Name, len(list))
 		}
 		made, err = tx.RegisterImage(s, in.Label, in.Digest)
+		details["image"], details["digest"] = made.Name(), in.Digest
 		if errors.Is(err, store.ErrNotFound) {
 			return trysail.Errorf(trysail.CodeNotFound, "Image %q not found in the registry. Push it to %s/sr first.", in.Digest, c.Registry)
 		}
 		return err
-	})
+	}, details)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +112,8 @@ type DeleteContainerImageInput struct {
 
 // DeleteContainerImage takes an image off a service. Old versions that used it keep what they need to run again.
 // Errors: Invalid (name, in use by a current deployment), NotFound.
-func (c *Control) DeleteContainerImage(ctx context.Context, caller trysail.Caller, in DeleteContainerImageInput) error {
+func (c *Control) DeleteContainerImage(ctx context.Context, caller trysail.Caller, in DeleteContainerImageInput) (err error) {
+	defer c.auditFailure(ctx, caller, "DeleteContainerImage", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleDeploy, "DeleteContainerImage", in.ServiceName); err != nil {
 		return err
 	}
@@ -121,7 +126,7 @@ func (c *Control) DeleteContainerImage(ctx context.Context, caller trysail.Calle
 	if img, err := c.Images.Resolve(ctx, in.Image); err == nil {
 		digest = img.Digest
 	}
-	_, err := c.changeService(ctx, caller, "DeleteContainerImage", in.ServiceName, func(tx *store.Tx, s *trysail.Service) error {
+	_, err = c.changeService(ctx, caller, "DeleteContainerImage", in.ServiceName, func(tx *store.Tx, s *trysail.Service) error {
 		if _, err := tx.FindImage(name); errors.Is(err, store.ErrNotFound) {
 			return trysail.Errorf(trysail.CodeNotFound, "Image %q not found.", in.Image)
 		} else if err != nil {
@@ -137,7 +142,7 @@ func (c *Control) DeleteContainerImage(ctx context.Context, caller trysail.Calle
 			}
 		}
 		return tx.DeleteImage(s, name.Number)
-	})
+	}, map[string]string{"image": in.Image})
 	return err
 }
 
@@ -181,12 +186,13 @@ func newRegistry(r trysail.Registry) Registry {
 }
 
 // PutRegistry sets what is known of a registry elsewhere. Errors: Invalid.
-func (c *Control) PutRegistry(ctx context.Context, caller trysail.Caller, in PutRegistryInput) (Registry, error) {
+func (c *Control) PutRegistry(ctx context.Context, caller trysail.Caller, in PutRegistryInput) (_ Registry, err error) {
+	defer c.auditFailure(ctx, caller, "PutRegistry", in.Host, &err)
 	if err := caller.May(trysail.RoleAdmin, "PutRegistry", ""); err != nil {
 		return Registry{}, err
 	}
 	var r trysail.Registry
-	_, err := c.change(ctx, caller, "PutRegistry", in.Host, func(tx *store.Tx) (err error) {
+	_, err = c.change(ctx, caller, "PutRegistry", in.Host, func(tx *store.Tx) (err error) {
 		if r, err = tx.Registry(in.Host); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -221,11 +227,12 @@ func (c *Control) ListRegistries(ctx context.Context, caller trysail.Caller) (li
 }
 
 // DeleteRegistry forgets a registry. Errors: NotFound.
-func (c *Control) DeleteRegistry(ctx context.Context, caller trysail.Caller, host string) error {
+func (c *Control) DeleteRegistry(ctx context.Context, caller trysail.Caller, host string) (err error) {
+	defer c.auditFailure(ctx, caller, "DeleteRegistry", host, &err)
 	if err := caller.May(trysail.RoleAdmin, "DeleteRegistry", ""); err != nil {
 		return err
 	}
-	_, err := c.change(ctx, caller, "DeleteRegistry", host, func(tx *store.Tx) error {
+	_, err = c.change(ctx, caller, "DeleteRegistry", host, func(tx *store.Tx) error {
 		err := tx.DeleteRegistry(host)
 		if errors.Is(err, store.ErrNotFound) {
 			return trysail.Errorf(trysail.CodeNotFound, "Registry %q not found.", host)

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/store"
@@ -50,7 +51,8 @@ type CreateAccessKeyInput struct {
 }
 
 // CreateAccessKey makes a key. Its secret is in this answer and never again. Errors: Invalid (name, role, services).
-func (c *Control) CreateAccessKey(ctx context.Context, caller trysail.Caller, in CreateAccessKeyInput) (*AccessKey, error) {
+func (c *Control) CreateAccessKey(ctx context.Context, caller trysail.Caller, in CreateAccessKeyInput) (_ *AccessKey, err error) {
+	defer c.auditFailure(ctx, caller, "CreateAccessKey", in.Name, &err)
 	if err := caller.May(trysail.RoleAdmin, "CreateAccessKey", ""); err != nil {
 		return nil, err
 	}
@@ -60,10 +62,13 @@ func (c *Control) CreateAccessKey(ctx context.Context, caller trysail.Caller, in
 		return nil, err
 	}
 	var key *AccessKey
-	_, err := c.change(ctx, caller, "CreateAccessKey", in.Name, func(tx *store.Tx) (err error) {
-		key, err = insertKey(tx, in)
+	details := map[string]string{"role": string(in.Role), "services": strings.Join(in.Services, " ")}
+	_, err = c.change(ctx, caller, "CreateAccessKey", in.Name, func(tx *store.Tx) (err error) {
+		if key, err = insertKey(tx, in); err == nil {
+			details["id"] = key.ID
+		}
 		return err
-	})
+	}, details)
 	return key, err
 }
 
@@ -79,11 +84,12 @@ func insertKey(tx *store.Tx, in CreateAccessKeyInput) (*AccessKey, error) {
 }
 
 // DeleteAccessKey removes a key; calls signed with it are refused from now on. Errors: NotFound, Invalid (the last key).
-func (c *Control) DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) error {
+func (c *Control) DeleteAccessKey(ctx context.Context, caller trysail.Caller, id string) (err error) {
+	defer c.auditFailure(ctx, caller, "DeleteAccessKey", id, &err)
 	if err := caller.May(trysail.RoleAdmin, "DeleteAccessKey", ""); err != nil {
 		return err
 	}
-	_, err := c.change(ctx, caller, "DeleteAccessKey", id, func(tx *store.Tx) error {
+	_, err = c.change(ctx, caller, "DeleteAccessKey", id, func(tx *store.Tx) error {
 		keys, err := tx.Keys()
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -81,7 +82,8 @@ type HoldDeploymentInput struct {
 
 // HoldDeployment asks for the pods of the deployment that is being activated to be kept for a while if it fails, out of
 // rotation, so that a person can look into them. Errors: Invalid (time, nothing is being deployed), NotFound.
-func (c *Control) HoldDeployment(ctx context.Context, caller trysail.Caller, in HoldDeploymentInput) error {
+func (c *Control) HoldDeployment(ctx context.Context, caller trysail.Caller, in HoldDeploymentInput) (err error) {
+	defer c.auditFailure(ctx, caller, "HoldDeployment", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleDeploy, "HoldDeployment", in.ServiceName); err != nil {
 		return err
 	}
@@ -96,7 +98,8 @@ func (c *Control) HoldDeployment(ctx context.Context, caller trysail.Caller, in 
 
 // CancelDeployment gives up the deployment that is being activated: it becomes FAILED, and the version before goes on
 // serving. Errors: Invalid (nothing is being deployed), NotFound.
-func (c *Control) CancelDeployment(ctx context.Context, caller trysail.Caller, serviceName string) error {
+func (c *Control) CancelDeployment(ctx context.Context, caller trysail.Caller, serviceName string) (err error) {
+	defer c.auditFailure(ctx, caller, "CancelDeployment", serviceName, &err)
 	if err := caller.May(trysail.RoleDeploy, "CancelDeployment", serviceName); err != nil {
 		return err
 	}
@@ -126,6 +129,6 @@ func (c *Control) changeNext(ctx context.Context, caller trysail.Caller, operati
 		if err := fn(tx, s); err != nil {
 			return err
 		}
-		return tx.Audit(caller, operation, s.Name)
+		return audit(ctx, tx, caller, operation, s.Name, map[string]string{"version": strconv.Itoa(s.Next.Version)})
 	}))
 }

@@ -7,8 +7,10 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/trysail/trysail"
@@ -17,11 +19,12 @@ import (
 
 // CreateContainerService makes a service, with its first deployment if the request has one.
 // Errors: Invalid (validation, name in use, quota).
-func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Caller, in CreateContainerServiceInput) (*trysail.Service, error) {
+func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Caller, in CreateContainerServiceInput) (_ *trysail.Service, err error) {
+	defer c.auditFailure(ctx, caller, "CreateContainerService", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "CreateContainerService", in.ServiceName); err != nil {
 		return nil, err
 	}
-	err := firstError(
+	err = firstError(
 		trysail.ValidateServiceName(in.ServiceName), trysail.ValidatePower(in.Power), trysail.ValidateScale(in.Scale),
 		trysail.ValidateTags(in.Tags), trysail.ValidatePublicDomainNames(in.PublicDomainNames))
 	if err != nil {
@@ -64,7 +67,7 @@ func (c *Control) CreateContainerService(ctx context.Context, caller trysail.Cal
 		}
 		_, err = record(tx, createDeployment, s.Name)
 		return err
-	})
+	}, map[string]string{"capacity": fmt.Sprintf("%s × %d", s.Power, s.Scale)})
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +119,8 @@ func (c *Control) GetContainerServices(ctx context.Context, caller trysail.Calle
 // UpdateContainerService changes capacity, switch, domains and registry access. Without an effective change it only answers; a
 // deployment in progress is reported nevertheless, because clients take the state in the answer for that of their update.
 // Errors: Invalid (validation, busy), NotFound.
-func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Caller, in UpdateContainerServiceInput) (*trysail.Service, error) {
+func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Caller, in UpdateContainerServiceInput) (_ *trysail.Service, err error) {
+	defer c.auditFailure(ctx, caller, "UpdateContainerService", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "UpdateContainerService", in.ServiceName); err != nil {
 		return nil, err
 	}
@@ -131,6 +135,7 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 		return nil, err
 	}
 	var same *trysail.Service
+	details := map[string]string{}
 	after, err := c.changeService(ctx, caller, "UpdateContainerService", in.ServiceName, func(tx *store.Tx, s *trysail.Service) error {
 		before := *s
 		domains, err := c.publicDomains(tx, s.PublicDomains, in.PublicDomainNames)
@@ -168,6 +173,7 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 			same = s
 			return errUnchanged
 		}
+		tellChanges(details, &before, s)
 		s.State, s.Detail = trysail.ServiceUpdating, trysail.StateDetail{Code: trysail.DetailProvisioningService}
 		if !sameDomains {
 			s.Detail.Code = trysail.DetailProvisioningCertificate
@@ -180,25 +186,42 @@ func (c *Control) UpdateContainerService(ctx context.Context, caller trysail.Cal
 			s.Fallback = &before.Capacity
 		}
 		return nil
-	})
+	}, details)
 	if errors.Is(err, errUnchanged) {
 		return same, nil
 	}
 	return after, err
 }
 
+// tellChanges adds to the details of an event what becomes of a service.
+func tellChanges(details map[string]string, before, after *trysail.Service) {
+	if after.Capacity != before.Capacity {
+		details["capacity"] = fmt.Sprintf("%s × %d", after.Power, after.Scale)
+	}
+	if after.Disabled != before.Disabled {
+		details["disabled"] = strconv.FormatBool(after.Disabled)
+	}
+	if after.ECRPuller != before.ECRPuller {
+		details["pulls from ECR"] = strconv.FormatBool(after.ECRPuller)
+	}
+	if !maps.EqualFunc(after.PublicDomains, before.PublicDomains, slices.Equal) {
+		details["domains"] = strings.Join(slices.Sorted(slices.Values(slices.Concat(slices.Collect(maps.Values(after.PublicDomains))...))), " ")
+	}
+}
+
 // errUnchanged ends a transaction in which nothing was to be done.
 var errUnchanged = errors.New("nothing to change")
 
 // DeleteContainerService begins to delete a service with everything that belongs to it. Errors: Invalid (busy), NotFound.
-func (c *Control) DeleteContainerService(ctx context.Context, caller trysail.Caller, serviceName string) error {
+func (c *Control) DeleteContainerService(ctx context.Context, caller trysail.Caller, serviceName string) (err error) {
+	defer c.auditFailure(ctx, caller, "DeleteContainerService", serviceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "DeleteContainerService", serviceName); err != nil {
 		return err
 	}
 	if err := trysail.ValidateServiceName(serviceName); err != nil {
 		return err
 	}
-	_, err := c.changeService(ctx, caller, "DeleteContainerService", serviceName, func(_ *store.Tx, s *trysail.Service) error {
+	_, err = c.changeService(ctx, caller, "DeleteContainerService", serviceName, func(_ *store.Tx, s *trysail.Service) error {
 		if err := busy(s); err != nil {
 			return err
 		}

@@ -1,8 +1,12 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/store"
@@ -58,22 +62,52 @@ func (in *EdgeRulesInput) apply(r *trysail.EdgeRules) error {
 
 // PutServiceSettings changes the settings of a service and returns all of them. It never starts or stops a container.
 // Errors: Invalid, NotFound.
-func (c *Control) PutServiceSettings(ctx context.Context, caller trysail.Caller, in PutServiceSettingsInput) (trysail.ServiceSettings, error) {
+func (c *Control) PutServiceSettings(ctx context.Context, caller trysail.Caller, in PutServiceSettingsInput) (_ trysail.ServiceSettings, err error) {
+	defer c.auditFailure(ctx, caller, "PutServiceSettings", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "PutServiceSettings", in.ServiceName); err != nil {
 		return trysail.ServiceSettings{}, err
 	}
 	if err := trysail.ValidateServiceName(in.ServiceName); err != nil {
 		return trysail.ServiceSettings{}, err
 	}
-	s, err := c.changeService(ctx, caller, "PutServiceSettings", in.ServiceName, func(_ *store.Tx, s *trysail.Service) error {
+	details := map[string]string{}
+	s, err := c.changeService(ctx, caller, "PutServiceSettings", in.ServiceName, func(_ *store.Tx, s *trysail.Service) (err error) {
+		before := s.Settings
 		set(&s.Settings.AccessLog, in.AccessLog)
 		set(&s.Settings.AccessLogHealthChecks, in.AccessLogHealthChecks)
-		return in.apply(&s.Settings.EdgeRules)
-	})
+		if err := in.apply(&s.Settings.EdgeRules); err != nil {
+			return err
+		}
+		details["changed"], err = changedMembers(before, s.Settings)
+		return err
+	}, details)
 	if err != nil {
 		return trysail.ServiceSettings{}, err
 	}
 	return s.Settings, nil
+}
+
+// changedMembers names the settings that differ.
+func changedMembers(before, after trysail.ServiceSettings) (string, error) {
+	var members [2]map[string]json.RawMessage
+	for i, s := range []trysail.ServiceSettings{before, after} {
+		text, err := json.Marshal(s)
+		if err == nil {
+			err = json.Unmarshal(text, &members[i])
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	names := map[string]bool{}
+	for i, m := range members {
+		for name, value := range m {
+			if !bytes.Equal(value, members[1-i][name]) {
+				names[name] = true
+			}
+		}
+	}
+	return strings.Join(slices.Sorted(maps.Keys(names)), " "), nil
 }
 
 // GetServiceSettings returns the settings of a service. Errors: Invalid, NotFound.

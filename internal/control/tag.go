@@ -11,7 +11,8 @@ import (
 )
 
 // TagResource adds tags to a service or a certificate; a tag with the same key is overwritten. Errors: Invalid, NotFound.
-func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) ([]trysail.Operation, error) {
+func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, tags []trysail.Tag) (_ []trysail.Operation, err error) {
+	defer c.auditFailure(ctx, caller, "TagResource", resourceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "TagResource", resourceName); err != nil {
 		return nil, err
 	}
@@ -28,7 +29,8 @@ func (c *Control) TagResource(ctx context.Context, caller trysail.Caller, resour
 }
 
 // UntagResource removes tags from a service or a certificate. A key that is not there is no error. Errors: Invalid, NotFound.
-func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) ([]trysail.Operation, error) {
+func (c *Control) UntagResource(ctx context.Context, caller trysail.Caller, resourceName string, arn *string, keys []string) (_ []trysail.Operation, err error) {
+	defer c.auditFailure(ctx, caller, "UntagResource", resourceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "UntagResource", resourceName); err != nil {
 		return nil, err
 	}

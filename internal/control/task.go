@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +23,8 @@ type CreateTaskInput struct {
 
 // CreateTask runs a command once, in a pod of its own with the image and environment of a container of the service.
 // Errors: Invalid (command, time, nothing serves, too many), NotFound (service, version, container).
-func (c *Control) CreateTask(ctx context.Context, caller trysail.Caller, in CreateTaskInput) (*trysail.Task, error) {
+func (c *Control) CreateTask(ctx context.Context, caller trysail.Caller, in CreateTaskInput) (_ *trysail.Task, err error) {
+	defer c.auditFailure(ctx, caller, "CreateTask", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleDeploy, "CreateTask", in.ServiceName); err != nil {
 		return nil, err
 	}
@@ -35,8 +37,8 @@ func (c *Control) CreateTask(ctx context.Context, caller trysail.Caller, in Crea
 	if in.Timeout < time.Second || in.Timeout > trysail.MaxTaskTime {
 		return nil, trysail.Errorf(trysail.CodeInvalid, "A task can run for 1 to %d seconds.", int(trysail.MaxTaskTime.Seconds()))
 	}
-	k := &trysail.Task{Command: in.Command}
-	_, err := c.change(ctx, caller, "CreateTask", in.ServiceName, func(tx *store.Tx) error {
+	k, details := &trysail.Task{Command: in.Command}, map[string]string{}
+	_, err = c.change(ctx, caller, "CreateTask", in.ServiceName, func(tx *store.Tx) error {
 		s, err := service(tx, in.ServiceName)
 		if err != nil {
 			return err
@@ -64,8 +66,12 @@ func (c *Control) CreateTask(ctx context.Context, caller trysail.Caller, in Crea
 		if k.Container, err = containerForExec(tx, s, trysail.PodRecord{Version: version}, in.ContainerName); err != nil {
 			return err
 		}
+		details["task"], details["version"], details["container"] = string(k.ID), strconv.Itoa(version), k.Container
+		if details["command"], err = auditCommand(tx, s, version, in.Command); err != nil {
+			return err
+		}
 		return tx.InsertTask(k)
-	})
+	}, details)
 	if err != nil {
 		return nil, err
 	}
@@ -85,18 +91,19 @@ func (c *Control) GetTask(ctx context.Context, caller trysail.Caller, serviceNam
 }
 
 // StopTask asks for the end of a task. One that has ended stays as it is. Errors: NotFound.
-func (c *Control) StopTask(ctx context.Context, caller trysail.Caller, serviceName, id string) error {
+func (c *Control) StopTask(ctx context.Context, caller trysail.Caller, serviceName, id string) (err error) {
+	defer c.auditFailure(ctx, caller, "StopTask", serviceName, &err)
 	if err := caller.May(trysail.RoleDeploy, "StopTask", serviceName); err != nil {
 		return err
 	}
-	_, err := c.change(ctx, caller, "StopTask", serviceName, func(tx *store.Tx) error {
+	_, err = c.change(ctx, caller, "StopTask", serviceName, func(tx *store.Tx) error {
 		k, err := task(tx, serviceName, id)
 		if err != nil || !k.EndedAt.IsZero() || !k.StopAt.IsZero() {
 			return err
 		}
 		k.StopAt = tx.Now()
 		return tx.UpdateTask(k)
-	})
+	}, map[string]string{"task": id})
 	return err
 }
 

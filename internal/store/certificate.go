@@ -79,7 +79,7 @@ func (t *Tx) CertificatesFor(domain string) ([]trysail.Certificate, error) {
 
 // CertificateRequests counts the calls of CreateCertificate that succeeded since a time.
 func (t *Tx) CertificateRequests(since time.Time) (n int, err error) {
-	return n, t.row("SELECT COUNT(*) FROM audit WHERE operation = 'CreateCertificate' AND at > $1", unix(since)).Scan(&n)
+	return n, t.row("SELECT COUNT(*) FROM audit WHERE operation = 'CreateCertificate' AND outcome = 'success' AND at > $1", unix(since)).Scan(&n)
 }
 
 func (t *Tx) certificates(where string, args ...any) ([]trysail.Certificate, error) {

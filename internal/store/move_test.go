@@ -27,7 +27,7 @@ func fillAll(t *testing.T, s *store.Store) {
 				tx.InsertService(svc), tx.InsertDeployment(svc.ID, newDeployment()), tx.InsertPod(&pod), tx.UpdatePod(&pod),
 				tx.PutManifest(store.Manifest{Digest: fmt.Sprint("sha256:", i), MediaType: "m", Content: content}, []store.ManifestReference{{Digest: "b", Blob: true}}, fmt.Sprint("t", i)),
 				tx.InsertKey(store.AccessKey{ID: fmt.Sprint("AK", i), Secret: "secret", CreatedAt: tx.Now()}),
-				tx.Audit(trysail.Caller{Name: "n"}, "Op", svc.Name),
+				tx.Audit(trysail.AuditEvent{Caller: trysail.Caller{AccessKeyID: "AK0", Name: "n", Role: trysail.RoleAdmin}, Operation: "Op", Service: svc.Name, Resource: svc.Name, Outcome: trysail.AuditFailure, ErrorCode: "E", Origin: trysail.Origin{RequestID: "r", SourceAddress: "::1", UserAgent: "ü"}, Details: map[string]string{"message": "日本\n"}}),
 				tx.InsertOperation(trysail.Operation{ID: fmt.Sprint("o", i), ResourceName: svc.Name, Type: "T", Status: trysail.OperationStarted, CreatedAt: tx.Now()}),
 				tx.InsertCertificate(&trysail.Certificate{ID: fmt.Sprint(i), Name: fmt.Sprint("c", i), Tags: []trysail.Tag{{Key: "k"}}, Domains: []trysail.DomainCertificate{{Domain: fmt.Sprintf("d%d.example.com", i), Token: "t"}}}),
 				tx.PutRegistry(trysail.Registry{Host: fmt.Sprint("h", i), Secret: "secret", PlainHTTP: i == 1}),
@@ -81,7 +81,7 @@ func TestCopy_ThereAndBack(t *testing.T) {
 		}
 		// The numbers that the database gives go on.
 		update(t, s, func(tx *store.Tx) error {
-			return errors.Join(tx.Audit(trysail.Caller{Name: "new"}, "Op", "r"), tx.InsertOperation(trysail.Operation{ID: "new", Type: "T", CreatedAt: tx.Now()}))
+			return errors.Join(tx.Audit(trysail.AuditEvent{Caller: trysail.Caller{Name: "new"}, Operation: "Op", Resource: "r"}), tx.InsertOperation(trysail.Operation{ID: "new", Type: "T", CreatedAt: tx.Now()}))
 		})
 		look(t, s, func(tx *store.Tx) error {
 			trail, _, err := tx.AuditTrail(store.AuditQuery{Limit: 1})

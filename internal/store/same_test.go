@@ -34,7 +34,7 @@ type world struct {
 	Images       []trysail.RegisteredImage
 	Uses         []trysail.ImageUse
 	Keys         []store.AccessKey
-	Audit        []store.AuditEntry
+	Audit        []trysail.AuditEvent
 	Operations   []trysail.Operation
 	Certificates []trysail.Certificate
 	Domains      []trysail.DomainCertificate
@@ -147,7 +147,7 @@ func TestStores_AreTheSame(t *testing.T) {
 				t.Fatalf("SQLite: %s, PostgreSQL: %s", a, b)
 			}
 		}
-		same := append(exact, cmpopts.IgnoreFields(store.Manifest{}, "PushedAt"), cmpopts.IgnoreFields(store.AuditEntry{}, "At", "Seq"),
+		same := append(exact, cmpopts.IgnoreFields(store.Manifest{}, "PushedAt"), cmpopts.IgnoreFields(trysail.AuditEvent{}, "At"),
 			cmpopts.IgnoreFields(trysail.RegisteredImage{}, "CreatedAt"), cmpopts.IgnoreFields(trysail.Operation{}, "ChangedAt"), cmpopts.IgnoreFields(trysail.Registry{}, "UpdatedAt"))
 		if d := gocmp.Diff(everything(t, lite), everything(t, server), same); d != "" {
 			t.Fatalf("(-SQLite +PostgreSQL):\n%s", d)
@@ -229,7 +229,9 @@ func draw(t *rapid.T, name, text *rapid.Generator[string], number *rapid.Generat
 			return tx.InsertOperation(trysail.Operation{ID: n + fmt.Sprint(i) + word, ResourceName: n, Type: "T", Details: word, Status: trysail.OperationStarted, CreatedAt: when})
 		},
 		"finish": func(tx *store.Tx) error { return tx.FinishOperations(n, trysail.OperationFailed, "C", word) },
-		"audit":  func(tx *store.Tx) error { return tx.Audit(trysail.Caller{Name: word}, "Op", n) },
+		"audit": func(tx *store.Tx) error {
+			return tx.Audit(trysail.AuditEvent{Caller: trysail.Caller{Name: word}, Operation: "Op", Resource: n, Outcome: trysail.AuditSuccess, Details: map[string]string{word: n}})
+		},
 		"key": func(tx *store.Tx) error {
 			return tx.InsertKey(store.AccessKey{ID: n, Name: word, Secret: word, CreatedAt: when})
 		},

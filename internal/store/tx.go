@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -517,65 +516,4 @@ func (t *Tx) keys(where string, args ...any) ([]AccessKey, error) {
 		return err
 	}, "SELECT id, name, secret, role, services, created_at FROM access_keys WHERE "+where+" ORDER BY created_at, id", args...)
 	return list, err
-}
-
-// AuditEntry says who did what.
-type AuditEntry struct {
-	Seq       int64 // grows with each entry
-	At        time.Time
-	Caller    trysail.Caller
-	Operation string
-	Resource  string
-}
-
-// Audit records a change in the transaction that makes it.
-func (t *Tx) Audit(c trysail.Caller, operation, resource string) error {
-	return t.exec("INSERT INTO audit (at, key_id, caller, operation, resource) VALUES ($1, $2, $3, $4, $5)", unix(t.now), c.AccessKeyID, c.Name, operation, resource)
-}
-
-// AuditQuery selects entries of the audit trail. Zero fields select all.
-type AuditQuery struct {
-	Start, End time.Time // the end is exclusive
-	Resource   string
-	// Except are operations that are left out.
-	Except []string
-	Before int64 // only entries with a smaller Seq
-	Limit  int   // how many at most; must be 1 or more
-}
-
-// AuditTrail lists entries, newest first. next is the Before of the following ones, 0 if there are none.
-func (t *Tx) AuditTrail(q AuditQuery) (list []AuditEntry, next int64, err error) {
-	where, args := []string{"1 = 1"}, []any{}
-	add := func(condition string, value any) {
-		args = append(args, value)
-		where = append(where, condition+" $"+strconv.Itoa(len(args)))
-	}
-	if !q.Start.IsZero() {
-		add("at >=", unix(q.Start))
-	}
-	if !q.End.IsZero() {
-		add("at <", unix(q.End))
-	}
-	if q.Resource != "" {
-		add("resource =", q.Resource)
-	}
-	for _, operation := range q.Except {
-		add("operation <>", operation)
-	}
-	if q.Before > 0 {
-		add("seq <", q.Before)
-	}
-	err = t.query(func(r *sql.Rows) error {
-		var e AuditEntry
-		var at int64
-		err := r.Scan(&e.Seq, &at, &e.Caller.AccessKeyID, &e.Caller.Name, &e.Operation, &e.Resource)
-		e.At = fromUnix(at)
-		list = append(list, e)
-		return err
-	}, "SELECT seq, at, key_id, caller, operation, resource FROM audit WHERE "+strings.Join(where, " AND ")+" ORDER BY seq DESC LIMIT $"+strconv.Itoa(len(args)+1), append(args, q.Limit+1)...)
-	if len(list) > q.Limit {
-		list = list[:q.Limit]
-		next = list[q.Limit-1].Seq
-	}
-	return list, next, err
 }
