@@ -1,8 +1,13 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/trysail/trysail/internal/console"
 )
@@ -11,7 +16,41 @@ import (
 func (s *server) newConsole(endpoint, edgePort string) (*console.Console, error) {
 	return console.New(console.Config{
 		Version: version, Region: s.cfg.region, Domain: s.cfg.domain, EdgePort: edgePort, Endpoint: endpoint, ValidationZone: s.cfg.validationZone(),
+		Installed: installed,
 	}, s.control, s.log.With("part", "console"))
+}
+
+// runningProgram is the program of this process, also when another one has taken its place on the disk.
+const runningProgram = "/proc/self/exe"
+
+func installed(ctx context.Context) console.Installed { return installedOf(ctx, runningProgram) }
+
+// installedOf finds out whether the program on the disk is still the one that a process runs, by the process's link to it.
+func installedOf(ctx context.Context, link string) console.Installed {
+	path, err := os.Readlink(link)
+	if err != nil {
+		return console.Installed{}
+	}
+	i := console.Installed{Path: strings.TrimSuffix(path, " (deleted)")}
+	running, err := os.Stat(link)
+	if err != nil {
+		return i
+	}
+	there, err := os.Stat(i.Path)
+	if err != nil || os.SameFile(running, there) {
+		return i
+	}
+	i.Changed = true
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	text, err := exec.CommandContext(ctx, i.Path, "version", "--output", "json").Output() //nolint:gosec // what would run after a restart
+	var build struct {
+		Version string `json:"version"`
+	}
+	if err == nil && json.Unmarshal(text, &build) == nil {
+		i.Version = build.Version
+	}
+	return i
 }
 
 // browsersTo leads browsers that ask for the root to the console; what else is asked for there is for next.

@@ -83,6 +83,8 @@ type Control interface {
 	CreateExecSession(context.Context, trysail.Caller, control.CreateExecSessionInput) (*trysail.ExecSession, error)
 	CreateTask(context.Context, trysail.Caller, control.CreateTaskInput) (*trysail.Task, error)
 	GetTask(ctx context.Context, caller trysail.Caller, serviceName, id string) (*trysail.Task, error)
+	// ListTasks returns the newest task first.
+	ListTasks(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Task, error)
 	StopTask(ctx context.Context, caller trysail.Caller, serviceName, id string) error
 	ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error)
 	PutRegistry(context.Context, trysail.Caller, control.PutRegistryInput) (control.Registry, error)

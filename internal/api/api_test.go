@@ -234,6 +234,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"CreateExecSession", `{"serviceName":"web","command":["sh"],"tty":true,"podId":"p","containerName":"app"}`, `{"path":"/exec/t0ken","protocol":"v1.exec.trysail","podId":"p","containerName":"app","expiresAt":1800000000}`},
 		{"CreateTask", `{"serviceName":"web","command":["a","b"],"timeoutSeconds":60}`, `{"task":{"taskId":"web-task-1","version":2,"containerName":"app","command":["a","b"],"state":"RUNNING","createdAt":1800000000}}`},
 		{"GetTask", `{"serviceName":"web","taskId":"web-task-1"}`, `{"task":{"taskId":"web-task-1","version":2,"containerName":"app","command":["a"],"state":"ENDED","exitCode":0,"createdAt":1800000000,"endedAt":1800000000}}`},
+		{"ListTasks", `{"serviceName":"web"}`, `{"tasks":[{"taskId":"web-task-1","version":2,"containerName":"app","command":["a"],"state":"ENDED","exitCode":0,"createdAt":1800000000,"endedAt":1800000000}]}`},
 		{"StopTask", `{"serviceName":"web","taskId":"web-task-1"}`, `{}`},
 		{"CancelDeployment", `{"serviceName":"web"}`, `{}`},
 		{"GetPodLog", `{"serviceName":"web","containerName":"app","version":3,"previous":true,"filterPattern":"x"}`, `{"logEvents":[{"createdAt":1800000000,"message":"a","podId":"p","version":3,"stream":"stderr"},` +

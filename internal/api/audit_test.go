@@ -48,7 +48,9 @@ func TestAuditTrail_HasTheCallsThatNeverGotToTheirOperation(t *testing.T) {
 	do(t, server, "DeleteContainerService", `{"serviceName":"web"}`)   // control has recorded it
 	do(t, server, "DeleteContainerService", `{"serviceName":["web"]}`) // never got there
 	do(t, server, "CreateContainerService", `{"serviceName":"web","power":"nano","scale":1}`)
-	call := func(key string) { send(t, sign(newCall(server.URL, "TagResource", "{}"), "{}", key, "wrong", time.Now())) }
+	call := func(key string) {
+		send(t, sign(newCall(server.URL, "TagResource", "{}"), "{}", key, "wrong", time.Now()))
+	}
 	call(testKey)
 	call("TSAKOTHER")
 	want := []string{

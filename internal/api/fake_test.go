@@ -388,6 +388,14 @@ func (f *fake) GetTask(_ context.Context, _ trysail.Caller, service, id string) 
 	return f.task(service, id)
 }
 
+func (f *fake) ListTasks(_ context.Context, _ trysail.Caller, service string) ([]trysail.Task, error) {
+	k, err := f.task(service, "web-task-1")
+	if err != nil {
+		return nil, err
+	}
+	return []trysail.Task{*k}, nil
+}
+
 func (f *fake) StopTask(_ context.Context, _ trysail.Caller, service, id string) error {
 	return f.stopTask(service, id)
 }

@@ -139,6 +139,7 @@ func ownOperations(c Control, v view) []operation {
 		own(reading("GetTask", "0.6", readTask, func(ctx context.Context, caller trysail.Caller, in taskRequest) (*trysail.Task, error) {
 			return c.GetTask(ctx, caller, in.serviceName, in.id)
 		}, v.taskResult)),
+		own(reading("ListTasks", "0.7", readServiceName, c.ListTasks, v.tasksResult)),
 		own(changing("StopTask", "0.6", readTask, noOutput(func(ctx context.Context, caller trysail.Caller, in taskRequest) error {
 			return c.StopTask(ctx, caller, in.serviceName, in.id)
 		}), empty)),

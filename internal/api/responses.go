@@ -664,7 +664,22 @@ type task struct {
 	EndedAt   float64 `json:"endedAt,omitempty"`
 }
 
-func (v view) taskResult(k *trysail.Task) taskResult {
+func (v view) taskResult(k *trysail.Task) taskResult { return taskResult{newTask(k)} }
+
+// tasksResult is the answer of ListTasks.
+type tasksResult struct {
+	Tasks []task `json:"tasks"`
+}
+
+func (v view) tasksResult(list []trysail.Task) tasksResult {
+	out := tasksResult{Tasks: make([]task, len(list))}
+	for i := range list {
+		out.Tasks[i] = newTask(&list[i])
+	}
+	return out
+}
+
+func newTask(k *trysail.Task) task {
 	shown := task{ID: k.ID, Version: k.Version, ContainerName: k.Container, Command: k.Command, State: "RUNNING", Reason: k.Reason, CreatedAt: seconds(k.CreatedAt)}
 	if !k.EndedAt.IsZero() {
 		shown.State, shown.EndedAt = "ENDED", seconds(k.EndedAt)
@@ -672,5 +687,5 @@ func (v view) taskResult(k *trysail.Task) taskResult {
 			shown.ExitCode = &k.ExitCode
 		}
 	}
-	return taskResult{shown}
+	return shown
 }

@@ -40,7 +40,9 @@ type bed struct {
 	server  *httptest.Server
 	browser *http.Client
 	key     control.AccessKey
-	admin   trysail.Caller
+	// installed is what is said to be on the disk.
+	installed console.Installed
+	admin     trysail.Caller
 }
 
 func newBed(t *testing.T) *bed {
@@ -63,7 +65,10 @@ func newBed(t *testing.T) *bed {
 		t.Fatal(err)
 	}
 	b.admin = trysail.Caller{AccessKeyID: b.key.ID, Name: b.key.Name, Role: trysail.RoleAdmin}
-	c, err := console.New(console.Config{Version: "1.2.3", Region: "us-east-1", Domain: "example.com", Endpoint: "http://127.0.0.1:4500"}, b.control, slog.New(slog.DiscardHandler))
+	c, err := console.New(console.Config{
+		Version: "1.2.3", Region: "us-east-1", Domain: "example.com", Endpoint: "http://127.0.0.1:4500",
+		Installed: func(context.Context) console.Installed { return b.installed },
+	}, b.control, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,8 +33,17 @@ type Config struct {
 	EdgePort string
 	// Endpoint is the address of the API as clients reach it, for the commands that pages show.
 	Endpoint string
+	// Installed finds out whether the program on the disk is still the one that runs, and what version it is; nil if nobody can.
+	Installed func(context.Context) Installed
 	// ValidationZone is where the records that validate domains point to; default "validations." and Domain.
 	ValidationZone string
+}
+
+// Installed is the program on the disk, which may be newer than the one that runs.
+type Installed struct {
+	Path    string
+	Changed bool   // it is another one than runs
+	Version string // of the one on the disk; empty if it does not say
 }
 
 const (
@@ -57,6 +66,7 @@ type Console struct {
 	assets    map[string]asset // by name with hash
 	names     map[string]string
 	origin    *http.CrossOriginProtection
+	started   time.Time
 	done      chan struct{}
 }
 
@@ -67,7 +77,7 @@ func New(cfg Config, c *control.Control, log *slog.Logger) (*Console, error) {
 	}
 	con := &Console{
 		cfg: cfg, control: c, log: log, mux: http.NewServeMux(), sessions: newSessions(), attempts: newLimiter(),
-		streams: newCounter(), origin: http.NewCrossOriginProtection(), done: make(chan struct{}),
+		streams: newCounter(), origin: http.NewCrossOriginProtection(), started: time.Now(), done: make(chan struct{}),
 	}
 	if err := con.readAssets(); err != nil {
 		return nil, fmt.Errorf("reading the console's assets: %w", err)
@@ -128,6 +138,11 @@ func (c *Console) routes() {
 		"GET /console/services/{service}/settings":                        c.showManage,
 		"GET /console/services/{service}/logs":                            c.showLogs,
 		"GET /console/services/{service}/metrics":                         c.showMetrics,
+		"GET /console/services/{service}/tasks":                           c.showTasks,
+		"POST /console/services/{service}/tasks":                          c.runTask,
+		"GET /console/services/{service}/tasks/{task}":                    c.showTask,
+		"POST /console/services/{service}/tasks/{task}/stop":              c.stopTask,
+		"POST /console/services/{service}/edge-rules":                     c.setEdgeRules,
 		"GET /console/services/{service}/images":                          c.showImages,
 		"POST /console/services/{service}/images/delete":                  c.deleteImage,
 		"POST /console/services/{service}/update":                         c.update,

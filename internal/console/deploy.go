@@ -51,6 +51,14 @@ func (c *Console) deploy(v *visit) (*page, error) {
 		}
 		return c.deployPage(s, f, 0), nil
 	}
+	if f.From > 0 {
+		r, err := c.control.GetDeploymentRecord(v.Context(), v.caller, s.Name, f.From)
+		if err == nil {
+			f.restore(&r.Deployment)
+		} else if !gone(err) {
+			return nil, err
+		}
+	}
 	in, err := f.input()
 	if err == nil {
 		if s, err = c.control.CreateContainerServiceDeployment(v.Context(), v.caller, v.service(), in); err == nil {

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
@@ -32,7 +33,7 @@ type deployForm struct {
 // containerForm is a container of it.
 type containerForm struct {
 	Name, Image string
-	Command     string // one argument on each line
+	Command     string // one argument on each line, see commandText
 	Environment []pairForm
 	Ports       []pairForm
 }
@@ -57,7 +58,7 @@ func newForm(d *trysail.Deployment) *deployForm {
 	f.From = d.Version
 	for _, name := range d.ContainerNames() {
 		c := d.Containers[name]
-		one := containerForm{Name: name, Image: c.Image, Command: strings.Join(c.Command, "\n")}
+		one := containerForm{Name: name, Image: c.Image, Command: commandText(c.Command)}
 		for _, key := range slices.Sorted(maps.Keys(c.Environment)) {
 			one.Environment = append(one.Environment, pairForm{key, c.Environment[key]})
 		}
@@ -89,7 +90,7 @@ func readDeployForm(v url.Values) *deployForm {
 			break
 		}
 		c := containerForm{Name: strings.TrimSpace(v.Get(at + "name")), Image: strings.TrimSpace(v.Get(at + "image"))}
-		c.Command = strings.ReplaceAll(v.Get(at+"command"), "\r\n", "\n")
+		c.Command = plainLines(v.Get(at + "command"))
 		c.Environment = readPairs(v, at+"env")
 		c.Ports = readPairs(v, at+"port")
 		f.Containers = append(f.Containers, c)
@@ -104,10 +105,63 @@ func readPairs(v url.Values, at string) (list []pairForm) {
 		if !v.Has(name) {
 			break
 		}
-		value := strings.ReplaceAll(v.Get(fmt.Sprintf("%s%d.value", at, i)), "\r\n", "\n")
-		list = append(list, pairForm{strings.TrimSpace(v.Get(name)), value})
+		list = append(list, pairForm{strings.TrimSpace(v.Get(name)), plainLines(v.Get(fmt.Sprintf("%s%d.value", at, i)))})
 	}
 	return list
+}
+
+// commandText is a command line with an argument on each line. One that would not be one line, or not be seen, is written
+// as a string of JSON.
+func commandText(args []string) string {
+	lines := make([]string, len(args))
+	for i, arg := range args {
+		lines[i] = arg
+		if strings.TrimSpace(arg) == "" || strings.ContainsAny(arg, "\r\n") || strings.HasPrefix(arg, `"`) {
+			lines[i] = quoted(arg)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// quoted is a string of JSON.
+func quoted(s string) string {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return s // cannot be: strings always have a JSON form
+	}
+	return string(text)
+}
+
+// readCommand reads what commandText has written. Lines without anything are no arguments.
+func readCommand(text string) (args []string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		var arg string
+		if !strings.HasPrefix(line, `"`) || json.Unmarshal([]byte(line), &arg) != nil {
+			arg = line
+		}
+		args = append(args, arg)
+	}
+	return args
+}
+
+// restore gives those variables that were not touched back what forms cannot carry: the ends of lines are all alike in them,
+// and fields of one line have none. d is the deployment that the form began with.
+func (f *deployForm) restore(d *trysail.Deployment) {
+	for i := range f.Containers {
+		env := d.Containers[f.Containers[i].Name].Environment
+		for name, value := range env {
+			shown := strings.TrimSpace(strings.NewReplacer("\r", "", "\n", "").Replace(name))
+			for j := range f.Containers[i].Environment {
+				e := &f.Containers[i].Environment[j]
+				if e.Name == shown && e.Value == strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(value) {
+					e.Name, e.Value = name, value
+				}
+			}
+		}
+	}
 }
 
 // change carries out what a button asks for: rows more or less. done is false for any other button.
@@ -220,9 +274,7 @@ func (f *deployForm) input() (in control.DeploymentInput, err error) {
 // input is the container that the form describes.
 func (c *containerForm) input() (trysail.Container, error) {
 	out := trysail.Container{Image: c.Image}
-	if strings.TrimSpace(c.Command) != "" {
-		out.Command = strings.Split(strings.Trim(c.Command, "\n"), "\n")
-	}
+	out.Command = readCommand(c.Command)
 	for _, e := range c.Environment {
 		if e.Name == "" {
 			if e.Value != "" {

@@ -1,22 +1,31 @@
 package console_test
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"html"
 	"maps"
 	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/store"
 )
 
 var (
 	inputs    = regexp.MustCompile(`<input[^>]* name="([^"]+)"[^>]*>`)
 	valueOf   = regexp.MustCompile(` value="([^"]*)"`)
 	textareas = regexp.MustCompile(`(?s)<textarea[^>]* name="([^"]+)"[^>]*>\n?(.*?)</textarea>`)
-	selects   = regexp.MustCompile(`(?s)<select[^>]* name="([^"]+)"[^>]*>.*?<option selected>([^<]*)</option>.*?</select>`)
+	selects   = regexp.MustCompile(`(?s)<select[^>]* name="([^"]+)"[^>]*>(.*?)</select>`)
+	selected  = regexp.MustCompile(`<option(?: value="([^"]*)")? selected>([^<]*)</option>`)
 )
 
 // fields is what a browser would send of the form on a page.
@@ -24,14 +33,16 @@ func fields(page string) url.Values {
 	v := url.Values{}
 	for _, m := range inputs.FindAllStringSubmatch(page, -1) {
 		if value := valueOf.FindStringSubmatch(m[0]); value != nil {
-			v.Set(m[1], html.UnescapeString(value[1]))
+			v.Set(m[1], strings.NewReplacer("\r", "", "\n", "").Replace(html.UnescapeString(value[1]))) // one line
 		}
 	}
 	for _, m := range textareas.FindAllStringSubmatch(page, -1) {
-		v.Set(m[1], html.UnescapeString(m[2]))
+		v.Set(m[1], strings.NewReplacer("\r\n", "\r\n", "\r", "\r\n", "\n", "\r\n").Replace(html.UnescapeString(m[2])))
 	}
 	for _, m := range selects.FindAllStringSubmatch(page, -1) {
-		v.Set(m[1], html.UnescapeString(m[2]))
+		if chosen := selected.FindStringSubmatch(m[2]); chosen != nil {
+			v.Set(m[1], html.UnescapeString(cmp.Or(chosen[1], chosen[2])))
+		}
 	}
 	return v
 }
@@ -91,7 +102,7 @@ func TestDeployForm_WorksWithoutJavaScript(t *testing.T) {
 		Image: "nginx:1", Command: []string{"nginx", "-g", "daemon off;"}, Environment: map[string]string{"GREETING": "say \"hello\"\nand <bye>"},
 		Ports: map[string]trysail.Protocol{"80": trysail.ProtocolHTTP, "8443": trysail.ProtocolTCP},
 	}}
-	if diff := cmp.Diff(want, services[0].Next.Containers); diff != "" {
+	if diff := gocmp.Diff(want, services[0].Next.Containers); diff != "" {
 		t.Error(diff)
 	}
 	check := services[0].Next.PublicEndpoint.HealthCheck
@@ -112,12 +123,86 @@ func TestDeployForm_BeginsWithAVersionAndKeepsItAll(t *testing.T) {
 	}
 	services, _ := b.control.GetContainerServices(t.Context(), b.admin, "web")
 	next := services[0].Next
-	if diff := cmp.Diff(d.Containers, next.Containers); diff != "" {
+	if diff := gocmp.Diff(d.Containers, next.Containers); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(d.PublicEndpoint, next.PublicEndpoint); diff != "" {
+	if diff := gocmp.Diff(d.PublicEndpoint, next.PublicEndpoint); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// TestDeployForm_DeploymentsComeBackAsTheyWere opens the form of any deployment, and deploys it as it is.
+func TestDeployForm_DeploymentsComeBackAsTheyWere(t *testing.T) {
+	b := newBed(t)
+	b.signIn()
+	b.create("web")
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(rapid.StringOfN(rapid.RuneFrom([]rune("ab=\"'\\ \t<>&;+%\u00e4\u65e5\u200b\x01")), 0, 12, -1), rapid.SampledFrom([]string{"", " ", "\n", "\r\n", "a\nb", "\n\na\r\nb\r", `"`, `"a"`, "</textarea>"}))
+		name := rapid.StringMatching(`[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?`)
+		variable := rapid.SampledFrom([]string{"A", "b.c", "WITH SPACE", " OUTER ", "LINE\nBREAK", "<X>", "\u00dc", "Q\"", "A'B"})
+		container := rapid.Custom(func(t *rapid.T) trysail.Container {
+			c := trysail.Container{Image: rapid.SampledFrom([]string{"nginx:1", "ghcr.io/a/b@sha256:" + strings.Repeat("0", 64)}).Draw(t, "image")}
+			if words := rapid.SliceOfN(text, 0, 4).Draw(t, "command"); len(words) > 0 {
+				c.Command = words
+			}
+			if env := rapid.MapOfN(variable, text, 0, 5).Draw(t, "environment"); len(env) > 0 {
+				c.Environment = env
+			}
+			port := rapid.Map(rapid.IntRange(1, 65535), strconv.Itoa)
+			protocol := rapid.SampledFrom([]trysail.Protocol{trysail.ProtocolHTTP, trysail.ProtocolHTTPS, trysail.ProtocolTCP, trysail.ProtocolUDP})
+			if ports := rapid.MapOfN(port, protocol, 0, 3).Draw(t, "ports"); len(ports) > 0 {
+				c.Ports = ports
+			}
+			return c
+		})
+		d := &trysail.Deployment{State: trysail.DeploymentActive, Containers: rapid.MapOfN(name, container, 1, 4).Draw(t, "containers")}
+		taken := map[string]bool{} // the containers share one network
+		for _, name := range d.ContainerNames() {
+			maps.DeleteFunc(d.Containers[name].Ports, func(port string, _ trysail.Protocol) bool {
+				defer func() { taken[port] = true }()
+				return taken[port]
+			})
+			if c := d.Containers[name]; len(c.Ports) == 0 {
+				c.Ports = nil
+				d.Containers[name] = c
+			}
+		}
+		public := rapid.SampledFrom(d.ContainerNames()).Draw(t, "public")
+		for _, port := range slices.Sorted(maps.Keys(d.Containers[public].Ports)) {
+			protocol := d.Containers[public].Ports[port]
+			if n, _ := strconv.Atoi(port); protocol == trysail.ProtocolHTTP || protocol == trysail.ProtocolHTTPS {
+				check := trysail.HealthCheck{
+					HealthyThreshold: rapid.IntRange(2, 10).Draw(t, "up"), UnhealthyThreshold: rapid.IntRange(2, 10).Draw(t, "down"), TimeoutSeconds: rapid.IntRange(2, 4).Draw(t, "timeout"),
+					IntervalSeconds: rapid.IntRange(5, 300).Draw(t, "interval"), Path: rapid.StringMatching(`/[a-z0-9/._-]{0,10}`).Draw(t, "path"), SuccessCodes: rapid.SampledFrom([]string{"200", "200-299", "200,202"}).Draw(t, "codes"),
+				}
+				d.PublicEndpoint = &trysail.PublicEndpoint{ContainerName: public, ContainerPort: n, HealthCheck: check}
+				break
+			}
+		}
+		b.deploy("web", "", trysail.DeploymentActive, func(made *trysail.Deployment) {
+			made.Containers, made.PublicEndpoint, made.Digests = d.Containers, d.PublicEndpoint, nil
+			d = made
+		})
+		form := fields(b.page(fmt.Sprint("/console/services/web/deploy?from=", d.Version)))
+		form.Set("do", "deploy")
+		if a := b.do("POST", "/console/services/web/deploy", form, nil); a.status != 303 {
+			t.Fatalf("got %d\n%s", a.status, a.body)
+		}
+		b.update(func(tx *store.Tx) error {
+			s, err := tx.Service("web")
+			if err != nil {
+				return err
+			}
+			if diff := gocmp.Diff(d.Containers, s.Next.Containers); diff != "" {
+				t.Errorf("(-before +after the form):\n%s", diff)
+			}
+			if diff := gocmp.Diff(d.PublicEndpoint, s.Next.PublicEndpoint); diff != "" {
+				t.Errorf("(-before +after the form):\n%s", diff)
+			}
+			s.Next.State, s.State = trysail.DeploymentFailed, trysail.ServiceRunning
+			return errors.Join(tx.UpdateDeployment(s.ID, s.Next), tx.UpdateService(s))
+		})
+	})
 }
 
 func TestDeployForm_RefusesWhatCannotBeMeant(t *testing.T) {

@@ -98,6 +98,7 @@ type question struct {
 	containers []string
 	access     bool
 	version    int
+	pod        string // empty: all
 	query      string
 	start, end time.Time // end is zero for a log that goes on
 }
@@ -272,7 +273,7 @@ func (c *Console) lines(ctx context.Context, caller trysail.Caller, q *question,
 }
 
 func (c *Console) linesOf(ctx context.Context, caller trysail.Caller, q *question, name string, from, to time.Time) (list []logLine, cut bool, err error) {
-	in := control.GetPodLogInput{Version: q.version}
+	in := control.GetPodLogInput{Version: q.version, PodID: q.pod}
 	in.ServiceName, in.ContainerName, in.StartTime, in.FilterPattern = q.service, name, &from, q.query
 	if !to.IsZero() {
 		in.EndTime = &to

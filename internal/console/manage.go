@@ -62,6 +62,7 @@ type manageView struct {
 	Powers   []trysail.PowerSpec
 	Settings trysail.ServiceSettings
 	Choices  []domainChoice
+	Edge     *edgeForm
 }
 
 // domainChoice is a domain of a certificate that can lead to the service.
@@ -73,7 +74,10 @@ type domainChoice struct {
 }
 
 // showManage is the settings of a service.
-func (c *Console) showManage(v *visit) (*page, error) {
+func (c *Console) showManage(v *visit) (*page, error) { return c.managePage(v, nil) }
+
+// managePage is the settings of a service, with rules of the edge as they were typed; nil: as they are.
+func (c *Console) managePage(v *visit, typed *edgeForm) (*page, error) {
 	s, err := c.serviceOf(v)
 	if err != nil {
 		return nil, err
@@ -85,7 +89,13 @@ func (c *Console) showManage(v *visit) (*page, error) {
 	if view.Choices, err = c.domainChoices(v, s); err != nil {
 		return nil, err
 	}
-	return c.servicePage(s, &page{Template: "manage", Title: "Settings", Tab: "settings", D: view}), nil
+	status := http.StatusOK
+	if view.Edge = typed; typed == nil {
+		view.Edge = newEdgeForm(&view.Settings.EdgeRules)
+	} else if typed.Problem != "" {
+		status = http.StatusBadRequest
+	}
+	return c.servicePage(s, &page{Template: "manage", Title: "Settings", Tab: "settings", Status: status, D: view}), nil
 }
 
 // domainChoices are the domains that the caller may know of.

@@ -2,7 +2,9 @@ package console
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
+	"time"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/control"
@@ -18,6 +20,14 @@ type settingsView struct {
 	New        *control.AccessKey // one that was just made: its secret is shown this once
 	Own        string             // id of the key that the session is of
 	Endpoint   string
+	Running    runningView
+}
+
+// runningView is what is known of the program, without asking anybody elsewhere.
+type runningView struct {
+	Version, Go string
+	Since       time.Time
+	Installed
 }
 
 // showSettings is keys, registries and what images take up.
@@ -43,6 +53,10 @@ func (c *Console) settingsPage(v *visit, made *control.AccessKey) (*page, error)
 		if view.Images, err = c.control.ListNodeImages(v.Context(), v.caller); err != nil {
 			return nil, err
 		}
+	}
+	view.Running = runningView{Version: c.cfg.Version, Go: runtime.Version(), Since: c.started}
+	if c.cfg.Installed != nil {
+		view.Running.Installed = c.cfg.Installed(v.Context())
 	}
 	return &page{Template: "settings", Title: "Settings", Section: "settings", D: view}, nil
 }

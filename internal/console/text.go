@@ -27,6 +27,7 @@ func (c *Console) functions() template.FuncMap {
 		"plural":  plural,
 		"command": func(words []string) string { return strings.Join(words, " ") },
 		"field":   func(label, name, value, hint string) fieldView { return fieldView{label, name, value, hint} },
+		"words":   joinWords,
 		"details": detailRows,
 		"missed":  missedText,
 		"add":     func(a, b int) int { return a + b },
@@ -119,7 +120,7 @@ func mark(state any) string {
 	case string(trysail.ServiceRunning), string(trysail.DeploymentActive), string(trysail.CertificateIssued), "healthy", string(trysail.AuditSuccess), "done":
 		return "good"
 	case string(trysail.ServicePending), string(trysail.ServiceUpdating), string(trysail.ServiceDeploying), string(trysail.DeploymentActivating),
-		string(trysail.CertificatePending), "starting", "now", "stopping":
+		string(trysail.CertificatePending), "starting", "now", "running now", "stopping":
 		return "busy"
 	case string(trysail.DeploymentFailed), string(trysail.CertificateExpired), string(trysail.CertificateRevoked),
 		string(trysail.CertificateTimedOut), string(trysail.ServiceDeleting), "failed", string(trysail.AuditFailure), string(trysail.AuditUnauthenticated):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,6 +89,23 @@ func (c *Control) GetTask(ctx context.Context, caller trysail.Caller, serviceNam
 		return err
 	})
 	return k, err
+}
+
+// ListTasks lists the tasks of a service that run, and those of the ended ones that are kept, newest first. Errors: NotFound.
+func (c *Control) ListTasks(ctx context.Context, caller trysail.Caller, serviceName string) (list []trysail.Task, err error) {
+	if err := caller.May(trysail.RoleRead, "ListTasks", serviceName); err != nil {
+		return nil, err
+	}
+	err = c.Store.View(ctx, func(tx *store.Tx) error {
+		s, err := service(tx, serviceName)
+		if err != nil {
+			return err
+		}
+		list, err = tx.Tasks(s.ID, true)
+		slices.Reverse(list)
+		return err
+	})
+	return list, err
 }
 
 // StopTask asks for the end of a task. One that has ended stays as it is. Errors: NotFound.
