@@ -66,6 +66,9 @@ func (c *Console) stream(w http.ResponseWriter, v *visit, h handler) {
 	_ = rc.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
+	if rc.Flush() != nil { // the browser need not wait for the first message
+		return
+	}
 	tick := time.NewTicker(lookTime)
 	defer tick.Stop()
 	end := time.NewTimer(streamTime)

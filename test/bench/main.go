@@ -41,7 +41,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access, tls, dns or edge")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access, tls, dns, edge or console")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
@@ -97,6 +97,7 @@ func run(ctx context.Context, o options) error {
 		{"tls", func() error { return measureTLS(ctx, t, o, dir) }},
 		{"dns", func() error { return measureDNS(ctx, t, o, dir) }},
 		{"edge", func() error { return measureEdge(ctx, t, o, dir) }},
+		{"console", func() error { return measureConsole(ctx, t, images) }},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue

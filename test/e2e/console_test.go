@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,9 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/lightsail/types"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"github.com/trysail/trysail/test/kit"
 )
@@ -34,16 +37,19 @@ type browser struct {
 
 	mu        sync.Mutex
 	elsewhere map[string]bool // what pages asked for that is not the console's
+
+	base string // address of the console, up to its root
+	task string // page of one that has ended
 }
 
-func newBrowser(t *testing.T, s *kit.Server) *browser {
+func newBrowser(t *testing.T, s *kit.Server, base string, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath("/usr/bin/chromium"),
 		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("hide-scrollbars", true))
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox)
 	}
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), append(options, more...)...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
@@ -51,10 +57,10 @@ func newBrowser(t *testing.T, s *kit.Server) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &browser{T: t, ctx: ctx, server: s, axe: string(axe), elsewhere: map[string]bool{}}
+	b := &browser{T: t, ctx: ctx, server: s, axe: string(axe), elsewhere: map[string]bool{}, base: base + "/console/"}
 	err = chromedp.Listen(ctx, func(e any) {
 		r, ok := e.(*network.EventRequestWillBeSent)
-		if ok && !strings.HasPrefix(r.Request.URL, "http://"+s.API+"/console/") && !strings.HasPrefix(r.Request.URL, "data:") {
+		if ok && !strings.HasPrefix(r.Request.URL, b.base) && !strings.HasPrefix(r.Request.URL, "data:") {
 			b.mu.Lock()
 			b.elsewhere[r.Request.URL] = true
 			b.mu.Unlock()
@@ -102,7 +108,7 @@ func (b *browser) like(scheme string) {
 // open goes to a page of the console.
 func (b *browser) open(path string) {
 	b.Helper()
-	b.run(chromedp.Navigate("http://" + b.server.API + "/console/" + path))
+	b.run(chromedp.Navigate(b.base + path))
 }
 
 // sees waits until the page says something.
@@ -180,7 +186,7 @@ func (b *browser) violations(what string) {
 // look checks a page in every width and scheme: nothing sticks out of it, axe finds nothing, and pictures are taken.
 func (b *browser) look(name, path string) {
 	b.Helper()
-	for _, width := range []int64{360, 800, 1280} {
+	for _, width := range []int64{360, 768, 1280} {
 		for _, scheme := range []string{"light", "dark"} {
 			what := fmt.Sprintf("%s at %d, %s", name, width, scheme)
 			b.run(chromedp.EmulateViewport(width, 900))
@@ -216,7 +222,7 @@ func (b *browser) picture(name string) {
 // TestConsole goes through every page and form in a browser, on a server with real pods.
 func TestConsole(t *testing.T) {
 	s := dedicated(t, kit.ServerOptions{Flags: []string{"--activation-timeout", "30s", "--drain-timeout", "2s"}})
-	b := newBrowser(t, s)
+	b := newBrowser(t, s, "http://"+s.API)
 	b.open("")
 	b.look("sign-in", "sign-in")
 	b.fill("#key", "AKIANOBODY")
@@ -242,11 +248,13 @@ func TestConsole(t *testing.T) {
 		"services": "", "service": "services/web", "deployments": "services/web/deployments", "failed": "services/web/deployments/2",
 		"deployment": "services/web/deployments/1", "diff": "services/web/diff?from=1&to=2", "deploy": "services/web/deploy?from=1",
 		"logs": "services/web/logs", "access-log": "services/web/logs?container=access+log", "metrics": "services/web/metrics",
+		"tasks": "services/web/tasks", "task": b.task,
 		"images": "services/web/images", "manage": "services/web/settings", "domains": "domains", "settings": "settings",
-		"audit": "audit", "not-found": "services/none",
+		"audit": "audit", "audit-none": "audit?service=nothing", "audit-bad": "audit?from=soon", "not-found": "services/none",
 	} {
 		b.look(name, path)
 	}
+	b.refusedRules()
 	b.consoleWithoutJavaScript()
 	b.open("services/web/settings")
 	b.fill("#confirm", "web")
@@ -357,6 +365,73 @@ func (b *browser) consoleOtherForms() {
 	b.sees("Registry ghcr.io is set.")
 	b.open("audit?service=web")
 	b.sees("CreateContainerServiceDeployment")
+	b.sees("version: 1")
+	b.open("audit?key=AKIANOBODY&outcome=unauthenticated")
+	b.sees("ConsoleSignIn")
+	b.consoleRules()
+	b.consoleTasks()
+}
+
+// consoleRules sets rules of the edge, which hold at once.
+func (b *browser) consoleRules() {
+	b.Helper()
+	b.open("services/web/settings")
+	b.fill("#max-body", "10")
+	b.fill("#at-once", "500")
+	b.fill("#deny", "192.0.2.0/24")
+	b.fill("#hsts", "365")
+	b.press(`form[action$="/edge-rules"] button.primary`)
+	b.sees("The rules for requests are set.")
+	h, err := b.server.HTTPClient(false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	err = kit.Until(b.Context(), time.Minute, func() error {
+		resp, err := h.Get(*clientOf(b.T, b.server).service("web").Url) //nolint:noctx // the client has a timeout
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Strict-Transport-Security"); got != "max-age=31536000" {
+			return fmt.Errorf("the header is %q", got)
+		}
+		return nil
+	})
+	if err != nil {
+		b.Error(err)
+	}
+}
+
+// refusedRules shows what is said to a form with a mistake in it, and that nothing that was typed is lost.
+func (b *browser) refusedRules() {
+	b.Helper()
+	b.open("services/web/settings")
+	b.fill("#allow", "not a network")
+	b.press(`form[action$="/edge-rules"] button.primary`)
+	b.sees("neither a network such as")
+	if text := act(b, chromedp.Evaluate[string]("document.querySelector('#allow').value + document.querySelector('#hsts').value")); text != "not a network365" {
+		b.Errorf("of what was typed there is %q", text)
+	}
+	b.violations("refused rules")
+	b.picture("rules-refused.png")
+}
+
+// consoleTasks runs a command, reads what it writes as it comes, and stops it.
+func (b *browser) consoleTasks() {
+	b.Helper()
+	b.open("services/web/tasks")
+	b.violations("no task yet")
+	b.fill("#command", `migrate 'to the end'`)
+	b.press(`form[action$="/tasks"] button.primary`)
+	b.sees("The task is being run.")
+	b.sees("listening on") // by itself
+	b.violations("a task that runs")
+	b.picture("task-running.png")
+	b.task = strings.TrimPrefix(act(b, chromedp.Evaluate[string]("location.href")), b.base)
+	b.press("#stop")
+	b.sees("Ended") // by itself
+	b.open("audit?service=web")
+	b.sees("command: migrate to the end")
 }
 
 // consoleWithoutJavaScript uses the pages as they come.
@@ -375,4 +450,122 @@ func (b *browser) consoleWithoutJavaScript() {
 		b.Errorf("the check says %q", text)
 	}
 	script(false)
+}
+
+// focus goes on with the tabulator key until something has the focus, as people do who use no mouse. Everything on the way must
+// show that it has it.
+func (b *browser) focus(selector string) {
+	b.Helper()
+	type focused struct {
+		Hit     bool   `json:"hit"`
+		Visible bool   `json:"visible"`
+		What    string `json:"what"`
+	}
+	quoted, err := json.Marshal(selector)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var way []string
+	for range 100 {
+		b.run(chromedp.KeyEvent(kb.Tab))
+		f := act(b, chromedp.Evaluate[focused](`(() => {
+			const e = document.activeElement, style = getComputedStyle(e), box = e.getBoundingClientRect();
+			const shown = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1 && box.width > 4 && box.height > 4;
+			return {hit: e.matches(`+string(quoted)+`), visible: e === document.body || shown, what: e.outerHTML.slice(0, 120)};
+		})()`))
+		if !f.Visible {
+			b.Errorf("on the way to %s: nobody sees the focus on %s", selector, f.What)
+		}
+		if f.Hit {
+			return
+		}
+		way = append(way, f.What)
+	}
+	b.Fatalf("there is no way to %s with the keyboard; it leads over\n%s", selector, strings.Join(way, "\n"))
+}
+
+// enter presses the key on what has the focus, and waits for the page that follows.
+func (b *browser) enter() {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 2*time.Minute)
+	defer cancel()
+	if _, err := chromedp.RunResponse(ctx, chromedp.KeyEvent(kb.Enter)); err != nil {
+		b.Fatalf("pressing Enter: %v", err)
+	}
+}
+
+// TestConsole_AtItsOwnName uses the console as it is reached from elsewhere: over TLS, through the edge, under console.<domain>.
+func TestConsole_AtItsOwnName(t *testing.T) {
+	const domain = "console-e2e.test"
+	s := dedicated(t, kit.ServerOptions{Flags: []string{"--domain", domain, "--drain-timeout", "2s"}})
+	c := clientOf(t, s)
+	c.create("web", types.ContainerServicePowerNameNano, 1)
+	c.deploy(webDeployment("web", "web:1", nil))
+	c.waitState("web", types.ContainerServiceStateRunning)
+	_, port, err := net.SplitHostPort(s.HTTPS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := "https://console." + domain + ":" + port
+
+	visitor, err := s.SignIn(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := visitor.Cookie; k.Name != "__Host-trysail-"+port || !k.Secure || !k.HttpOnly || k.SameSite != http.SameSiteStrictMode || k.Path != "/" || k.Domain != "" {
+		t.Errorf("the cookie is %v", k)
+	}
+	size, err := visitor.Whole(t.Context(), "/console/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the first page with all that it needs: %d bytes", size)
+	if size > 60<<10 {
+		t.Errorf("the first page needs %d bytes", size)
+	}
+	page, err := visitor.Get(t.Context(), "/console/audit")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"ConsoleSignIn", "127.0.0.1", "AWS SDK for Go"} {
+		if !strings.Contains(page.Body, text) {
+			t.Errorf("the audit trail does not say %s", text)
+		}
+	}
+	if page.Header.Get("Strict-Transport-Security") == "" {
+		t.Error("browsers may come without TLS the next time")
+	}
+
+	b := newBrowser(t, s, address, chromedp.Flag("host-resolver-rules", "MAP * 127.0.0.1"), chromedp.Flag("ignore-certificate-errors", true))
+	b.withTheKeyboard()
+	for url := range b.elsewhere {
+		t.Errorf("the pages asked for %s", url)
+	}
+}
+
+// withTheKeyboard signs in, looks at a service and a version of it, and signs out, without a mouse.
+func (b *browser) withTheKeyboard() {
+	b.Helper()
+	b.open("")
+	b.sees("Secret access key")
+	b.focus("#key")
+	b.run(chromedp.KeyEvent(b.server.Vars["AWS_ACCESS_KEY_ID"]))
+	b.focus("#secret")
+	b.run(chromedp.KeyEvent(b.server.Vars["AWS_SECRET_ACCESS_KEY"]))
+	b.focus("button.primary")
+	b.enter()
+	b.sees("Sign out")
+	b.focus(".skip")
+	b.run(chromedp.KeyEvent(kb.Enter)) // to the content, past the navigation
+	b.focus("#s-web")
+	b.enter()
+	b.sees("Endpoint")
+	b.focus(`a[href$="/web/deployments"]`)
+	b.enter()
+	b.focus(`a[href$="/deployments/1"]`)
+	b.enter()
+	b.sees("Container web")
+	b.focus(".who button")
+	b.enter()
+	b.sees("Secret access key")
 }
