@@ -36,6 +36,8 @@ func (r taskRow) State() string {
 		return "stopping"
 	case r.EndedAt.IsZero():
 		return "running now"
+	case !r.StopAt.IsZero():
+		return "stopped"
 	case r.Reason != "" || r.ExitCode != 0:
 		return "failed"
 	}

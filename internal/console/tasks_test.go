@@ -53,7 +53,7 @@ func TestTasks_RunFollowAndStop(t *testing.T) {
 		return tx.UpdateTask(&k)
 	})
 	page = b.page(path)
-	b.has(page, "Failed", "It was stopped.", "a &lt;b&gt;", "Run again")
+	b.has(page, "Stopped", "It was stopped.", "a &lt;b&gt;", "Run again")
 	b.lacks(page, ">Stop<", `data-live="`)
 	again := page[strings.Index(page, `href="/console/services/web/tasks?command=`)+6:]
 	again, _, _ = strings.Cut(again, `"`)

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lightsail"
 	"github.com/aws/aws-sdk-go-v2/service/lightsail/types"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
@@ -188,20 +190,27 @@ func (b *browser) look(name, path string) {
 	b.Helper()
 	for _, width := range []int64{360, 768, 1280} {
 		for _, scheme := range []string{"light", "dark"} {
-			what := fmt.Sprintf("%s at %d, %s", name, width, scheme)
-			b.run(chromedp.EmulateViewport(width, 900))
-			b.like(scheme)
-			b.open(path)
-			if wide := act(b, chromedp.Evaluate[int64]("document.documentElement.scrollWidth")); wide > width {
-				b.Errorf("%s: the page is %d wide", what, wide)
-			}
+			what := b.lookAt(name, path, width, scheme)
 			if width == 360 && scheme == "dark" || width == 1280 && scheme == "light" {
 				b.violations(what)
 			}
-			b.picture(fmt.Sprintf("%s-%d-%s.png", name, width, scheme))
 		}
 	}
 	b.run(chromedp.ResetViewport())
+}
+
+// lookAt opens a page in a width and scheme, and says what it is.
+func (b *browser) lookAt(name, path string, width int64, scheme string) (what string) {
+	b.Helper()
+	what = fmt.Sprintf("%s at %d, %s", name, width, scheme)
+	b.run(chromedp.EmulateViewport(width, 900))
+	b.like(scheme)
+	b.open(path)
+	if wide := act(b, chromedp.Evaluate[int64]("document.documentElement.scrollWidth")); wide > width {
+		b.Errorf("%s: the page is %d wide", what, wide)
+	}
+	b.picture(fmt.Sprintf("%s-%d-%s.png", name, width, scheme))
+	return what
 }
 
 func (b *browser) picture(name string) {
@@ -244,6 +253,7 @@ func TestConsole(t *testing.T) {
 
 	b.consoleDeploys()
 	b.consoleOtherForms()
+	b.longNames()
 	for name, path := range map[string]string{
 		"services": "", "service": "services/web", "deployments": "services/web/deployments", "failed": "services/web/deployments/2",
 		"deployment": "services/web/deployments/1", "diff": "services/web/diff?from=1&to=2", "deploy": "services/web/deploy?from=1",
@@ -309,6 +319,31 @@ func (b *browser) consoleDeploys() {
 	b.sees("Running")
 	b.open("services/web/deployments")
 	b.sees("Version 3")
+}
+
+// longNames looks at pages with the longest names that there can be: nothing may stick out.
+func (b *browser) longNames() {
+	b.Helper()
+	name := "a-service-" + strings.Repeat("w", 53)
+	container := strings.Repeat("c", 53)
+	c := clientOf(b.T, b.server)
+	c.create(name, types.ContainerServicePowerNameNano, 1)
+	c.deploy(&lightsail.CreateContainerServiceDeploymentInput{ServiceName: &name, Containers: map[string]types.Container{container: {
+		Image: aws.String(image("web:1")), Environment: map[string]string{strings.Repeat("VARIABLE_", 20): strings.Repeat("value", 60)},
+		Command: []string{strings.Repeat("argument", 40)}, Ports: map[string]types.ContainerServiceProtocol{"8080": types.ContainerServiceProtocolHttp},
+	}}})
+	c.waitState(name, types.ContainerServiceStateRunning)
+	for page, path := range map[string]string{
+		"long-services": "", "long-service": "services/" + name, "long-deployment": "services/" + name + "/deployments/1", "long-deploy": "services/" + name + "/deploy",
+		"long-settings": "services/" + name + "/settings", "long-images": "services/" + name + "/images", "long-audit": "audit?service=" + name,
+	} {
+		b.lookAt(page, path, 360, "light")
+		b.lookAt(page, path, 768, "light")
+	}
+	b.run(chromedp.ResetViewport())
+	if _, err := b.server.Run(b.Context(), "delete", name, "--yes", "--wait"); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // visit makes requests to the service, so that there is something to see.
