@@ -43,9 +43,17 @@ func listen(ctx context.Context, flag, address string) (net.Listener, error) {
 	return nil, fmt.Errorf("listening on %s (%s): %w", address, flag, err)
 }
 
+// addresses lists what the server listens on: flag and address.
+func (c *config) addresses() [][2]string {
+	return [][2]string{{"--listen", c.listen}, {"--http", c.http}, {"--https", c.https}}
+}
+
 // checkPorts tries all addresses, so that one that is taken is told before anything has been started.
-func checkPorts(ctx context.Context, cfg config) error {
-	for _, a := range [][2]string{{"--listen", cfg.listen}, {"--http", cfg.http}, {"--https", cfg.https}} {
+func checkPorts(ctx context.Context, cfg config, kept *sockets) error {
+	for _, a := range cfg.addresses() {
+		if kept.has(a[0], a[1]) {
+			continue
+		}
 		l, err := listen(ctx, a[0], a[1])
 		if err != nil {
 			return err

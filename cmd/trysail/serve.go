@@ -46,6 +46,7 @@ type server struct {
 	cfg config
 	log *slog.Logger
 
+	sockets  *sockets
 	store    *store.Store
 	logs     *logs.Store
 	registry *registry.Registry
@@ -74,6 +75,14 @@ type server struct {
 // reverse. Containers keep running. It prints one line on out as soon as all of it works.
 func run(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, notifySocket string) (err error) {
 	s := &server{cfg: cfg, log: log, failed: make(chan error, 3)}
+	var names []string
+	for _, a := range cfg.addresses() {
+		names = append(names, socketName(a[0], a[1]))
+	}
+	if s.sockets, err = keptSockets(notifySocket, names...); err != nil {
+		return err
+	}
+	s.onClose(func(context.Context) error { return s.sockets.close() })
 	defer func() {
 		if err == nil {
 			err = notify(notifySocket, "STOPPING=1")
@@ -114,7 +123,7 @@ func (s *server) open(ctx context.Context) (endpoint string, err error) {
 		return "", err
 	}
 	s.onClose(func(context.Context) error { return lock.Close() })
-	if err := checkPorts(ctx, s.cfg); err != nil {
+	if err := checkPorts(ctx, s.cfg, s.sockets); err != nil {
 		return "", err
 	}
 	if err := s.openState(ctx); err != nil {
@@ -238,6 +247,7 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	cfg := edge.Config{
 		Dir: filepath.Join(s.cfg.dataDir, "ca"), Domain: s.cfg.domain, HTTPAddr: s.cfg.http, HTTPSAddr: s.cfg.https, Engine: s.cfg.edgeEngine, AccessLog: access.Write,
 		Certificate: s.certs.Certificate, Challenge: s.certs.Challenge, HTTP3: s.cfg.http3,
+		Listen: s.sockets.listen,
 	}
 	if cfg.TrustedProxies, err = parseNetworks("--trusted-proxies", s.cfg.trustedProxies); err != nil {
 		return err
@@ -326,7 +336,7 @@ func (s *server) versionOf(ctx context.Context, pod string) (version int) {
 
 // openAPI makes the API and serves it.
 func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
-	l, err := listen(ctx, "--listen", s.cfg.listen)
+	l, err := s.sockets.listen(ctx, "--listen", s.cfg.listen)
 	if err != nil {
 		return "", err
 	}

@@ -134,12 +134,12 @@ func TestListen_NamesTheFlag(t *testing.T) {
 	}
 	defer l.Close()
 	cfg := config{listen: "127.0.0.1:0", http: "127.0.0.1:0", https: l.Addr().String()}
-	err = checkPorts(t.Context(), cfg)
+	err = checkPorts(t.Context(), cfg, &sockets{})
 	if want := fmt.Sprintf("--https: the address %s is in use by another program", l.Addr()); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	cfg.https = "192.0.2.1:1"
-	if err := checkPorts(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "this machine has no address 192.0.2.1:1") {
+	if err := checkPorts(t.Context(), cfg, &sockets{}); err == nil || !strings.Contains(err.Error(), "this machine has no address 192.0.2.1:1") {
 		t.Errorf("got %v", err)
 	}
 }

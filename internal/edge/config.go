@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Config struct {
 	HTTPAddr string
 	// HTTPSAddr is where the services are served. Default ":443".
 	HTTPSAddr string
+	// Listen makes the listeners of both: flag is what the address came from, --http or --https. Nil: new ones are made.
+	Listen func(ctx context.Context, flag, address string) (net.Listener, error)
 
 	// AccessLog takes the line of a request that ended at a time, of a service whose route asks for it: JSON without a
 	// newline. It must not wait, and not keep the line. Nil means that there are no access logs.

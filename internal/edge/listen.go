@@ -157,8 +157,12 @@ func (l *listeners) shutdown(ctx context.Context) error {
 }
 
 func (e *Edge) listen(addr, flag string) (net.Listener, error) {
-	cfg := net.ListenConfig{KeepAliveConfig: keepAlive()}
-	l, err := cfg.Listen(context.Background(), "tcp", addr)
+	listen := e.cfg.Listen
+	if listen == nil {
+		cfg := net.ListenConfig{KeepAliveConfig: keepAlive()}
+		listen = func(ctx context.Context, _, addr string) (net.Listener, error) { return cfg.Listen(ctx, "tcp", addr) }
+	}
+	l, err := listen(context.Background(), flag, addr)
 	switch {
 	case err == nil:
 		l = &limitListener{l, e.newLimit()}
