@@ -24,7 +24,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release cluster cluster-down cluster-test clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -80,6 +80,7 @@ lint: ## formatting, vet, linters, tidy go.mod
 	go vet ./...
 	go vet -tags e2e ./test/...
 	go vet -tags conformance ./test/registry
+	go vet -tags package ./test/package
 	go run $(GOLANGCI_LINT) run
 	go mod tidy -diff
 
@@ -114,11 +115,20 @@ diagnose: ## how right the verdicts on broken and healthy deployments are: one t
 	@go build $(BUILDFLAGS) -o bin/diagnose ./test/diagnose
 	@exec bin/diagnose $(DIAGNOSEARGS)
 
-release: ## dist/: archives, .deb, .rpm, SBOM and checksums for amd64 and arm64; twice the same bytes
+release: ## dist/: archives, .deb, .rpm, OCI image, SBOM and checksums for amd64 and arm64
+	@scripts/setup.sh release
 	go run ./packaging/release -version "$(VERSION)"
+
+release-verify: ## that, twice: the bytes must be the same
+	@scripts/setup.sh release
+	go run ./packaging/release -version "$(VERSION)" -verify
+
+package-test: ## as root: the .deb and the OCI image, installed as users do, on machines of their own (RUN=regexp for some of it)
+	@scripts/setup.sh package
+	go test -tags package -count 1 -timeout 30m -v $(if $(RUN),-run '$(RUN)') ./test/package
 
 clean: ## remove what the targets made in this folder
 	rm -rf bin coverage dist test/js/node_modules
 
 help: ## this list
-	@grep -hP '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
+	@grep -hP '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 10

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the make targets need on a Debian 12 machine that has Go and make.
 #
-#   scripts/setup.sh build | demo | test | bench | cluster
+#   scripts/setup.sh build | demo | test | bench | cluster | release | package
 #
 # It is safe to run again and again: it looks first and installs only what is missing, so a machine that has
 # everything is not touched and needs no network. It starts no daemon, asks nothing, needs no systemd (a chroot will
@@ -235,6 +235,38 @@ build_cluster() {
 	exec 9>&-
 }
 
+for_release() {
+	for_build
+	need git git # says which version this is, and of what time
+	need dpkg dpkg-deb
+}
+
+for_package() {
+	for_release
+	need debootstrap debootstrap /usr/sbin/debootstrap
+	need iproute2 ip /usr/sbin/ip
+	need nftables nft /usr/sbin/nft
+	need util-linux nsenter
+}
+
+# build_machine: a clean Debian with systemd, once, in the cache. It has no more than that: packages that are installed on
+# it have to bring what they need.
+build_machine() {
+	local mirror=${TRYSAIL_DEBIAN_MIRROR:-http://deb.debian.org} suite=bookworm stamp tmp
+	stamp=1-$suite
+	[[ -e $cache/machine/.$stamp ]] && return
+	mkdir -p "$cache"
+	tmp=$(mktemp -d "$cache/tmp.XXXXXX")
+	printf 'setup: making a clean Debian, once; this takes a minute or two\n' >&2
+	quiet debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus "$suite" "$tmp/root" "$mirror/debian"
+	printf 'deb %s main\n' "$mirror/debian $suite" "$mirror/debian $suite-updates" "$mirror/debian-security $suite-security" >"$tmp/root/etc/apt/sources.list"
+	rm -rf "$tmp/root/var/cache/apt/archives"/*.deb "$tmp/root/var/lib/apt/lists"/*
+	touch "$tmp/root/.$stamp"
+	rm -rf "${cache:?}/machine"
+	mv "$tmp/root" "$cache/machine"
+	rm -rf "$tmp"
+}
+
 for_test() {
 	for_demo
 	need gcc gcc cc # go test -race
@@ -267,7 +299,9 @@ main() {
 	test) for_test ;;
 	bench) for_bench ;;
 	cluster) for_cluster ;;
-	*) die "usage: scripts/setup.sh build | demo | test | bench | cluster" ;;
+	release) for_release ;;
+	package) for_package ;;
+	*) die "usage: scripts/setup.sh build | demo | test | bench | cluster | release | package" ;;
 	esac
 	install_missing
 	case $1 in
@@ -281,6 +315,7 @@ main() {
 		javascript_sdk
 		;;
 	cluster) build_cluster ;;
+	package) build_machine ;;
 	bench)
 		unpack_debs debian "${debs[@]}"
 		unpack_debs unbound "${unbound_debs[@]}"

@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// archive writes dist/trysail_<version>_linux_<arch>.tar.gz: files in order, all of root, all of the commit's time.
+// archive writes trysail_<version>_linux_<arch>.tar.gz: files in order, all of root, all of the commit's time.
 func (r *release) archive(arch string) (err error) {
 	files := map[string]string{ // name in the archive → file
 		"trysail": r.binary(arch), "LICENSE": "LICENSE", "README.md": "README.md", "CHANGELOG.md": "CHANGELOG.md",
@@ -29,7 +29,7 @@ func (r *release) archive(arch string) (err error) {
 			files[dir+"/"+f.Name()] = filepath.Join(r.work, dir, f.Name())
 		}
 	}
-	f, err := os.Create(filepath.Join(r.dist, fmt.Sprintf("trysail_%s_linux_%s.tar.gz", r.number(), arch)))
+	f, err := os.Create(filepath.Join(r.dist, r.fileName("linux_"+arch+".tar.gz")))
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 // Command release makes everything that is published of a version, into dist/: static binaries in archives, Debian and
-// RPM packages with a systemd unit, manual pages and completions, an SBOM for each binary, and checksums. The same
-// commit gives the same bytes, wherever it is built.
+// RPM packages with a systemd unit, manual pages and completions, an OCI image, an SBOM for each of them, and checksums.
+// The same commit gives the same bytes, wherever it is built; with -verify it does all of it twice and compares.
+//
+// It needs Go, git and dpkg-deb.
 package main
 
 import (
@@ -11,7 +13,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,6 +33,8 @@ type release struct {
 	work    string // for what goes into the packages
 	// architectures are those of the machines that it is for, in Go's words.
 	architectures []string
+	// kinds are what is made: archive, sbom, deb, rpm, oci.
+	kinds []string
 }
 
 func main() {
@@ -37,10 +43,16 @@ func main() {
 	r := release{}
 	flag.StringVar(&r.version, "version", "", "the version, such as v0.6.0; by default what git describes")
 	flag.StringVar(&r.dist, "dist", "dist", "where to put everything; emptied first")
+	only := flag.String("only", "archive,sbom,deb,rpm,oci", "what to make")
+	verify := flag.Bool("verify", false, "make it a second time, elsewhere, and fail unless all bytes are the same")
 	list := flag.String("arch", "amd64,arm64", "for which processors, in Go's words; this machine's must be among them")
 	flag.Parse()
-	r.architectures = strings.Split(*list, ",")
-	if err := r.run(ctx); err != nil {
+	r.architectures, r.kinds = strings.Split(*list, ","), strings.Split(*only, ",")
+	err := r.run(ctx)
+	if err == nil && *verify {
+		err = r.again(ctx)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "release:", err)
 		os.Exit(1)
 	}
@@ -57,22 +69,81 @@ func (r *release) run(ctx context.Context) (err error) {
 		return err
 	}
 	for _, arch := range r.architectures {
-		if err := r.archive(arch); err != nil {
-			return err
-		}
-		if err := r.sbom(arch); err != nil {
-			return err
-		}
-		for _, packager := range []string{"deb", "rpm"} {
-			if err := r.pack(ctx, arch, packager); err != nil {
+		for kind, do := range map[string]func() error{
+			"archive": func() error { return r.archive(arch) },
+			"sbom":    func() error { return r.sbom(arch) },
+			"deb":     func() error { return r.pack(ctx, arch, "deb") },
+			"rpm":     func() error { return r.pack(ctx, arch, "rpm") },
+		} {
+			if !slices.Contains(r.kinds, kind) {
+				continue
+			}
+			if err := do(); err != nil {
 				return err
 			}
+		}
+	}
+	if slices.Contains(r.kinds, "oci") {
+		if err := r.image(ctx); err != nil {
+			return err
 		}
 	}
 	if err := os.RemoveAll(r.work); err != nil {
 		return err
 	}
 	return r.sums()
+}
+
+// again makes the release in another folder, under other circumstances that must not matter, and compares.
+func (r *release) again(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "trysail-release-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	second := *r
+	second.dist = filepath.Join(dir, "dist")
+	before := syscall.Umask(0o077)
+	defer syscall.Umask(before)
+	for name, value := range map[string]string{"TZ": "Pacific/Chatham", "LC_ALL": "tr_TR.UTF-8"} {
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	if err := second.run(ctx); err != nil {
+		return fmt.Errorf("the second time: %w", err)
+	}
+	var sums [2]string
+	for i, d := range []string{r.dist, second.dist} {
+		text, err := os.ReadFile(filepath.Join(d, "SHA256SUMS"))
+		if err != nil {
+			return err
+		}
+		sums[i] = string(text)
+	}
+	if diff := differences(sums[0], sums[1]); len(diff) > 0 {
+		return fmt.Errorf("the second time gave other bytes: %s", strings.Join(diff, ", "))
+	}
+	fmt.Printf("twice the same bytes:\n%s", sums[0])
+	return nil
+}
+
+// differences lists the files that have another checksum in b than in a, or are in one of them only.
+func differences(a, b string) []string {
+	names := map[string]int{}
+	for _, text := range []string{a, b} {
+		for line := range strings.Lines(text) {
+			names[line]++
+		}
+	}
+	var diff []string
+	for line, n := range names {
+		if _, name, ok := strings.Cut(strings.TrimSpace(line), "  "); ok && n != 2 && !slices.Contains(diff, name) {
+			diff = append(diff, name)
+		}
+	}
+	slices.Sort(diff)
+	return diff
 }
 
 // prepare finds out what is built, and empties dist.
@@ -104,24 +175,42 @@ func (r *release) prepare(ctx context.Context) error {
 	return os.MkdirAll(r.work, 0o755) //nolint:gosec // it is to be published
 }
 
-// number is the version as packages want it: it begins with a digit.
+// commits is what git describe adds to a tag: how many commits ago it was, and which one this is.
+var commits = regexp.MustCompile(`^\d+-g[0-9a-f]+(-dirty)?$|^dirty$`)
+
+// number is the version as packages want it: it begins with a digit, and 1.2.0-rc.1 goes before 1.2.0, which goes before
+// commits after it.
 func (r *release) number() string {
 	v := strings.TrimPrefix(r.version, "v")
 	if v == "" || v[0] < '0' || v[0] > '9' {
 		return "0.0.0+" + strings.ReplaceAll(v, "-", ".") // a commit without a tag
 	}
-	return strings.ReplaceAll(v, "-", "+")
+	number, rest, found := strings.Cut(v, "-")
+	switch {
+	case !found:
+		return number
+	case commits.MatchString(rest):
+		return number + "+" + strings.ReplaceAll(rest, "-", ".")
+	}
+	return number + "~" + strings.ReplaceAll(rest, "-", ".")
+}
+
+// fileName is a file that is published: trysail_<version>_<rest>.
+func (r *release) fileName(rest string) string {
+	return "trysail_" + strings.TrimPrefix(r.version, "v") + "_" + rest
 }
 
 func (r *release) binary(arch string) string { return filepath.Join(r.work, arch, "trysail") }
 
 func (r *release) buildAll(ctx context.Context) error {
 	for _, arch := range r.architectures {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", //nolint:gosec // our own arguments
-			"-ldflags", "-s -w -buildid= -X main.version="+r.version, "-o", r.binary(arch), "./cmd/trysail")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("building for %s: %w\n%s", arch, err, out)
+		for name, source := range map[string]string{"trysail": "./cmd/trysail", "trysail-init": "./packaging/init"} {
+			cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", //nolint:gosec // our own arguments
+				"-ldflags", "-s -w -buildid= -X main.version="+r.version, "-o", filepath.Join(filepath.Dir(r.binary(arch)), name), source)
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("building %s for %s: %w\n%s", name, arch, err, out)
+			}
 		}
 	}
 	return nil

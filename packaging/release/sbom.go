@@ -41,6 +41,20 @@ type hash struct {
 
 // sbom writes what is linked into a binary, as the binary itself says.
 func (r *release) sbom(arch string) error {
+	return r.writeSBOM(arch, "linux_"+arch, nil)
+}
+
+// imageSBOM is that of the image, which has files of Debian packages as well.
+func (r *release) imageSBOM(arch string, debs []deb) error {
+	var more []component
+	for _, d := range debs {
+		purl := "pkg:deb/debian/" + d.name + "@" + url.PathEscape(d.version) + "?arch=" + d.arch
+		more = append(more, component{Type: "library", Ref: purl, Name: d.name, Version: d.version, PURL: purl})
+	}
+	return r.writeSBOM(arch, "oci_"+arch, more)
+}
+
+func (r *release) writeSBOM(arch, what string, more []component) error {
 	info, err := buildinfo.ReadFile(r.binary(arch))
 	if err != nil {
 		return fmt.Errorf("reading what is in the binary: %w", err)
@@ -59,12 +73,12 @@ func (r *release) sbom(arch string) error {
 		}
 		out.Components = append(out.Components, newComponent("library", m.Path, m.Version))
 	}
+	out.Components = append(out.Components, more...)
 	text, err := json.MarshalIndent(out, "", "  ")
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("trysail_%s_linux_%s.cdx.json", r.number(), arch)
-	return os.WriteFile(filepath.Join(r.dist, name), append(text, '\n'), 0o644) //nolint:gosec // it is to be published
+	return os.WriteFile(filepath.Join(r.dist, r.fileName(what+".cdx.json")), append(text, '\n'), 0o644) //nolint:gosec // it is to be published
 }
 
 func newComponent(kind, path, version string) component {

@@ -6,16 +6,18 @@ set -e
 systemctl daemon-reload
 case "$1" in
 configure)
-	# deb: $2 is the version before, empty on a first installation.
+	# deb: $2 is the version before, also when the package has been removed since; empty on a first installation.
 	first=$([ -z "$2" ] && echo yes || echo no) ;;
 1) first=yes ;;
 *) first=no ;;
 esac
-if [ "$first" = yes ]; then
+removed=/var/lib/trysail/.removed # the trace of preremove.sh
+if [ "$first" = yes ] || [ -e "$removed" ]; then
+	rm -f "$removed"
 	systemctl enable --now trysail.service ||
 		echo "trysail is installed, but does not start yet. See: trysail doctor; journalctl -u trysail" >&2
 else
-	# Containers are no part of this: they run on, and the new server takes them over.
+	# Containers are no part of this: they run on, and the new server takes them over. systemd holds the sockets meanwhile.
 	systemctl try-restart trysail.service ||
 		echo "trysail did not start again. See: journalctl -u trysail" >&2
 fi
