@@ -249,16 +249,16 @@ for_package() {
 	need util-linux nsenter
 }
 
-# build_machine: a clean Debian with systemd, once, in the cache. It has no more than that: packages that are installed on
-# it have to bring what they need.
+# build_machine: a clean Debian, once, in the cache. It has what debootstrap gives every Debian and no more: packages that
+# are installed on it have to bring what they need.
 build_machine() {
 	local mirror=${TRYSAIL_DEBIAN_MIRROR:-http://deb.debian.org} suite=bookworm stamp tmp
-	stamp=1-$suite
+	stamp=2-$suite
 	[[ -e $cache/machine/.$stamp ]] && return
 	mkdir -p "$cache"
 	tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 	printf 'setup: making a clean Debian, once; this takes a minute or two\n' >&2
-	quiet debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus "$suite" "$tmp/root" "$mirror/debian"
+	quiet debootstrap --include=dbus "$suite" "$tmp/root" "$mirror/debian"
 	printf 'deb %s main\n' "$mirror/debian $suite" "$mirror/debian $suite-updates" "$mirror/debian-security $suite-security" >"$tmp/root/etc/apt/sources.list"
 	rm -rf "$tmp/root/var/cache/apt/archives"/*.deb "$tmp/root/var/lib/apt/lists"/*
 	touch "$tmp/root/.$stamp"

@@ -28,6 +28,8 @@ type listeners struct {
 	// state guards what follows.
 	state   sync.Mutex
 	servers []*http.Server
+	coming  []*arrivals // who comes in by net/http
+	closing bool
 	own     *http1.Server // nil if net/http serves all
 	quic    *http3Server  // nil if there is no HTTP/3
 	addrs   [2]string     // http, https
@@ -82,10 +84,26 @@ func (e *Edge) Start() error {
 	e.in.servers = []*http.Server{redirect, serve}
 	e.in.addrs = [2]string{plain.Addr().String(), secure.Addr().String()}
 	e.in.state.Unlock()
-	e.in.serving.Go(func() { e.in.ended("--http", redirect.Serve(plain)) })
-	e.in.serving.Go(func() { e.in.ended("--https", serveSecure()) })
+	e.in.serve("--http", watchArrivals(redirect, plain), func() error { return redirect.Serve(plain) })
+	if own == nil {
+		e.in.serve("--https", watchArrivals(serve, secure), serveSecure)
+	} else {
+		e.in.serving.Go(func() { e.in.ended("--https", serveSecure()) })
+	}
 	e.log.Info("edge is serving", "http", plain.Addr(), "https", secure.Addr(), "http3", e.cfg.HTTP3, "domain", e.cfg.Domain)
 	return nil
+}
+
+// serve serves until the listener is closed.
+func (l *listeners) serve(flag string, a *arrivals, serve func() error) {
+	l.state.Lock()
+	l.coming = append(l.coming, a)
+	l.state.Unlock()
+	l.serving.Go(func() {
+		err := serve()
+		close(a.ended)
+		l.ended(flag, err)
+	})
 }
 
 // HTTPAddr is the address bound for plain HTTP, empty before Start.
@@ -122,11 +140,11 @@ func (e *Edge) Check() error {
 
 // ended notes the end of a server. Only an end that nobody asked for is a failure.
 func (l *listeners) ended(flag string, err error) {
-	if errors.Is(err, http.ErrServerClosed) {
-		return
-	}
 	l.state.Lock()
 	defer l.state.Unlock()
+	if errors.Is(err, http.ErrServerClosed) || l.closing && errors.Is(err, net.ErrClosed) {
+		return
+	}
 	l.failed = errors.Join(l.failed, fmt.Errorf("serving %s: %w", flag, err))
 }
 
@@ -134,7 +152,8 @@ func (l *listeners) ended(flag string, err error) {
 // ctx's error.
 func (l *listeners) shutdown(ctx context.Context) error {
 	l.state.Lock()
-	servers, quic, own := l.servers, l.quic, l.own
+	servers, quic, own, coming := l.servers, l.quic, l.own, l.coming
+	l.closing = true
 	l.state.Unlock()
 	errs := make([]error, len(servers)+2)
 	var group sync.WaitGroup
@@ -144,6 +163,11 @@ func (l *listeners) shutdown(ctx context.Context) error {
 	if own != nil {
 		group.Go(func() { errs[len(servers)+1] = own.Shutdown(ctx) })
 	}
+	var settling sync.WaitGroup
+	for _, a := range coming {
+		settling.Go(func() { a.settle(ctx) })
+	}
+	settling.Wait()
 	for i, srv := range servers {
 		group.Go(func() {
 			if errs[i] = srv.Shutdown(ctx); errs[i] != nil {

@@ -6,16 +6,15 @@ set -e
 data=/var/lib/trysail
 engine=$data/engine
 
-# shims prints the processes of the shims: they go by the name that the engine has given them.
-shims() {
-	for dir in /proc/[0-9]*; do
-		name=$(tr '\0' '\n' <"$dir/cmdline" 2>/dev/null | head -n 1) || continue
-		case $name in "$engine"/*) echo "${dir#/proc/}" ;; esac
-	done
-}
-
 # The first eight digits of a checksum of the engine's folder tell it from others on this machine.
 id=$(printf %s "$engine" | sha256sum | cut -c 1-8)
+
+# shims prints the processes that hold containers: they are told the engine's socket.
+shims() {
+	for dir in /proc/[0-9]*; do
+		if tr '\0' ' ' 2>/dev/null <"$dir/cmdline" | grep -q "[-]address /run/trysail/$id/"; then echo "${dir#/proc/}"; fi
+	done
+}
 
 # Shims first: they would report the end of containers to nobody.
 for pid in $(shims); do kill -KILL "$pid" 2>/dev/null || true; done
@@ -26,6 +25,10 @@ done
 # Containers' mounts, the innermost first.
 mounts() { cut -d ' ' -f 5 /proc/self/mountinfo | grep -E "^(/run/trysail|$data)/" | sort -r || true; }
 for dir in $(mounts); do umount -l "$dir" || true; done
+if [ -n "$(mounts)" ]; then
+	echo "trysail: these mounts cannot be undone, so nothing is deleted:" $(mounts) >&2
+	exit 1
+fi
 
 # The kernel takes a moment to end processes; until then their cgroups stay.
 for _ in 1 2 3 4 5 6 7 8 9 10; do
@@ -41,4 +44,7 @@ bridge=trysail$(echo "$id" | cut -c 1-6)
 if command -v ip >/dev/null; then ip link delete "$bridge" 2>/dev/null || true; fi
 if command -v nft >/dev/null; then nft delete table inet "trysail-$id" 2>/dev/null || true; fi
 
-rm -rf /run/trysail "$data"
+rm -rf /run/trysail
+# The data may be a file system of its own.
+if [ -d "$data" ]; then find "$data" -mindepth 1 -delete; fi
+if [ -d "$data" ]; then rmdir "$data" 2>/dev/null || true; fi

@@ -132,7 +132,7 @@ func (s *service) load(ctx context.Context) (end func() (total int64, failed []s
 				began := time.Now()
 				if err := s.ask(context.WithoutCancel(ctx), c); err != nil {
 					mu.Lock()
-					failed = append(failed, fmt.Sprintf("at %s after %s: %v", began.Format(time.TimeOnly), time.Since(began), err))
+					failed = append(failed, fmt.Sprintf("at %s after %s: %v", began.UTC().Format("15:04:05.000"), time.Since(began), err))
 					mu.Unlock()
 				}
 				total.Add(1)
