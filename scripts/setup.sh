@@ -315,7 +315,10 @@ main() {
 		javascript_sdk
 		;;
 	cluster) build_cluster ;;
-	package) build_machine ;;
+	package)
+		build_machine
+		unpack_debs docker "${docker_debs[@]}"
+		;;
 	bench)
 		unpack_debs debian "${debs[@]}"
 		unpack_debs unbound "${unbound_debs[@]}"

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 suite=bookworm
-packages=(runc containernetworking-plugins libc6 libseccomp2 ca-certificates)
+packages=(runc containernetworking-plugins libc6 libseccomp2 ca-certificates iptables libmnl0 libnftnl11 libxtables12)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -125,17 +125,19 @@ const (
 func wanted(name string) bool {
 	switch dir, base := path.Split(name); {
 	case strings.HasPrefix(name, "usr/share/doc/"):
-		return base == "copyright"
+		return base == "copyright" && strings.Count(name, "/") == 4
 	case strings.HasPrefix(name, "usr/lib/cni/"):
 		return base == "bridge" || base == "host-local"
 	case strings.HasPrefix(name, certificates):
 		return true
-	case name == "usr/sbin/runc":
+	case name == "usr/sbin/runc" || name == "usr/sbin/xtables-nft-multi":
 		return true
+	case strings.HasSuffix(dir, "/xtables/"): // what rules are made of
+		return base == "libxt_standard.so"
 	case strings.HasPrefix(name, "lib") || strings.HasPrefix(name, "usr/lib/"):
 		// Of the C library only what programs of that kind load, and the loader.
 		return !strings.Contains(dir, "/gconv/") && slices.ContainsFunc(
-			[]string{"ld-linux", "libc.so.", "libpthread.so.", "libdl.so.", "libresolv.so.", "libseccomp.so."},
+			[]string{"ld-linux", "libc.so.", "libpthread.so.", "libdl.so.", "libresolv.so.", "libseccomp.so.", "libmnl.so.", "libnftnl.so.", "libxtables.so."},
 			func(prefix string) bool { return strings.HasPrefix(base, prefix) })
 	}
 	return false

@@ -182,6 +182,9 @@ func skeleton() map[string]entry {
 	return map[string]entry{
 		"proc": {mode: 0o555 | fs.ModeDir}, "sys": {mode: 0o555 | fs.ModeDir}, "dev": {mode: 0o755 | fs.ModeDir}, "run": {mode: 0o755 | fs.ModeDir},
 		"tmp": {mode: 0o1777 | fs.ModeDir}, "root": {mode: 0o700 | fs.ModeDir}, "var/lib/trysail": {mode: 0o700 | fs.ModeDir},
+		// With the network of the machine, its firewall has to let the pods through.
+		"usr/sbin/iptables": {link: "xtables-nft-multi"}, "usr/sbin/ip6tables": {link: "xtables-nft-multi"},
+		"etc/hosts":  {mode: 0o644, content: []byte("127.0.0.1 localhost\n::1 localhost\n")}, // that of pods is made from it
 		"etc/passwd": {mode: 0o644, content: []byte("root:x:0:0:root:/root:/usr/bin/trysail\n")},
 		"etc/group":  {mode: 0o644, content: []byte("root:x:0:\n")},
 	}

@@ -16,15 +16,12 @@ import (
 
 // A Debian package's life: installed on a clean Debian, upgraded while requests come in, removed, installed again, purged.
 func TestDeb_InstallUpgradeRemovePurge(t *testing.T) {
-	first, second := release(t, oldVersion, "deb"), release(t, newVersion, "deb")
+	first, second := one(t, releases.old, "*.deb"), one(t, releases.new, "*.deb")
 	m := bootMachine(t, debian(t), "/lib/systemd/systemd")
 	settled(t, m)
-	m.put(t, one(t, first, "*.deb"), "old.deb")
-	m.put(t, one(t, second, "*.deb"), "new.deb")
-	m.put(t, webImage(t), "web.tar")
-	if err := os.WriteFile(filepath.Join(m.root, "hello.json"), []byte(deploymentFile), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	m.put(t, first, "old.deb")
+	m.put(t, second, "new.deb")
+	putHello(t, m)
 
 	began := time.Now()
 	m.must(t, "apt-get", "-qq", "update")

@@ -28,6 +28,7 @@ type machine struct {
 	root string
 	name string // of its cgroup, its end of the network outside, and its firewall table
 	addr string // under which it is reached from here
+	pid  int    // of its first process
 	cmd  *exec.Cmd
 	log  string
 }
@@ -84,7 +85,8 @@ func (m *machine) boot(ctx context.Context, argv []string, subnet ...byte) error
 	network := netOf(subnet[0], subnet[1]&^3)
 	host, own := network(1), network(2)
 	m.addr = own
-	pid := strconv.Itoa(m.cmd.Process.Pid)
+	m.pid = m.cmd.Process.Pid
+	pid := strconv.Itoa(m.pid)
 	inside := []string{"nsenter", "--net", "--target", pid}
 	for _, args := range [][]string{
 		{"ip", "link", "add", m.name, "type", "veth", "peer", "name", "eth0", "netns", pid},
@@ -112,7 +114,10 @@ func netOf(third, fourth byte) func(host byte) string {
 func (m *machine) end() error {
 	var errs []error
 	if m.cmd != nil && m.cmd.Process != nil {
-		errs = append(errs, m.cmd.Process.Kill()) // the kernel kills the others of its namespace
+		// The kernel kills the others of its namespace. It may have ended by itself.
+		if err := m.cmd.Process.Kill(); !errors.Is(err, os.ErrProcessDone) {
+			errs = append(errs, err)
+		}
 		_ = m.cmd.Wait()
 	}
 	_ = exec.Command("ip", "link", "delete", m.name).Run()
@@ -124,7 +129,7 @@ func (m *machine) end() error {
 
 // command prepares a program in the machine.
 func (m *machine) command(ctx context.Context, argv ...string) *exec.Cmd {
-	args := append([]string{"--target", strconv.Itoa(m.cmd.Process.Pid), "--all", "--root", "--wd=/"}, argv...)
+	args := append([]string{"--target", strconv.Itoa(m.pid), "--all", "--root", "--wd=/"}, argv...)
 	cmd := exec.CommandContext(ctx, "nsenter", args...)
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "NO_COLOR=1",

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/trysail/trysail/test/kit"
@@ -29,24 +30,45 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "packages: the tests make machines, so they need root")
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	os.Exit(runTests(m))
 }
 
-// release makes the files of kinds of a version for this processor, and returns the folder that they are in.
-func release(t *testing.T, version, kinds string) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "dist")
-	cmd := exec.CommandContext(t.Context(), "go", "run", "./packaging/release", "-version", version, "-arch", runtime.GOARCH, "-only", kinds, "-dist", dir)
+func runTests(m *testing.M) int {
+	var err error
+	if work, err = os.MkdirTemp("", "trysail-packages-"); err != nil {
+		fmt.Fprintln(os.Stderr, "packages:", err)
+		return 1
+	}
+	defer os.RemoveAll(work)
+	return m.Run()
+}
+
+// releases are the folders with the package and the image of each version for this processor, made once.
+var releases = struct{ old, new func() (string, error) }{
+	old: sync.OnceValues(func() (string, error) { return makeRelease(oldVersion) }),
+	new: sync.OnceValues(func() (string, error) { return makeRelease(newVersion) }),
+}
+
+// work is the folder for what all tests share.
+var work string
+
+func makeRelease(version string) (string, error) {
+	dir := filepath.Join(work, version)
+	cmd := exec.Command("go", "run", "./packaging/release", "-version", version, "-arch", runtime.GOARCH, "-only", "deb,oci", "-dist", dir)
 	cmd.Dir = kit.Root()
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("making %s: %v\n%s", version, err, out)
+		return "", fmt.Errorf("making %s: %w\n%s", version, err, out)
 	}
-	return dir
+	return dir, nil
 }
 
-// one returns the only file in a folder that matches.
-func one(t *testing.T, dir, pattern string) string {
+// one returns the only file of a release that matches.
+func one(t *testing.T, release func() (string, error), pattern string) string {
 	t.Helper()
+	dir, err := release()
+	if err != nil {
+		t.Fatal(err)
+	}
 	files, err := filepath.Glob(filepath.Join(dir, pattern))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("%s in %s: %v, %v", pattern, dir, files, err)

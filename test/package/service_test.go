@@ -56,6 +56,15 @@ type service struct {
 	ca   *x509.CertPool
 }
 
+// putHello puts what deployHello needs into the machine's root.
+func putHello(t *testing.T, m *machine) {
+	t.Helper()
+	m.put(t, webImage(t), "web.tar")
+	if err := os.WriteFile(filepath.Join(m.root, "hello.json"), []byte(deploymentFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // deployHello makes a service of web.tar and hello.json in the machine's root, and waits for its answer.
 func deployHello(t *testing.T, m *machine) *service {
 	t.Helper()
