@@ -134,7 +134,10 @@ func endPods(proc string, limit time.Duration) error {
 	}
 }
 
-// firstProcesses lists the processes that are the first of a PID namespace below ours, zombies left out.
+// pause is the program that holds a pod's namespaces. It does nothing, and does not end when it is asked to.
+const pause = "/pause\x00"
+
+// firstProcesses lists the processes that are the first of a PID namespace below ours, zombies and pauses left out.
 func firstProcesses(proc string) ([]int, error) {
 	entries, err := os.ReadDir(proc)
 	if err != nil {
@@ -147,7 +150,11 @@ func firstProcesses(proc string) ([]int, error) {
 			continue
 		}
 		status, err := os.ReadFile(filepath.Join(proc, e.Name(), "status")) //nolint:gosec // a file of the kernel
-		if err == nil && isFirst(string(status)) {
+		if err != nil || !isFirst(string(status)) {
+			continue
+		}
+		args, err := os.ReadFile(filepath.Join(proc, e.Name(), "cmdline")) //nolint:gosec // likewise
+		if err == nil && string(args) != pause {
 			pids = append(pids, pid)
 		}
 	}

@@ -19,12 +19,20 @@ func TestFirstProcesses_AreTheFirstOfTheirNamespaces(t *testing.T) {
 		"22":  "State:\tS (sleeping)\nNSpid:\t22\t7\n",    // a child in it
 		"23":  "State:\tZ (zombie)\nNSpid:\t23\t1\n",      // one that has ended
 		"24":  "State:\tS (sleeping)\nNSpid:\t24\t9\t1\n", // a container in a container
+		"25":  "State:\tS (sleeping)\nNSpid:\t25\t1\n",    // what holds a pod's namespaces
 		"sys": "",
 	} {
 		if err := os.Mkdir(filepath.Join(proc, pid), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(proc, pid, "status"), []byte(status), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args := "/web\x00--port\x0080\x00"
+		if pid == "25" {
+			args = pause
+		}
+		if err := os.WriteFile(filepath.Join(proc, pid, "cmdline"), []byte(args), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

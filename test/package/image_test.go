@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"golang.org/x/sys/unix"
 
 	"github.com/trysail/trysail/test/kit"
 )
@@ -132,6 +133,60 @@ func ready(t *testing.T, m *machine) {
 	}
 }
 
+// privileged are the flags that let a container run others. Where this process itself lacks a capability, as root of a
+// machine in a sandbox does, Docker refuses --privileged; then they are what it stands for, as far as it can be given.
+func privileged(t *testing.T) []string {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(status), "CapEff:")
+	have, err := strconv.ParseUint(strings.Fields(after)[0], 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sysResource = 24 // of capability.h
+	if have&(1<<sysResource) != 0 {
+		return []string{"--privileged"}
+	}
+	t.Log("this machine cannot give a container CAP_SYS_RESOURCE, so it is run with all that --privileged stands for but that")
+	flags := []string{
+		"--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined", "--security-opt", "systempaths=unconfined",
+		"--device-cgroup-rule", "a *:* rwm",
+	}
+	for _, c := range []string{"SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH", "SYS_CHROOT", "IPC_LOCK", "SYS_NICE", "SYSLOG", "SYS_MODULE", "MAC_ADMIN", "MAC_OVERRIDE", "LINUX_IMMUTABLE"} {
+		flags = append(flags, "--cap-add", c)
+	}
+	return flags
+}
+
+// openCgroups makes the control groups of a container writable, as --privileged does.
+func openCgroups(pid int) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread is of no use to others afterwards
+		done <- func() error {
+			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+			if err = errors.Join(err, unix.Unshare(unix.CLONE_FS), unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)); err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(mounts)) {
+				if dir := strings.Fields(line)[4]; strings.HasPrefix(dir, "/sys/fs/cgroup/") {
+					err = errors.Join(err, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT, ""))
+				}
+			}
+			return err
+		}()
+	}()
+	return <-done
+}
+
 // The image under docker run --privileged, loaded with docker load.
 func TestImage_InDocker(t *testing.T) {
 	archive := one(t, releases.new, "*_oci.tar")
@@ -164,13 +219,19 @@ func TestImage_InDocker(t *testing.T) {
 		t.Errorf("docker run %s version says %q", image, out)
 	}
 	began := time.Now()
-	id := run("run", "--detach", "--privileged", "--name", "trysail", "--volume", "trysail:/var/lib/trysail", image)
+	flags := privileged(t)
+	id := run(append([]string{"run", "--detach", "--name", "trysail", "--volume", "trysail:/var/lib/trysail"}, append(flags, image)...)...)
 	m := &machine{name: id}
 	look := func() {
 		t.Helper()
 		m.pid, err = strconv.Atoi(run("inspect", "--format", "{{.State.Pid}}", id))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if flags[0] != "--privileged" {
+			if err := openCgroups(m.pid); err != nil {
+				t.Fatal(err)
+			}
 		}
 		m.root, m.addr = fmt.Sprintf("/proc/%d/root", m.pid), run("inspect", "--format", "{{.NetworkSettings.IPAddress}}", id)
 	}
