@@ -31,10 +31,11 @@ build: ## bin/trysail: one static program
 	CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "$(LDFLAGS)" -o bin/trysail ./cmd/trysail
 
 demo: ## install what is missing, build, deploy a sample service and a broken one, clean up
-	@scripts/setup.sh demo
-	@$(MAKE) --no-print-directory -s build
-	@go build $(BUILDFLAGS) -o bin/demo ./test/demo
-	@exec bin/demo
+	@began=$$(date +%s.%N); \
+	scripts/setup.sh demo; \
+	$(MAKE) --no-print-directory -s build; \
+	go build $(BUILDFLAGS) -o bin/demo ./test/demo; \
+	exec bin/demo -began "$$began"
 
 test: ## everything that must pass: unit, wire, engine and end-to-end tests
 	@scripts/setup.sh test

@@ -3,6 +3,11 @@
 # logs, keys, certificates. The service must have been stopped. What was made with another --data-dir is left alone.
 set -e
 
+if [ -d /run/systemd/system ] && systemctl is-active --quiet trysail.service; then
+	echo "trysail still runs. First: systemctl disable --now trysail" >&2
+	exit 1
+fi
+
 data=/var/lib/trysail
 engine=$data/engine
 

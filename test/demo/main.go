@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -23,8 +24,10 @@ import (
 )
 
 func main() {
+	began := flag.Float64("began", 0, "when make began to install and build, in Unix seconds; 0: it did not")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := run(ctx)
+	err := run(ctx, *began)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
@@ -32,11 +35,14 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context, began float64) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("the demo runs containers, so it needs root")
 	}
-	d := &demo{out: os.Stdout}
+	d := &demo{out: os.Stdout, began: time.Now()}
+	if began > 0 {
+		d.nothing = time.UnixMicro(int64(began * 1e6))
+	}
 	defer func() {
 		// What was made is removed whatever happened, and nothing may cut that short.
 		err = errors.Join(err, d.close(context.WithoutCancel(ctx)))
@@ -59,6 +65,8 @@ type demo struct {
 	registry *kit.Registry
 	server   *kit.Server
 	step     int
+	began    time.Time // when it started
+	nothing  time.Time // when make did, before it installed and built; zero if it did neither
 }
 
 // prepare makes what the demonstration takes for granted: a registry with images, and deployment files.
@@ -138,6 +146,9 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.run(ctx, 0, ask); err != nil {
 		return err
 	}
+	if err := d.took(time.Now()); err != nil {
+		return err
+	}
 
 	d.title("Deploy a broken version: it wants a setting that it is not given")
 	if err := d.run(ctx, 3, "trysail deploy hello -f broken.json --wait"); err != nil {
@@ -153,6 +164,16 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	return d.run(ctx, 0, "trysail services")
+}
+
+// took says how long all of it took up to the first answer.
+func (d *demo) took(now time.Time) error {
+	line := fmt.Sprintf("The first HTTPS answer came %.1f s after the start of the demo", now.Sub(d.began).Seconds())
+	if !d.nothing.IsZero() {
+		line += fmt.Sprintf(", %.1f s after the start of make, which installs and builds what is missing", now.Sub(d.nothing).Seconds())
+	}
+	_, err := fmt.Fprintf(d.out, "\n  %s.\n", line)
+	return err
 }
 
 // serve starts the server on its usual ports, or on others where those are taken.

@@ -16,11 +16,9 @@ import (
 
 // A Debian package's life: installed on a clean Debian, upgraded while requests come in, removed, installed again, purged.
 func TestDeb_InstallUpgradeRemovePurge(t *testing.T) {
-	first, second := one(t, releases.old, "*.deb"), one(t, releases.new, "*.deb")
-	m := bootMachine(t, debian(t), "/lib/systemd/systemd")
-	settled(t, m)
-	m.put(t, first, "old.deb")
-	m.put(t, second, "new.deb")
+	m := bootDebian(t)
+	m.put(t, one(t, releases.old, "*.deb"), "old.deb")
+	m.put(t, one(t, releases.new, "*.deb"), "new.deb")
 	putHello(t, m)
 
 	began := time.Now()
@@ -35,10 +33,17 @@ func TestDeb_InstallUpgradeRemovePurge(t *testing.T) {
 	}
 	t.Logf("doctor:\n%s", m.must(t, "trysail", "doctor"))
 
-	t.Run("upgrade", func(t *testing.T) { upgrade(t, m, s) })
+	t.Run("upgrade", func(t *testing.T) { upgrade(t, m, s, "apt-get", "-qq", "-y", "install", "/new.deb") })
 	t.Run("restart", func(t *testing.T) { restart(t, m, s) })
 	t.Run("remove", func(t *testing.T) { remove(t, m, s) })
 	t.Run("purge", func(t *testing.T) { purge(t, m) })
+}
+
+func bootDebian(t *testing.T) *machine {
+	t.Helper()
+	m := bootMachine(t, debian(t), "/lib/systemd/systemd")
+	settled(t, m)
+	return m
 }
 
 // settled waits until the machine has booted.
@@ -68,7 +73,8 @@ func running(t *testing.T, m *machine) string {
 	return strings.TrimSpace(m.must(t, "/proc/"+pid+"/exe", "version"))
 }
 
-func upgrade(t *testing.T, m *machine, s *service) {
+// upgrade runs the command under load.
+func upgrade(t *testing.T, m *machine, s *service, command ...string) {
 	settings := filepath.Join(m.root, "etc/trysail/trysail.env")
 	const changed = "TRYSAIL_LOG_LEVEL=debug\n"
 	if err := os.WriteFile(settings, []byte(changed), 0o640); err != nil {
@@ -76,7 +82,7 @@ func upgrade(t *testing.T, m *machine, s *service) {
 	}
 	before := pods(t, m)
 	end := s.load(t.Context())
-	m.must(t, "apt-get", "-qq", "-y", "install", "/new.deb")
+	m.must(t, command...)
 	active(t, m)
 	s.answers(t)
 	total, failed := end()
@@ -133,6 +139,17 @@ func remove(t *testing.T, m *machine, s *service) {
 
 func purge(t *testing.T, m *machine) {
 	m.must(t, "apt-get", "-qq", "-y", "purge", "trysail")
+	gone(t, m)
+	for _, path := range []string{"usr/bin/trysail", "etc/trysail", "lib/systemd/system/trysail.service"} {
+		if _, err := m.run(t.Context(), "test", "!", "-e", "/"+path); err != nil {
+			t.Errorf("/%s is still there", path)
+		}
+	}
+}
+
+// gone checks that nothing is left of what the service has started and kept.
+func gone(t *testing.T, m *machine) {
+	t.Helper()
 	if procs := webProcesses(t, m); len(procs) > 0 {
 		t.Errorf("there still are %q", procs)
 	}
@@ -142,7 +159,7 @@ func purge(t *testing.T, m *machine) {
 	if err != nil || len(all) > 0 {
 		t.Errorf("there still are %v, %v", all, err)
 	}
-	for _, path := range []string{"usr/bin/trysail", "etc/trysail", "var/lib/trysail", "run/trysail", "lib/systemd/system/trysail.service"} {
+	for _, path := range []string{"var/lib/trysail", "run/trysail"} {
 		if _, err := m.run(t.Context(), "test", "!", "-e", "/"+path); err != nil {
 			t.Errorf("/%s is still there", path)
 		}

@@ -43,7 +43,7 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// releases are the folders with the package and the image of each version for this processor, made once.
+// releases are the folders with the packages and the image of each version for this processor, made once.
 var releases = struct{ old, new func() (string, error) }{
 	old: sync.OnceValues(func() (string, error) { return makeRelease(oldVersion) }),
 	new: sync.OnceValues(func() (string, error) { return makeRelease(newVersion) }),
@@ -54,7 +54,7 @@ var work string
 
 func makeRelease(version string) (string, error) {
 	dir := filepath.Join(work, version)
-	cmd := exec.Command("go", "run", "./packaging/release", "-version", version, "-arch", runtime.GOARCH, "-only", "deb,oci", "-dist", dir)
+	cmd := exec.Command("go", "run", "./packaging/release", "-version", version, "-arch", runtime.GOARCH, "-only", "archive,deb,rpm,oci", "-dist", dir)
 	cmd.Dir = kit.Root()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("making %s: %w\n%s", version, err, out)
