@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"internal/reconcile":          {"internal/store", "internal/logs", "internal/engine", "internal/diagnose"},
 	"internal/push":               {},
 	"internal/cli":                {"internal/diagnose", "internal/push"},
+	"packaging/init":              {},
 	"packaging/release":           {},
 	"cmd/trysail": {
 		"internal/api", "internal/certs", "internal/cli", "internal/console", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
@@ -59,7 +60,7 @@ var fences = map[string][]string{
 	"github.com/containerd/":                 {"internal/engine/containerd", "internal/engine/cri"},
 	"github.com/google/nftables":             {"internal/engine/podnet"},
 	"github.com/mdlayher/netlink":            {"internal/engine/podnet"},
-	"github.com/google/go-containerregistry": {"internal/image", "internal/engine/cri", "internal/push"},
+	"github.com/google/go-containerregistry": {"internal/image", "internal/engine/cri", "internal/push", "packaging/release"},
 	"modernc.org/sqlite":                     {"internal/store"},
 	"github.com/jackc/pgx":                   {"internal/store"},
 	"github.com/mholt/acmez/":                {"internal/certs"},

@@ -57,7 +57,8 @@ Outcomes: success, failure (refused, or it did not work) and unauthenticated (an
 flood the trail, of many failures within a minute only some are in it, with the number of those that are not.`,
 		Example: `  trysail audit web --since 7d
   trysail audit --key ci --outcome failure
-  trysail audit --since 24h -n 0 -o json | jq '.events[] | select(.operation == "CreateExecSession") | .details.command'`,
+  trysail audit --since 24h -n 0 -o json |
+    jq '.events[] | select(.operation == "CreateExecSession") | .details.command'`,
 		Args:              rangeArgs(0, "SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}

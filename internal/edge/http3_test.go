@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
@@ -253,11 +254,7 @@ func TestHTTP3_HugeHeadersAndSlowBodies(t *testing.T) {
 }
 
 func TestHTTP3_PortInUse(t *testing.T) {
-	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer udp.Close()
+	udp := testPacketConn(t)
 	e, err := New(Config{Dir: t.TempDir(), HTTPAddr: "127.0.0.1:0", HTTPSAddr: udp.LocalAddr().String(), HTTP3: true}, testLog(t))
 	if err != nil {
 		t.Fatal(err)
@@ -275,4 +272,26 @@ func TestHTTP3_PortInUse(t *testing.T) {
 	if err := e.Close(within(t, 10*time.Second)); err != nil {
 		t.Error(err)
 	}
+}
+
+// testPacketConn listens at a UDP port of which the TCP port is free, and stays so: the kernel gives ports of this range to
+// nobody who does not ask for them.
+func testPacketConn(t *testing.T) net.PacketConn {
+	t.Helper()
+	for range 100 {
+		udp, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000)))
+		if err != nil {
+			continue
+		}
+		tcp, err := net.Listen("tcp", udp.LocalAddr().String())
+		if err != nil {
+			udp.Close()
+			continue
+		}
+		tcp.Close()
+		t.Cleanup(func() { udp.Close() })
+		return udp
+	}
+	t.Fatal("no port is free for both TCP and UDP")
+	return nil
 }
