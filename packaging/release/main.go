@@ -247,7 +247,8 @@ func (r *release) pages(ctx context.Context) error {
 	}
 	packaged := strings.Replace(string(unit), "/usr/local/bin/trysail", "/usr/bin/trysail", 1)
 	if i := strings.Index(packaged, "[Unit]"); i > 0 {
-		packaged = "# systemd unit of the Trysail server. Settings: /etc/trysail/trysail.env\n\n" + packaged[i:]
+		packaged = "# systemd unit of the Trysail server. Settings: /etc/trysail/trysail.env\n#\n" +
+			"# When it starts again, systemd notes left-over processes in its control group: they hold the containers.\n\n" + packaged[i:]
 	}
 	return os.WriteFile(filepath.Join(r.work, "trysail.service"), []byte(strings.TrimSpace(packaged)+"\n"), 0o644) //nolint:gosec // it is to be published
 }

@@ -3,6 +3,7 @@
 package packages
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -161,30 +162,53 @@ func privileged(t *testing.T) []string {
 	return flags
 }
 
-// openCgroups makes the control groups of a container writable, as --privileged does.
+// openCgroups makes the control groups of a container writable, as --privileged does. It is this program, started again:
+// a thread that has joined a mount namespace is of no use for anything else.
 func openCgroups(pid int) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread is of no use to others afterwards
-		done <- func() error {
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
-			if err = errors.Join(err, unix.Unshare(unix.CLONE_FS), unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)); err != nil {
-				return err
-			}
-			for line := range strings.Lines(string(mounts)) {
-				if dir := strings.Fields(line)[4]; strings.HasPrefix(dir, "/sys/fs/cgroup/") {
-					err = errors.Join(err, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT, ""))
-				}
-			}
-			return err
-		}()
-	}()
-	return <-done
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), openVariable+"="+strconv.Itoa(pid))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("making control groups writable: %w: %s", err, out)
+	}
+	return nil
+}
+
+const openVariable = "TRYSAIL_TEST_OPEN_CGROUPS"
+
+// openIfAsked is that program.
+func openIfAsked() {
+	pid, found := os.LookupEnv(openVariable)
+	if !found {
+		return
+	}
+	runtime.LockOSThread()
+	if err := openCgroupsOf(pid); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func openCgroupsOf(pid string) error {
+	ns, err := os.Open("/proc/" + pid + "/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	mounts, err := os.ReadFile("/proc/" + pid + "/mountinfo")
+	if err = errors.Join(err, unix.Unshare(unix.CLONE_FS), unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)); err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if dir := strings.Fields(line)[4]; strings.HasPrefix(dir, "/sys/fs/cgroup/") {
+			err = errors.Join(err, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT, ""))
+		}
+	}
+	return err
 }
 
 // The image under docker run --privileged, loaded with docker load.
@@ -201,7 +225,7 @@ func TestImage_InDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := docker.Close(t.Context()); err != nil {
+		if err := docker.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -237,10 +261,10 @@ func TestImage_InDocker(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			out, err := docker.Run(t.Context(), "logs", id)
+			out, err := docker.Run(context.Background(), "logs", id)
 			t.Logf("docker logs: %v\n%s", err, out)
 		}
-		_, _ = docker.Run(t.Context(), "rm", "--force", "--volumes", id)
+		_, _ = docker.Run(context.Background(), "rm", "--force", "--volumes", id)
 	})
 	look()
 	ready(t, m)

@@ -26,6 +26,7 @@ const (
 
 func TestMain(m *testing.M) {
 	bootIfAsked()
+	openIfAsked()
 	if os.Getuid() != 0 {
 		fmt.Fprintln(os.Stderr, "packages: the tests make machines, so they need root")
 		os.Exit(1)
