@@ -9,6 +9,7 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 BUILDFLAGS := -trimpath -buildvcs=false
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 FUZZTIME  ?= 30s
+export FUZZHOURS ?= 0.1
 BENCHARGS ?=
 DIAGNOSEARGS ?=
 
@@ -24,7 +25,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test fuzz-edge clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -93,6 +94,9 @@ fuzz: ## every fuzz target for FUZZTIME
 			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
 		done; \
 	done
+
+fuzz-edge: ## the edge's own engine for FUZZHOURS of CPU time, written down in docs/fuzzing.md
+	@scripts/fuzz-edge.sh
 
 vuln: ## known vulnerabilities in what we call
 	go run $(GOVULNCHECK) ./...
