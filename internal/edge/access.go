@@ -1,10 +1,11 @@
 package edge
 
 import (
+	"bytes"
 	"crypto/tls"
 	"net/http"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -40,7 +41,7 @@ func (e *Edge) recorded(serve func(x *exchange, r *http.Request)) http.HandlerFu
 			if broken {
 				x.end = x.whyBroken(r)
 			}
-			e.finish(x, x.client.status, func() facts { return factsOf(r) })
+			finish(e, x, x.client.status, func() facts[string] { return factsOf(r) })
 		}()
 		serve(x, r)
 		broken = false
@@ -49,7 +50,7 @@ func (e *Edge) recorded(serve func(x *exchange, r *http.Request)) http.HandlerFu
 
 // finish counts a request of a service that has ended with a status, 0 if none, and hands its line over. x.end is set if it
 // ended too early.
-func (e *Edge) finish(x *exchange, status int, tell func() facts) {
+func finish[T text](e *Edge, x *exchange, status int, tell func() facts[T]) {
 	now := time.Now()
 	took := now.Sub(x.began)
 	if x.wasCut.Load() {
@@ -64,11 +65,11 @@ func (e *Edge) finish(x *exchange, status int, tell func() facts) {
 	if log == nil || e.cfg.AccessLog == nil {
 		return
 	}
-	buf := lineBuffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // holds nothing else
+	l := lines.Get().(*line) //nolint:errcheck,forcetypeassert // holds nothing else
 	f := tell()
-	*buf = x.appendLine((*buf)[:0], &f, status, took)
-	e.cfg.AccessLog(log.serviceID, now, *buf)
-	lineBuffers.Put(buf)
+	writeLine(l, x, &f, status, took)
+	e.cfg.AccessLog(log.serviceID, now, l.b)
+	lines.Put(l)
 }
 
 // whyBroken says why the client did not get the whole answer.
@@ -83,11 +84,18 @@ func (x *exchange) whyBroken(r *http.Request) string {
 	}
 }
 
-var lineBuffers = sync.Pool{New: func() any { return new([]byte) }}
+// line is a line in the making. It is used again and again.
+type line struct {
+	b       []byte
+	scratch []byte
+	clock   clock
+}
+
+var lines = sync.Pool{New: func() any { return new(line) }}
 
 // factsOf collects what the log tells of r.
-func factsOf(r *http.Request) facts {
-	f := facts{
+func factsOf(r *http.Request) facts[string] {
+	f := facts[string]{
 		method: r.Method, host: r.Host, path: r.URL.EscapedPath(), query: r.URL.RawQuery, protocol: r.Proto,
 		remote: r.RemoteAddr, agent: r.Header.Get("User-Agent"), referer: r.Header.Get("Referer"),
 	}
@@ -97,9 +105,9 @@ func factsOf(r *http.Request) facts {
 	return f
 }
 
-// appendLine appends the line of a request, JSON without a newline.
-func (x *exchange) appendLine(b []byte, f *facts, status int, took time.Duration) []byte {
-	b = appendTime(append(b, `{"time":`...), x.began)
+// writeLine makes l the line of a request, JSON without a newline.
+func writeLine[T text](l *line, x *exchange, f *facts[T], status int, took time.Duration) {
+	b := l.clock.append(append(l.b[:0], `{"time":`...), x.began)
 	b = append(b, `,"service":"`...)
 	b = append(b, x.service.name...)
 	b = append(b, '"')
@@ -119,8 +127,9 @@ func (x *exchange) appendLine(b []byte, f *facts, status int, took time.Duration
 	b = appendText(b, `,"method":`, f.method, maxLoggedText)
 	b = appendText(b, `,"host":`, f.host, maxLoggedText)
 	b = appendText(b, `,"path":`, f.path, maxLoggedPath)
-	if f.query != "" {
-		b = appendText(b, `,"query":`, queryNames(f.query), maxLoggedQuery)
+	if len(f.query) > 0 {
+		l.scratch = appendQueryNames(l.scratch[:0], f.query)
+		b = appendText(b, `,"query":`, l.scratch, maxLoggedQuery)
 	}
 	b = appendText(b, `,"protocol":`, f.protocol, maxLoggedText)
 	if f.tls != 0 {
@@ -137,11 +146,12 @@ func (x *exchange) appendLine(b []byte, f *facts, status int, took time.Duration
 		b = appendMillis(append(b, `,"podDuration":`...), x.inPod)
 	}
 	b = append(append(append(b, `,"requestId":"`...), x.id...), '"') // valid: see requestID
-	if f.agent != "" {
+	if len(f.agent) > 0 {
 		b = appendText(b, `,"userAgent":`, f.agent, maxLoggedText)
 	}
-	if f.referer != "" {
-		b = appendText(b, `,"referer":`, withoutQuery(f.referer), maxLoggedText)
+	if len(f.referer) > 0 {
+		l.scratch = appendWithoutQuery(l.scratch[:0], f.referer)
+		b = appendText(b, `,"referer":`, l.scratch, maxLoggedText)
 	}
 	if x.retries > 0 {
 		b = append(b, `,"retries":`...)
@@ -153,7 +163,7 @@ func (x *exchange) appendLine(b []byte, f *facts, status int, took time.Duration
 	if x.failed != nil {
 		b = appendText(b, `,"error":`, x.failed.Error(), maxLoggedText)
 	}
-	return append(b, '}')
+	l.b = append(b, '}')
 }
 
 // logProbe writes the line of a health check, if the service asks for that.
@@ -162,12 +172,13 @@ func (e *Edge) logProbe(s *service, t *target, path string, p trysail.Probe) {
 	if log == nil || !log.healthChecks || e.cfg.AccessLog == nil {
 		return
 	}
-	b := appendTime([]byte(`{"time":`), p.At)
+	var now clock
+	b := now.append([]byte(`{"time":`), p.At)
 	b = append(append(append(b, `,"service":"`...), s.name...), `","version":`...)
 	b = strconv.AppendInt(b, int64(t.version), 10)
 	b = appendText(b, `,"pod":`, string(t.pod), maxLoggedText)
 	b = appendText(b, `,"method":"GET","host":`, t.addr, maxLoggedText)
-	b = appendText(b, `,"path":`, withoutQuery(path), maxLoggedPath)
+	b = appendText(b, `,"path":`, appendWithoutQuery(nil, path), maxLoggedPath)
 	b = append(b, `,"protocol":"HTTP/1.1","status":`...)
 	b = strconv.AppendInt(b, int64(p.Status), 10)
 	b = appendMillis(append(b, `,"duration":`...), p.Took)
@@ -190,43 +201,62 @@ func tlsVersion(v uint16) string {
 	return tls.VersionName(v)
 }
 
-// queryNames is a query without its values, which often are secrets: "page=&token=". A parameter without a "=" may be
+// appendQueryNames appends a query without its values, which often are secrets: "page=&token=". A parameter without a "=" may be
 // one as a whole and becomes "*".
-func queryNames(query string) string {
-	var b strings.Builder
-	for part := range strings.SplitSeq(query[:min(len(query), 4*maxLoggedQuery)], "&") {
-		if b.Len() > 0 {
-			b.WriteByte('&')
+func appendQueryNames[T text](b []byte, query T) []byte {
+	begin := len(b)
+	named, some := false, false // in the current parameter: its name has ended; it is not empty
+	for i := range min(len(query), 4*maxLoggedQuery) {
+		switch c := query[i]; {
+		case c == '&':
+			b = append(endName(b, named, some), '&')
+			named, some = false, false
+			if len(b)-begin > maxLoggedQuery {
+				return b
+			}
+		case named:
+		case c == '=':
+			named = true
+			b = append(b, c)
+		default:
+			some = true
+			b = append(b, c)
 		}
-		name, _, found := strings.Cut(part, "=")
-		switch {
-		case found:
-			b.WriteString(name)
-			b.WriteByte('=')
-		case part != "":
-			b.WriteByte('*')
-		}
-		if b.Len() > maxLoggedQuery {
+	}
+	return endName(b, named, some)
+}
+
+// endName replaces the parameter at the end of b, if it has no name but only a value.
+func endName(b []byte, named, some bool) []byte {
+	if named || !some {
+		return b
+	}
+	return append(b[:bytes.LastIndexByte(b, '&')+1], '*')
+}
+
+// appendWithoutQuery appends a URL up to its query or fragment, and without user and password.
+func appendWithoutQuery[T text](b []byte, url T) []byte {
+	begin := len(b)
+	for i := range len(url) {
+		if url[i] == '?' || url[i] == '#' {
+			url = url[:i]
 			break
 		}
 	}
-	return b.String()
-}
-
-// withoutQuery is a URL up to its query or fragment, and without user and password.
-func withoutQuery(url string) string {
-	if i := strings.IndexAny(url, "?#"); i >= 0 {
-		url = url[:i]
+	b = append(b, url...)
+	scheme := bytes.Index(b[begin:], []byte("://"))
+	if scheme < 0 {
+		return b
 	}
-	scheme, rest, ok := strings.Cut(url, "://")
-	if !ok {
-		return url
+	authority := begin + scheme + len("://")
+	end := bytes.IndexByte(b[authority:], '/')
+	if end < 0 {
+		end = len(b) - authority
 	}
-	authority, path, _ := strings.Cut(rest, "/")
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		return scheme + "://" + authority[i+1:] + "/" + path
+	if at := bytes.LastIndexByte(b[authority:authority+end], '@'); at >= 0 {
+		b = slices.Delete(b, authority, authority+at+1)
 	}
-	return url
+	return b
 }
 
 // appendMillis appends milliseconds with three decimal places.
@@ -237,13 +267,27 @@ func appendMillis(b []byte, d time.Duration) []byte {
 	return append(b, '.', byte('0'+rest/100), byte('0'+rest/10%10), byte('0'+rest%10))
 }
 
-// appendTime appends a time in UTC with microseconds, in quotes.
-func appendTime(b []byte, at time.Time) []byte {
-	return at.UTC().AppendFormat(b, `"2006-01-02T15:04:05.000000Z"`)
+// clock remembers how a second is written.
+type clock struct {
+	second int64
+	text   []byte
+}
+
+// append appends a time in UTC with microseconds, in quotes.
+func (c *clock) append(b []byte, at time.Time) []byte {
+	if second := at.Unix(); c.text == nil || c.second != second {
+		c.second, c.text = second, at.UTC().AppendFormat(c.text[:0], `"2006-01-02T15:04:05.`)
+	}
+	b = append(b, c.text...)
+	us := at.Nanosecond() / 1000
+	for unit := 100_000; unit > 0; unit /= 10 {
+		b = append(b, byte('0'+us/unit%10))
+	}
+	return append(b, `Z"`...)
 }
 
 // appendText appends key and the text as a JSON string of at most limit bytes, plus what escaping adds.
-func appendText(b []byte, key, s string, limit int) []byte {
+func appendText[T text](b []byte, key string, s T, limit int) []byte {
 	b = append(append(b, key...), '"')
 	if len(s) > limit {
 		s = s[:limit]
@@ -273,7 +317,7 @@ func appendText(b []byte, key, s string, limit int) []byte {
 			start = i
 			continue
 		}
-		r, size := utf8.DecodeRuneInString(s[i:])
+		r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
 		switch {
 		case r == utf8.RuneError && size == 1:
 			b = append(append(b, s[start:i]...), `\ufffd`...)

@@ -230,7 +230,6 @@ func (e *Edge) newTarget(s *service, spec trysail.Target) *target {
 		pool:      newPool(&e.cfg, e.dial, spec.Addr.String(), spec.TLS),
 		stop:      stop,
 		log:       log,
-		flights:   map[*exchange]struct{}{},
 	}
 	if spec.TLS {
 		t.scheme = "https"

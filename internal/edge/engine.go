@@ -38,17 +38,35 @@ func (e *Edge) newEngine(elsewhere func(net.Conn)) *http1.Server {
 
 // clientConn is what is kept for the next request of a connection.
 type clientConn struct {
-	remote string // the other end
-	addr   string // the same, without port
-	from   sender // if no proxies are trusted
-	fields []byte // scratch
+	remote    string // the other end
+	addr      string // the same, without port
+	from      sender // if no proxies are trusted
+	fields    []byte // scratch
+	x         exchange
+	interrupt func()
+	// What host stands for, when the router had made so many changes.
+	host    string
+	changes uint64
+	service *service
+	own     bool
+}
+
+// lookup finds the service for a Host header, nil if there is none, or says that the name is one of the installation itself.
+// Most connections are for one name, so it is looked up once.
+func (c *clientConn) lookup(e *Edge, host []byte) (s *service, own bool) {
+	changes := e.router.changes.Load()
+	if string(host) != c.host || changes != c.changes || c.host == "" {
+		c.host, c.changes = string(host), changes
+		c.service, c.own = e.router.lookup(c.host), e.ownHandler(c.host) != nil
+	}
+	return c.service, c.own
 }
 
 // connOf returns what is kept of the connection.
 func connOf(hx *http1.Exchange) *clientConn {
 	c, ok := hx.Local.(*clientConn)
 	if !ok {
-		c = &clientConn{remote: hx.RemoteAddr().String()}
+		c = &clientConn{remote: hx.RemoteAddr().String(), interrupt: hx.Interrupt}
 		c.from = senderOf(c.remote, nil, nil)
 		if c.addr = c.remote; c.from.peer.IsValid() {
 			c.addr = c.from.peer.String()
@@ -70,21 +88,22 @@ func (p passing) Sent(n int) { p.x.sent(n) }
 // serve is what every request goes through that comes by our own engine; handler is its counterpart.
 func (e *Edge) serve(hx *http1.Exchange) {
 	r := &hx.Request
-	host := string(r.Host)
+	c := connOf(hx)
+	s, own := c.lookup(e, r.Host)
 	switch {
-	case e.ownHandler(host) != nil:
+	case own:
 		hx.HandOver() // the API and the registry are written for net/http
 		return
 	case string(r.Path) == "*":
 		_ = hx.Respond(http.StatusOK, nil, nil) // asks about the server as a whole, which is us
 		return
 	}
-	c := connOf(hx)
-	x := &exchange{began: time.Now(), service: e.router.lookup(host), from: c.from, altSvc: e.in.altSvc}
+	x := &c.x // nobody else knows it by now: the last request is over
+	*x = exchange{began: time.Now(), service: s, from: c.from, altSvc: e.in.altSvc, tried: x.tried[:0]}
 	if len(e.cfg.TrustedProxies) > 0 {
 		x.from = senderOf(c.remote, forwardedHeader(r), e.cfg.TrustedProxies)
 	}
-	if id, n := r.Field(http1.XRequestID); n == 1 && validID(string(id)) {
+	if id, n := r.Field(http1.XRequestID); n == 1 && validID(id) {
 		x.id = string(id)
 	} else {
 		x.id = newID()
@@ -93,7 +112,7 @@ func (e *Edge) serve(hx *http1.Exchange) {
 	mode := trysail.RouteNone
 	if x.service != nil {
 		x.counters.Store(x.service.counters)
-		defer func() { e.finish(x, hx.Status(), func() facts { return factsOfOwn(hx, host) }) }()
+		defer func() { finish(e, x, hx.Status(), func() facts[[]byte] { return factsOfOwn(hx) }) }()
 		v := x.service.view.Load()
 		mode = v.mode
 		if x.guard = v.guard; x.guard != nil {
@@ -120,7 +139,7 @@ func (e *Edge) serve(hx *http1.Exchange) {
 
 // relay sends the request to a target of its service and the answer back; forward is its counterpart.
 func (e *Edge) relay(x *exchange, hx *http1.Exchange) {
-	x.interrupt = hx.Interrupt
+	x.interrupt = connOf(hx).interrupt
 	defer x.leave()
 	fields := e.requestFields(x, hx)
 	err := x.deliver(
@@ -250,16 +269,15 @@ func whyEnded(err error) string {
 }
 
 // factsOfOwn collects what the log tells of a request.
-func factsOfOwn(hx *http1.Exchange, host string) facts {
+func factsOfOwn(hx *http1.Exchange) facts[[]byte] {
 	r := &hx.Request
-	f := facts{method: string(r.Method), host: host, path: string(r.EscapedPath()), query: string(r.Query), protocol: "HTTP/1.1"}
+	f := facts[[]byte]{method: r.Method, host: r.Host, path: r.EscapedPath(), query: r.Query, protocol: "HTTP/1.1"}
 	if r.Minor == 0 {
 		f.protocol = "HTTP/1.0"
 	}
 	f.remote = connOf(hx).remote
-	agent, _ := r.Field(http1.UserAgent)
-	referer, _ := r.Field(http1.Referer)
-	f.agent, f.referer = string(agent), string(referer)
+	f.agent, _ = r.Field(http1.UserAgent)
+	f.referer, _ = r.Field(http1.Referer)
 	if state := hx.TLS(); state != nil {
 		f.tls = state.Version
 	}

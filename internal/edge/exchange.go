@@ -2,10 +2,11 @@ package edge
 
 import (
 	"context"
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"syscall"
@@ -32,6 +33,8 @@ type exchange struct {
 	interrupt func()
 	current   *target
 	tried     []*target // could not take it
+	// next and previous are its neighbours among those that are registered at current, whose lock guards them.
+	next, previous *exchange
 
 	// What the log and the counters tell of it in the end.
 	last     *target // asked last; nil before
@@ -55,11 +58,16 @@ type exchange struct {
 }
 
 // facts are what the log tells of a request itself.
-type facts struct {
-	method, host, path, query, protocol, remote, agent, referer string
+type facts[T text] struct {
+	method, host, path, query, agent, referer T
+
+	protocol, remote string
 
 	tls uint16 // version; 0 without
 }
+
+// text is how an engine has what clients send.
+type text interface{ string | []byte }
 
 type exchangeKey struct{}
 
@@ -225,15 +233,19 @@ func requestID(r *http.Request) string {
 	return newID()
 }
 
+// newID makes an id that no other request has. It is no secret, so the generator need not be the one for keys.
 func newID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
+	binary.NativeEndian.PutUint64(b[:8], rand.Uint64()) //nolint:gosec // see above
+	binary.NativeEndian.PutUint64(b[8:], rand.Uint64()) //nolint:gosec // see above
+	var text [32]byte
+	hex.Encode(text[:], b[:])
+	return string(text[:])
 }
 
 // validID accepts UUIDs, hexadecimal, base64, ULIDs, W3C and Amazon trace ids.
-func validID(id string) bool {
-	if id == "" || len(id) > 128 {
+func validID[T text](id T) bool {
+	if len(id) == 0 || len(id) > 128 {
 		return false
 	}
 	for i := range len(id) {

@@ -19,7 +19,10 @@ const challengeProtocol = "acme-tls/1"
 
 // ServeOwn makes the edge answer under names of the installation itself, such as that of the API. Their requests go to the
 // handler as they came. Own names go before those of services.
-func (e *Edge) ServeOwn(handlers map[string]http.Handler) { e.own.Store(&handlers) }
+func (e *Edge) ServeOwn(handlers map[string]http.Handler) {
+	e.own.Store(&handlers)
+	e.router.changes.Add(1)
+}
 
 // ownHandler finds the handler for a Host header, nil if it is not one of the installation's own names.
 func (e *Edge) ownHandler(host string) http.Handler {

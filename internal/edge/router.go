@@ -12,6 +12,8 @@ import (
 // router maps hosts to services. Lookups take no lock.
 type router struct {
 	hosts sync.Map // host name (string) → *service
+	// changes counts those of the names. What was found stays true as long as it does not move.
+	changes atomic.Uint64
 }
 
 // lookup finds the service for a Host header; nil if there is none.
@@ -31,6 +33,7 @@ func (r *router) lookup(host string) *service {
 
 // move gives the host name to s and takes the old one from it. An empty name is none.
 func (r *router) move(s *service, from, to string) {
+	defer r.changes.Add(1)
 	if to != "" {
 		r.hosts.Store(to, s)
 	}

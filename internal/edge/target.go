@@ -46,15 +46,15 @@ type target struct {
 	stop      context.CancelFunc // of the prober
 	log       *slog.Logger
 
-	outstanding  atomic.Int64 // len(flights), for the balancer
+	outstanding  atomic.Int64 // how many flights there are, for the balancer
 	suspectUntil atomic.Int64 // Unix nanoseconds
 	loggedAt     atomic.Int64 // Unix nanoseconds of the last line about a failed request
 
 	// mu guards what follows. Holding it, no request can begin or end here.
 	mu      sync.Mutex
-	admits  bool // requests may begin
-	retired bool // the target is forgotten and goes when its last request ends
-	flights map[*exchange]struct{}
+	admits  bool          // requests may begin
+	retired bool          // the target is forgotten and goes when its last request ends
+	flights *exchange     // the first of those under way; see exchange.next
 	empty   chan struct{} // closed when the last flight ends; nil unless somebody waits
 }
 
@@ -65,7 +65,11 @@ func (t *target) begin(x *exchange) bool {
 	if !t.admits {
 		return false
 	}
-	t.flights[x] = struct{}{}
+	x.previous, x.next = nil, t.flights
+	if x.next != nil {
+		x.next.previous = x
+	}
+	t.flights = x
 	t.outstanding.Add(1)
 	return true
 }
@@ -73,9 +77,16 @@ func (t *target) begin(x *exchange) bool {
 // end is the counterpart of begin.
 func (t *target) end(x *exchange) {
 	t.mu.Lock()
-	delete(t.flights, x)
+	if x.next != nil {
+		x.next.previous = x.previous
+	}
+	if x.previous != nil {
+		x.previous.next = x.next
+	} else {
+		t.flights = x.next
+	}
 	t.outstanding.Add(-1)
-	last := len(t.flights) == 0
+	last := t.flights == nil
 	if last && t.empty != nil {
 		close(t.empty)
 		t.empty = nil
@@ -100,7 +111,7 @@ func (t *target) busy() bool { return t.outstanding.Load() > 0 }
 // wait returns when no request is in flight, or with ctx's error.
 func (t *target) wait(ctx context.Context) error {
 	t.mu.Lock()
-	if len(t.flights) == 0 {
+	if t.flights == nil {
 		t.mu.Unlock()
 		return nil
 	}
@@ -121,7 +132,7 @@ func (t *target) wait(ctx context.Context) error {
 func (t *target) cut() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for x := range t.flights {
+	for x := t.flights; x != nil; x = x.next {
 		x.cut()
 	}
 }
@@ -131,7 +142,7 @@ func (t *target) retire() {
 	t.stop()
 	t.mu.Lock()
 	t.admits, t.retired = false, true
-	last := len(t.flights) == 0
+	last := t.flights == nil
 	t.mu.Unlock()
 	if last {
 		t.disconnect()

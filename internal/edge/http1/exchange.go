@@ -352,27 +352,26 @@ func (x *Exchange) appendRequest(b, fields []byte, without FieldSet) []byte {
 
 // EscapedPath is the path as it goes to the pod.
 func (r *Request) EscapedPath() []byte {
+	if all(r.Path, isPath) {
+		return r.Path
+	}
 	return appendPath(nil, r.Path)
 }
 
 // appendPath appends a path; bytes that must not be in one are escaped, as browsers do and some programs forget.
 func appendPath(b, path []byte) []byte {
 	const hex = "0123456789ABCDEF"
-	for i, c := range path {
-		if c < 0x80 && bytes.IndexByte([]byte("\"#<>\\^`{|}"), c) < 0 {
-			continue
-		}
-		b = append(b, path[:i]...)
-		for _, c := range path[i:] {
-			if c < 0x80 && bytes.IndexByte([]byte("\"#<>\\^`{|}"), c) < 0 {
-				b = append(b, c)
-			} else {
-				b = append(b, '%', hex[c>>4], hex[c&15])
-			}
-		}
-		return b
+	if all(path, isPath) {
+		return append(b, path...)
 	}
-	return append(b, path...)
+	for _, c := range path {
+		if class[c]&isPath != 0 {
+			b = append(b, c)
+		} else {
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		}
+	}
+	return b
 }
 
 // ask sends what b holds, and the rest of the body, and reads the head of the answer.

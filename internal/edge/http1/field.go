@@ -115,6 +115,7 @@ const (
 	isValue              // in field values and reason phrases
 	isTarget             // in request targets
 	isHost               // in the name part of Host
+	isPath               // in paths; others are escaped
 )
 
 // class holds the classes of each byte.
@@ -133,6 +134,9 @@ var class = func() (t [256]uint8) {
 		}
 		if alnum || bytes.IndexByte([]byte("-._~!$&'()*+,;="), b) >= 0 {
 			t[c] |= isHost
+		}
+		if b < 0x80 && bytes.IndexByte([]byte("\"#<>\\^`{|}"), b) < 0 {
+			t[c] |= isPath
 		}
 	}
 	return t

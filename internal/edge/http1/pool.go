@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pool holds the connections to one pod. All methods are safe for concurrent use. It must be closed.
@@ -33,8 +35,9 @@ type upstream struct {
 	tls   bool
 	since time.Time // when it became idle
 
-	peek func(fd uintptr)
-	calm bool // what peek found: nothing came and nobody closed
+	look func(fd uintptr)
+	poll [1]unix.PollFd // scratch of look
+	calm bool           // what look found: nothing came and nobody closed
 }
 
 func newUpstream(conn net.Conn) *upstream {
@@ -46,10 +49,10 @@ func newUpstream(conn net.Conn) *upstream {
 	if sc, ok := bottom.(syscall.Conn); ok {
 		u.raw, _ = sc.SyscallConn() // nil if it fails: then reads tell
 	}
-	u.peek = func(fd uintptr) {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		u.calm = err == syscall.EAGAIN
+	u.look = func(fd uintptr) {
+		u.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN} //nolint:gosec // a descriptor
+		n, err := unix.Poll(u.poll[:], 0)
+		u.calm = n == 0 && err == nil
 	}
 	return u
 }
@@ -59,7 +62,7 @@ func newUpstream(conn net.Conn) *upstream {
 func (u *upstream) quiet() bool {
 	if u.raw != nil {
 		u.calm = false
-		if err := u.raw.Control(u.peek); err != nil || !u.calm {
+		if err := u.raw.Control(u.look); err != nil || !u.calm {
 			return false
 		}
 		if !u.tls {

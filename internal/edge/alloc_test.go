@@ -1,0 +1,66 @@
+package edge
+
+import (
+	"bytes"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A small request over a connection that is kept, counted and logged, costs an allocation for its id, and one for each record that crypto/tls
+// reads, on either side.
+func TestEngine_AllocatesLittle(t *testing.T) {
+	if engine == EngineNetHTTP {
+		t.Skip("net/http allocates for every request")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			group.Go(func() {
+				defer c.Close()
+				buf, answer := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+				for {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+					if _, err := c.Write(answer); err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); group.Wait() })
+	lines := 0
+	e := testEdge(t, func(c *Config) { c.AccessLog = func(string, time.Time, []byte) { lines++ } })
+	target := testTarget("a", l.Addr())
+	target.Check.IntervalSeconds = 300
+	e.Apply(loggedRoute(target))
+	c := dialTLS(t, e)
+	request := []byte("GET /path?query=1 HTTP/1.1\r\nHost: " + testHost + "\r\nUser-Agent: test\r\nReferer: https://" + testHost + "/\r\nAccept: */*\r\n\r\n")
+	buf := make([]byte, 4096)
+	n := testing.AllocsPerRun(1000, func() {
+		if _, err := c.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Read(buf); err != nil || !bytes.HasSuffix(buf[:n], []byte("\r\n\r\nhello")) {
+			t.Fatalf("%q, %v", buf[:n], err)
+		}
+	})
+	t.Logf("%.0f allocations", n)
+	if n > 3 {
+		t.Errorf("%.0f allocations", n)
+	}
+	if lines != 1001 {
+		t.Errorf("%d lines", lines)
+	}
+}
