@@ -1,12 +1,14 @@
 package edge
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -92,6 +94,16 @@ type limitConn struct {
 func (c *limitConn) Close() error {
 	defer c.release()
 	return c.Conn.Close()
+}
+
+// SyscallConn is that of the connection itself.
+func (c *limitConn) SyscallConn() (syscall.RawConn, error) { return rawConn(c.Conn) }
+
+func rawConn(conn net.Conn) (syscall.RawConn, error) {
+	if sc, ok := conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // CloseWrite lets the server end its side first, so that a client can still read the answer.

@@ -79,7 +79,7 @@ func testEdge(t *testing.T, change ...func(*Config)) *Edge {
 }
 
 // testLog writes to the test's log.
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	t.Helper()
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

@@ -3,6 +3,7 @@ package edge
 import (
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
@@ -28,6 +29,9 @@ func (l *proxiedListener) Accept() (net.Conn, error) {
 
 // proxiedConn is a connection of a load balancer.
 type proxiedConn struct{ *proxyproto.Conn }
+
+// SyscallConn is that of the connection itself. What was read with the header is given out before anything is read from it.
+func (c *proxiedConn) SyscallConn() (syscall.RawConn, error) { return rawConn(c.Raw()) }
 
 // CloseWrite passes the end of one direction on.
 func (c *proxiedConn) CloseWrite() error { return closeWrite(c.Raw()) }

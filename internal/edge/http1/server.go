@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -37,6 +39,8 @@ type Config struct {
 	MaxHeadBytes, MaxPodHeadBytes int
 
 	Log *slog.Logger
+
+	parkAfter time.Duration // as the constant, if it is zero
 }
 
 // Server serves HTTP/1.1.
@@ -51,12 +55,17 @@ type Server struct {
 
 	// mu guards what follows.
 	mu        sync.Mutex
-	conns     map[*conn]struct{}
+	conns     map[*conn]struct{} // without those that are parked
 	listeners []net.Listener
+	lot       *lot // nil before Serve
 }
+
+// parkAfter is how long a connection may be without a request before its goroutine and its buffers go.
+const parkAfter = time.Second
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
+	cfg.parkAfter = cmp.Or(cfg.parkAfter, parkAfter)
 	return &Server{
 		cfg: cfg, conns: map[*conn]struct{}{},
 		heads: buffers{size: headSize}, bodies: buffers{size: bodySize}, outs: buffers{size: outSize},
@@ -69,6 +78,10 @@ func (s *Server) Serve(l net.Listener) error {
 	if s.closing.Load() {
 		s.mu.Unlock()
 		return errors.Join(http.ErrServerClosed, l.Close())
+	}
+	if err := s.openLot(); err != nil {
+		s.mu.Unlock()
+		return errors.Join(err, l.Close())
 	}
 	s.listeners = append(s.listeners, l)
 	s.mu.Unlock()
@@ -91,29 +104,72 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		}
 		pause = 0
-		s.start(nc)
+		s.start(s.newConn(nc))
 	}
 }
 
-// start serves a connection on a goroutine of its own.
-func (s *Server) start(nc net.Conn) {
+// openLot makes the place for connections without requests. The caller holds s.mu.
+func (s *Server) openLot() (err error) {
+	if s.lot != nil {
+		return nil
+	}
+	expire := func(p *parked) { s.group.Go(func() { p.net.Close() }) } // that of TLS may wait
+	if s.lot, err = newLot(s.resume, expire); err == nil {
+		s.group.Go(s.lot.run)
+	}
+	return err
+}
+
+func (s *Server) newConn(nc net.Conn) *conn {
 	c := &conn{srv: s, raw: nc, net: nc}
 	c.deadlines.conn = nc
 	c.x.c = c
 	c.body.c = c
+	return c
+}
+
+// start serves a connection on a goroutine of its own.
+func (s *Server) start(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Load() {
-		nc.Close()
+		c.raw.Close()
 		return
 	}
 	s.conns[c] = struct{}{}
 	s.group.Go(func() {
-		c.run()
+		p := c.run()
 		s.mu.Lock()
 		delete(s.conns, c)
+		lot := s.lot
 		s.mu.Unlock()
+		if p != nil && !lot.park(p) {
+			p.net.Close()
+		}
 	})
+}
+
+// canPark reports whether the connection can wait for its next request in the lot.
+func (c *conn) canPark() bool {
+	_, ok := c.raw.(syscall.Conn)
+	return ok && c.srv.cfg.IdleTimeout > c.srv.cfg.parkAfter
+}
+
+// park is what waits there.
+func (c *conn) park() *parked {
+	return &parked{raw: c.raw, net: c.net, hadBody: c.hadBody, until: time.Now().Add(c.srv.cfg.IdleTimeout - c.srv.cfg.parkAfter)}
+}
+
+// resume serves a parked connection again.
+func (s *Server) resume(p *parked) {
+	c := s.newConn(p.raw)
+	c.net, c.deadlines.conn = p.net, p.net
+	if secure, ok := p.net.(*tls.Conn); ok {
+		state := secure.ConnectionState()
+		c.tls = &state
+	}
+	c.requests, c.hadBody = 1, p.hadBody
+	s.start(c)
 }
 
 // Shutdown stops accepting, closes idle connections and waits for requests and tunnels under way. When ctx ends first they
@@ -127,6 +183,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for c := range s.conns {
 		if c.state.CompareAndSwap(idle, gone) {
 			c.raw.Close()
+		}
+	}
+	if s.lot != nil {
+		for _, p := range s.lot.close() {
+			p.raw.Close()
 		}
 	}
 	s.mu.Unlock()
@@ -186,48 +247,50 @@ type conn struct {
 	pos, n         int
 	start, taken   int
 	requests       int
-	hadBody        bool // the last request
-	closeAfter     bool // the request under way is the last one
-	linger         bool // what the client still sends has to be read before the connection is closed
-	moved          bool // somebody else has the connection now
+	hadBody        bool    // the last request
+	closeAfter     bool    // the request under way is the last one
+	linger         bool    // what the client still sends has to be read before the connection is closed
+	moved          bool    // somebody else has the connection now
+	parked         *parked // likewise, if it is not nil
 	body           body
 	x              Exchange
 	watcher        *watcher
 	interimAnswers int
 }
 
-// run serves the connection until it ends.
-func (c *conn) run() {
+// run serves the connection until it ends, or is to be parked.
+func (c *conn) run() (p *parked) {
 	defer func() {
-		if p := recover(); p != nil {
-			c.srv.cfg.Log.Error("panic while serving a request", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		if fault := recover(); fault != nil {
+			c.srv.cfg.Log.Error("panic while serving a request", "panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
 			c.x.finish()
 		}
-		if !c.moved {
+		if !c.moved && p == nil {
 			c.net.Close()
 		}
 		c.release()
 	}()
-	if c.srv.cfg.TLS != nil && !c.handshake() {
-		return
+	if c.srv.cfg.TLS != nil && c.net == c.raw && !c.handshake() {
+		return nil
 	}
 	for c.readHead() {
 		c.serve()
 		if c.moved {
 			c.srv.cfg.Elsewhere(c.replay())
-			return
+			return nil
 		}
 		c.requests++
 		if c.closeAfter || !c.state.CompareAndSwap(active, idle) {
 			break
 		}
 		if c.srv.closing.Load() {
-			return
+			return nil
 		}
 	}
 	if c.linger || c.pos < c.n {
 		c.lingeringClose()
 	}
+	return c.parked
 }
 
 // release gives the buffer back.
@@ -278,6 +341,8 @@ func (c *conn) readHead() bool {
 	limit := c.srv.cfg.IdleTimeout
 	if c.requests == 0 {
 		limit = c.srv.cfg.HeaderTimeout
+	} else if c.canPark() {
+		limit = c.srv.cfg.parkAfter
 	}
 	var headBy time.Time // when it must be whole
 	scanned := 0
@@ -317,7 +382,10 @@ func (c *conn) readHead() bool {
 			c.pos, c.n = 0, 0
 			c.readWithin(time.Now(), limit)
 		}
-		if !c.fill() {
+		if err := c.fill(); err != nil {
+			if c.pos == c.n && c.requests > 0 && c.canPark() && isTimeout(err) {
+				c.parked = c.park()
+			}
 			return false
 		}
 	}
@@ -335,7 +403,7 @@ func (c *conn) firstLine() error {
 }
 
 // fill reads what the client sends next. It makes room if there is none.
-func (c *conn) fill() bool {
+func (c *conn) fill() error {
 	if c.in == nil {
 		c.head = c.srv.heads.get()
 		c.in = *c.head
@@ -354,7 +422,10 @@ func (c *conn) fill() bool {
 	}
 	n, err := c.net.Read(c.in[c.n:])
 	c.n += n
-	return n > 0 || err == nil
+	if n > 0 {
+		return nil
+	}
+	return err
 }
 
 // malformed answers what is not a request. What follows it cannot be understood either.
