@@ -209,14 +209,14 @@ func version(b []byte) (minor int, ok bool) {
 	return int(b[7] - '0'), true
 }
 
-// parseTarget takes the four forms of RFC 9112, section 3.2. An absolute target's host goes before the Host field.
+// parseTarget takes the four forms of RFC 9112, section 3.2. The host in a target goes before the Host field.
 func (r *Request) parseTarget(t []byte) error {
 	switch {
 	case string(r.Method) == http.MethodConnect:
 		if !validHost(t) {
 			return errTarget
 		}
-		r.Path = t
+		r.Path, r.Host = t, t
 		return nil
 	case t[0] == '/':
 	case string(t) == "*" && string(r.Method) == http.MethodOptions:

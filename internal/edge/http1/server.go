@@ -143,7 +143,7 @@ func (s *Server) start(c *conn) {
 		delete(s.conns, c)
 		lot := s.lot
 		s.mu.Unlock()
-		if p != nil && !lot.park(p) {
+		if p != nil && (lot == nil || !lot.park(p)) {
 			p.net.Close()
 		}
 	})
