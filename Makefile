@@ -25,7 +25,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test fuzz-edge clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test fuzz-edge bench-edge clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -113,6 +113,11 @@ bench: ## speed and memory side by side with bare pods and with Docker: one tabl
 	@$(MAKE) --no-print-directory -s build
 	@go build $(BUILDFLAGS) -o bin/bench ./test/bench
 	@exec bin/bench $(BENCHARGS)
+
+bench-edge: ## the edge beside nginx, HAProxy and Caddy: one table (BENCHARGS='-short' beside nginx only)
+	@scripts/setup.sh bench
+	@go build $(BUILDFLAGS) -o bin/bench ./test/bench
+	@exec bin/bench -only edge $(BENCHARGS)
 
 diagnose: ## how right the verdicts on broken and healthy deployments are: one table (DIAGNOSEARGS='-run regexp')
 	@scripts/setup.sh test

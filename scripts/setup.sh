@@ -139,6 +139,8 @@ firewall_debs=(
 )
 # What make bench compares the name server with.
 unbound_debs=(unbound libevent-2.1-7 libhiredis0.14 libprotobuf-c1 libpython3.11 libnghttp2-14 libssl3 libexpat1)
+# What make bench compares the edge with, beside nginx.
+haproxy_debs=(haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 libpcre2-8-0 libssl3 libsystemd0 libcrypt1 libstdc++6 libgcc-s1)
 docker_debs=(docker.io containerd libdevmapper1.02.1 libpcre2-8-0 libselinux1 libsystemd0 libudev1)
 
 # unpack_debs NAME PACKAGE…: unpack the packages into the cache's folder NAME.
@@ -199,6 +201,7 @@ for_bench() {
 	need iproute2 ip # a network bridge for the Docker to compare with
 	need ripgrep rg  # to compare the search with
 	need wrk wrk     # load on the edge
+	need openssl openssl # what it agrees on with others
 }
 
 for_cluster() {
@@ -267,6 +270,18 @@ build_machine() {
 	rm -rf "$tmp"
 }
 
+# build_caddy: Caddy, which make bench compares the edge with, built from its Go module into the cache, once.
+build_caddy() {
+	local folder=$cache/proxies stamp
+	stamp=$(cat test/proxies/caddy/{go.mod,go.sum,main.go} <(go env GOVERSION GOARCH) | sha256sum | cut -c1-16)
+	[[ -x $folder/caddy && -e $folder/.caddy-$stamp ]] && return
+	mkdir -p "$folder"
+	printf 'setup: building Caddy, once; this takes some minutes\n' >&2
+	(cd test/proxies/caddy && quiet env CGO_ENABLED=0 nice go build -p 2 -trimpath -buildvcs=false -o "$folder/caddy" .)
+	rm -f "$folder"/.caddy-*
+	touch "$folder/.caddy-$stamp"
+}
+
 for_test() {
 	for_demo
 	need gcc gcc cc # go test -race
@@ -322,6 +337,9 @@ main() {
 	bench)
 		unpack_debs debian "${debs[@]}"
 		unpack_debs unbound "${unbound_debs[@]}"
+		unpack_debs haproxy "${haproxy_debs[@]}"
+		merge_usr haproxy
+		build_caddy
 		unpack_debs docker "${docker_debs[@]}"
 		;;
 	esac

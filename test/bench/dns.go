@@ -66,7 +66,7 @@ func measureDNS(ctx context.Context, t *table, o options, dir string) (err error
 	}
 	defer func() { err = errors.Join(err, ours.close()) }()
 
-	sides := []side{{"trysail", ours.addr, []int{ours.pid}}, {"unbound", theirAddr, []int{theirs.PID}}}
+	sides := []side{{"trysail", ours.addr, []int{ours.pid}, nil}, {"unbound", theirAddr, []int{theirs.PID}, nil}}
 	var asked atomic.Int64
 	for _, kind := range []struct {
 		what string

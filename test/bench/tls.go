@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -89,13 +90,14 @@ func measureTLS(ctx context.Context, t *table, o options, dir string) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, proxy.Close()) }()
-	return compareTLS(ctx, t, o, []side{{"trysail", many.addr, []int{many.pid}}, {"nginx", proxyAddr, proxy.PIDs}})
+	return compareTLS(ctx, t, o, []side{{"trysail", many.addr, []int{many.pid}, nil}, {"nginx", proxyAddr, proxy.PIDs, nil}})
 }
 
 // side is one of those that are compared.
 type side struct {
 	name, addr string
 	pids       []int
+	role       *roleProcess // nil if it is not this program
 }
 
 func (s side) cpu() (sum time.Duration, err error) {
@@ -220,7 +222,8 @@ type roleProcess struct {
 	dir, addr string
 	pid       int
 	cmd       *exec.Cmd
-	stdin     io.Closer
+	stdin     io.WriteCloser
+	stdout    *bufio.Reader
 }
 
 func startEdge(ctx context.Context, dir, backend string, names int) (*roleProcess, error) {
@@ -255,8 +258,8 @@ func startRole(cmd *exec.Cmd) (*roleProcess, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	e := &roleProcess{pid: cmd.Process.Pid, cmd: cmd, stdin: stdin}
-	if _, err := fmt.Fscanln(stdout, &e.addr); err != nil {
+	e := &roleProcess{pid: cmd.Process.Pid, cmd: cmd, stdin: stdin, stdout: bufio.NewReader(stdout)}
+	if _, err := fmt.Fscanln(e.stdout, &e.addr); err != nil {
 		return nil, errors.Join(fmt.Errorf("it did not start: %w", err), e.close())
 	}
 	return e, nil

@@ -17,16 +17,20 @@ type ProxyServer struct {
 }
 
 // ProxyOptions say where a proxy listens with TLS and, unless that is empty, without; the files of its certificate; where it
-// sends requests; and whether it writes a buffered access log.
+// sends requests; the suites of TLS 1.3, if they are not to be the usual ones; and whether it writes a buffered access log.
 type ProxyOptions struct {
-	Secure, Plain, Cert, Key, Backend string
-	AccessLog                         bool
+	Secure, Plain, Cert, Key, Backend, Suite string
+
+	AccessLog bool
 }
 
 // StartProxy starts Debian's nginx as a proxy, as one would set it up by hand: two workers, connections to the backend are
 // kept. dir is for what it writes.
 func StartProxy(ctx context.Context, dir string, o ProxyOptions) (*ProxyServer, error) {
-	plain, log := "", "off"
+	plain, log, suite := "", "off", ""
+	if o.Suite != "" {
+		suite = " ssl_prefer_server_ciphers on; ssl_conf_command Ciphersuites " + o.Suite + ";"
+	}
 	if o.Plain != "" {
 		plain = "listen " + o.Plain + " reuseport;"
 	}
@@ -38,20 +42,20 @@ func StartProxy(ctx context.Context, dir string, o ProxyOptions) (*ProxyServer, 
 		return nil, err
 	}
 	config := filepath.Join(dir, "nginx.conf")
-	text := fmt.Sprintf(`daemon off; worker_processes 2; pid %[1]s/nginx.pid; error_log %[1]s/nginx.log;
-events { worker_connections 4096; }
+	text := fmt.Sprintf(`daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid %[1]s/nginx.pid; error_log %[1]s/nginx.log;
+events { worker_connections 8192; }
 http {
   access_log %[6]s;
   client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
   upstream backend { server %[5]s; keepalive 64; }
   server {
     listen %[2]s ssl http2 reuseport; %[7]s
-    ssl_certificate %[3]s; ssl_certificate_key %[4]s; ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_certificate %[3]s; ssl_certificate_key %[4]s; ssl_protocols TLSv1.2 TLSv1.3;%[8]s
     keepalive_requests 1000000;
     location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; }
   }
 }
-`, dir, o.Secure, o.Cert, o.Key, o.Backend, log, plain)
+`, dir, o.Secure, o.Cert, o.Key, o.Backend, log, plain, suite)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("starting nginx: %w", err)
 	}
