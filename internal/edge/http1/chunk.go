@@ -23,6 +23,7 @@ type chunkState uint8
 
 const (
 	inSize chunkState = iota
+	inBlanks // behind the size, as some pad it
 	inExtension
 	inSizeCR
 	inData
@@ -83,8 +84,18 @@ func (c *chunked) step(b byte) error {
 			return errChunk
 		case b == '\r':
 			c.state = inSizeCR
-		case b == ';', b == ' ', b == '\t':
+		case b == ';':
 			c.state = inExtension
+		case b == ' ', b == '\t':
+			c.state = inBlanks
+		default:
+			return errChunk
+		}
+	case inBlanks:
+		switch b {
+		case '\r':
+			c.state = inSizeCR
+		case ' ', '\t':
 		default:
 			return errChunk
 		}
