@@ -10,6 +10,7 @@ BUILDFLAGS := -trimpath -buildvcs=false
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 FUZZTIME  ?= 30s
 export FUZZHOURS ?= 0.1
+export SOAKTIME  ?= 10m
 BENCHARGS ?=
 DIAGNOSEARGS ?=
 
@@ -25,7 +26,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test fuzz-edge bench-edge clean help
+.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test fuzz-edge bench-edge soak clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -97,6 +98,9 @@ fuzz: ## every fuzz target for FUZZTIME
 
 fuzz-edge: ## the edge's own engine for FUZZHOURS of CPU time, written down in docs/fuzzing.md
 	@scripts/fuzz-edge.sh
+
+soak: ## ten minutes of mixed load on the edge while everything changes, with each engine (SOAKTIME=1m for less)
+	go test -tags soak -count 1 -timeout 1h -v -run TestSoak ./internal/edge
 
 vuln: ## known vulnerabilities in what we call
 	go run $(GOVULNCHECK) ./...

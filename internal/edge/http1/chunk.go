@@ -22,8 +22,8 @@ type chunked struct {
 type chunkState uint8
 
 const (
-	inSize chunkState = iota
-	inBlanks // behind the size, as some pad it
+	inSize   chunkState = iota
+	inBlanks            // behind the size, as some pad it
 	inExtension
 	inSizeCR
 	inData

@@ -179,7 +179,9 @@ type answer struct {
 }
 
 // reference is the pod's answer, other than 1xx.
-func (s *stream) reference(method string) answer { return nextAnswer(bufio.NewReader(bytes.NewReader(s.pod)), method) }
+func (s *stream) reference(method string) answer {
+	return nextAnswer(bufio.NewReader(bytes.NewReader(s.pod)), method)
+}
 
 func nextAnswer(br *bufio.Reader, method string) answer {
 	for {
