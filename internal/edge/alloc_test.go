@@ -1,9 +1,12 @@
+//go:build !race
+
 package edge
 
 import (
 	"bytes"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -40,8 +43,8 @@ func TestEngine_AllocatesLittle(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { l.Close(); group.Wait() })
-	lines := 0
-	e := testEdge(t, func(c *Config) { c.AccessLog = func(string, time.Time, []byte) { lines++ } })
+	var lines atomic.Int64
+	e := testEdge(t, func(c *Config) { c.AccessLog = func(string, time.Time, []byte) { lines.Add(1) } })
 	target := testTarget("a", l.Addr())
 	target.Check.IntervalSeconds = 300
 	e.Apply(loggedRoute(target))
@@ -60,7 +63,7 @@ func TestEngine_AllocatesLittle(t *testing.T) {
 	if n > 3 {
 		t.Errorf("%.0f allocations", n)
 	}
-	if lines != 1001 {
-		t.Errorf("%d lines", lines)
+	if got := lines.Load(); got < 1000 { // the last may come after its answer
+		t.Errorf("%d lines", got)
 	}
 }
