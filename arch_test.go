@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"internal/registry":           {"internal/store"},
 	"internal/edge":               {"internal/edge/http1"},
 	"internal/edge/http1":         {},
+	"internal/edge/http1/cases":   {},
 	"internal/ship":               {"internal/logs"},
 	"internal/diagnose":           {"internal/diagnose/lastwords"},
 	"internal/diagnose/lastwords": {},

@@ -13,162 +13,9 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/trysail/trysail/internal/edge/http1/cases"
 )
-
-// requestCases are heads of requests and the status they get; 200 stands for those that are taken.
-var requestCases = []struct {
-	name, head string
-	status     int
-}{
-	{"plain", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", 200},
-	{"host with port", "GET / HTTP/1.1\r\nHost: h.example:8080\r\n\r\n", 200},
-	{"host in brackets", "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", 200},
-	{"no blank after the colon", "GET / HTTP/1.1\r\nHost:h\r\n\r\n", 200},
-	{"blanks around the value", "GET / HTTP/1.1\r\nHost: \t h \t \r\n\r\n", 200},
-	{"1.0 without host", "GET / HTTP/1.0\r\n\r\n", 200},
-	{"1.0 with host", "GET / HTTP/1.0\r\nHost: h\r\n\r\n", 200},
-	{"query", "GET /?a=b&c=%zz;?? HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"escaped path", "GET /a%2Fb/../c//d HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"utf-8 path", "GET /ü HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"two slashes", "GET //evil.example/ HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"absolute", "GET http://h/a HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"absolute https", "GET HTTPS://h/a?b HTTP/1.1\r\nHost: other\r\n\r\n", 200},
-	{"absolute without path", "GET http://h HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"absolute with query only", "GET http://h?x HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"asterisk", "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"connect", "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n", 200},
-	{"strange method", "M-SEARCH!#$ / HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"lower-case method", "get / HTTP/1.1\r\nHost: h\r\n\r\n", 200},
-	{"latin-1 value", "GET / HTTP/1.1\r\nHost: h\r\nX: \xe4\r\n\r\n", 200},
-	{"tab in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: a\tb\r\n\r\n", 200},
-	{"empty value", "GET / HTTP/1.1\r\nHost: h\r\nX:\r\n\r\n", 200},
-	{"colons in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: a:b::\r\n\r\n", 200},
-	{"all token characters", "GET / HTTP/1.1\r\nHost: h\r\n!#$%&'*+-.^_`|~09azAZ: x\r\n\r\n", 200},
-	{"length 0", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", 200},
-	{"length with zeros", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 000\r\n\r\n", 200},
-	{"chunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200},
-	{"CHUNKED", "POST / HTTP/1.1\r\nHost: h\r\ntransfer-ENCODING:\tCHUNKED \r\n\r\n0\r\n\r\n", 200},
-	{"chunked GET", "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200},
-	{"connection list", "GET / HTTP/1.1\r\nHost: h\r\nConnection: , keep-alive ,,x-y,\r\n\r\n", 200},
-	{"te", "GET / HTTP/1.1\r\nHost: h\r\nTE: trailers, deflate;q=0.5\r\nConnection: TE\r\n\r\n", 200},
-	{"connection: content-length", "POST / HTTP/1.1\r\nHost: h\r\nConnection: content-length\r\nContent-Length: 0\r\n\r\n", 200},
-	{"connection: host", "GET / HTTP/1.1\r\nHost: h\r\nConnection: host\r\n\r\n", 200},
-	{"expect without body", "GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\n\r\n", 200},
-	{"many fields", "GET / HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("A: b\r\n", maxFields-1) + "\r\n", 200},
-	{"long value", "GET / HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", 12<<10) + "\r\n\r\n", 200},
-
-	{"nothing", "\r\n\r\n", 400},
-	{"empty line first", "\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"bare LF everywhere", "GET / HTTP/1.1\nHost: h\n\n", 400},
-	{"bare LF after the request line", "GET / HTTP/1.1\nHost: h\r\n\r\n", 400},
-	{"bare LF after a field", "GET / HTTP/1.1\r\nHost: h\n\r\n", 400},
-	{"bare LF at the end", "GET / HTTP/1.1\r\nHost: h\r\n\n", 400},
-	{"bare LF in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: a\nContent-Length: 5\r\n\r\n", 400},
-	{"bare CR in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n", 400},
-	{"bare CR in the request line", "GET /\r HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"CR CR LF", "GET / HTTP/1.1\r\r\nHost: h\r\n\r\n", 400},
-	{"CR CR LF after a field", "GET / HTTP/1.1\r\nHost: h\r\nX: y\r\r\n\r\n", 400},
-	{"folded", "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", 400},
-	{"folded with a tab", "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n\tb: c\r\n\r\n", 400},
-	{"folded first", "GET / HTTP/1.1\r\n X: a\r\nHost: h\r\n\r\n", 400},
-	{"folded length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n 5\r\n\r\n", 400},
-	{"NUL in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: a\x00b\r\n\r\n", 400},
-	{"NUL in a name", "GET / HTTP/1.1\r\nHost: h\r\nX\x00: a\r\n\r\n", 400},
-	{"NUL in the target", "GET /\x00 HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"NUL in the host", "GET / HTTP/1.1\r\nHost: \x00\r\n\r\n", 400},
-	{"DEL in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: \x7f\r\n\r\n", 400},
-	{"escape in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: \x1b[2J\r\n\r\n", 400},
-	{"space before the colon", "GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400},
-	{"tab before the colon", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length\t: 5\r\n\r\n", 400},
-	{"space in a name", "GET / HTTP/1.1\r\nHost: h\r\nX Y: a\r\n\r\n", 400},
-	{"no colon", "GET / HTTP/1.1\r\nHost: h\r\nX\r\n\r\n", 400},
-	{"no name", "GET / HTTP/1.1\r\nHost: h\r\n: a\r\n\r\n", 400},
-	{"utf-8 name", "GET / HTTP/1.1\r\nHost: h\r\nü: a\r\n\r\n", 400},
-	{"slash in a name", "GET / HTTP/1.1\r\nHost: h\r\na/b: a\r\n\r\n", 400},
-	{"too many fields", "GET / HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("A: b\r\n", maxFields) + "\r\n", 431},
-	{"too long", "GET / HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", 20<<10) + "\r\n\r\n", 431},
-	{"too long a target", "GET /" + strings.Repeat("x", 20<<10) + " HTTP/1.1\r\nHost: h\r\n\r\n", 431},
-	{"endless target", "GET /" + strings.Repeat("x", 20<<10), 431},
-
-	{"no host", "GET / HTTP/1.1\r\n\r\n", 400},
-	{"two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400},
-	{"the same host twice", "GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", 400},
-	{"two hosts, 1.0", "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400},
-	{"absolute without host field", "GET http://h/ HTTP/1.1\r\n\r\n", 400},
-	{"host list", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400},
-	{"host with a path", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400},
-	{"host with a user", "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400},
-	{"host with markup", "GET / HTTP/1.1\r\nHost: <script>\r\n\r\n", 400},
-	{"host with a port that is none", "GET / HTTP/1.1\r\nHost: h:x\r\n\r\n", 400},
-	{"host with two ports", "GET / HTTP/1.1\r\nHost: h:1:2\r\n\r\n", 400},
-	{"host without a name", "GET / HTTP/1.1\r\nHost: :80\r\n\r\n", 400},
-	{"host with an open bracket", "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", 400},
-	{"host with an escape", "GET / HTTP/1.1\r\nHost: a%2fb\r\n\r\n", 400},
-	{"host list with a comma and a blank", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400},
-	{"host with a quote", "GET / HTTP/1.1\r\nHost: a\"\r\n\r\n", 400},
-	{"host in utf-8", "GET / HTTP/1.1\r\nHost: ü\r\n\r\n", 400},
-	{"absolute with a user", "GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"absolute without authority", "GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"absolute of another scheme", "GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-
-	{"one word", "GET\r\nHost: h\r\n\r\n", 400},
-	{"two words", "GET /\r\nHost: h\r\n\r\n", 400},
-	{"four words", "GET / x HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"two blanks", "GET  / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"tab for a blank", "GET\t/ HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"blank first", " GET / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"blank last", "GET / HTTP/1.1 \r\nHost: h\r\n\r\n", 400},
-	{"no method", " / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"method with a colon", "GET: / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"very long method", strings.Repeat("G", 33) + " / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"no slash", "GET a HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"asterisk for GET", "GET * HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"connect to a path", "CONNECT /a HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"bad escape", "GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"escape cut off", "GET /%a HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-	{"version 2.0", "GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505},
-	{"version 1.2", "GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505},
-	{"version 0.9", "GET / HTTP/0.9\r\nHost: h\r\n\r\n", 505},
-	{"version 1.10", "GET / HTTP/1.10\r\nHost: h\r\n\r\n", 400},
-	{"version 1.01", "GET / HTTP/1.01\r\nHost: h\r\n\r\n", 400},
-	{"version in lower case", "GET / http/1.1\r\nHost: h\r\n\r\n", 400},
-	{"no version", "GET /\r\n", 400},
-	{"no version, nothing more", "nonsense\r\n", 400},
-	{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505},
-	{"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400},
-
-	{"both framings", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
-	{"both framings, turned", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400},
-	{"both framings, length 0", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n", 400},
-	{"both framings, length hidden by Connection", "POST / HTTP/1.1\r\nHost: h\r\nConnection: content-length\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400},
-	{"two lengths", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400},
-	{"the same length twice", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400},
-	{"length list", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5, 5\r\n\r\nhello", 400},
-	{"length +5", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\nhello", 400},
-	{"length -5", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -5\r\n\r\nhello", 400},
-	{"length 0x5", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x5\r\n\r\nhello", 400},
-	{"length 5.0", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5.0\r\n\r\nhello", 400},
-	{"length 5_0", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5_0\r\n\r\nhello", 400},
-	{"length in other digits", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: ٥\r\n\r\nhello", 400},
-	{"empty length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\nhello", 400},
-	{"huge length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\nhello", 400},
-	{"length with a blank inside", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1 0\r\n\r\nhello", 400},
-	{"encoding identity", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n", 501},
-	{"encoding gzip, chunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
-	{"encoding chunked, chunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 501},
-	{"two encodings", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", 501},
-	{"chunked twice", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501},
-	{"empty encoding", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n\r\n", 501},
-	{"encoding xchunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n", 501},
-	{"encoding with a quote", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \"chunked\"\r\n\r\n", 501},
-	{"encoding with a parameter", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked;a=b\r\n\r\n", 501},
-	{"encoding with a vertical tab", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \x0bchunked\r\n\r\n", 400},
-	{"chunked on 1.0", "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
-	{"other expectation", "POST / HTTP/1.1\r\nHost: h\r\nExpect: the-best\r\nContent-Length: 0\r\n\r\n", 417},
-	{"connection with nonsense", "GET / HTTP/1.1\r\nHost: h\r\nConnection: a b\r\n\r\n", 400},
-	{"two upgrades", "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: a\r\nUpgrade: b\r\n\r\n", 400},
-}
 
 // parseHead does what the server does with a head.
 func parseHead(r *Request, b []byte, limit int) (int, error) {
@@ -197,137 +44,59 @@ func statusOf(err error) int {
 }
 
 func TestRequest_Table(t *testing.T) {
-	for _, tt := range requestCases {
+	for _, tt := range cases.Requests {
 		var r Request
-		if _, err := parseHead(&r, []byte(tt.head), 16<<10); statusOf(err) != tt.status {
-			t.Errorf("%s: %v, want %d", tt.name, err, tt.status)
+		if _, err := parseHead(&r, []byte(tt.Head), 16<<10); statusOf(err) != tt.Status {
+			t.Errorf("%s: %v, want %d", tt.Name, err, tt.Status)
 		}
 	}
-	t.Logf("%d cases", len(requestCases))
+	t.Logf("%d cases", len(cases.Requests))
 }
 
 // On the socket the same heads get the same status, whole or byte by byte, and what follows a refused one is not served.
 func TestServer_RequestTable(t *testing.T) {
 	r := newRig(t, saying(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false))
 	const follower = "GET /follower HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-	for _, tt := range requestCases {
+	for _, tt := range cases.Requests {
 		for _, slow := range []bool{false, true} {
 			c := r.dial()
-			if slow && len(tt.head) < 300 {
-				for i := range len(tt.head) {
-					if _, err := io.WriteString(c.TCPConn, tt.head[i:i+1]); err != nil {
+			if slow && len(tt.Head) < 300 {
+				for i := range len(tt.Head) {
+					if _, err := io.WriteString(c.TCPConn, tt.Head[i:i+1]); err != nil {
 						break // it may have refused it before the end
 					}
 				}
 			} else {
-				_, _ = io.WriteString(c.TCPConn, tt.head)
+				_, _ = io.WriteString(c.TCPConn, tt.Head)
 			}
 			_, _ = io.WriteString(c.TCPConn, follower)
 			answers := c.rest()
-			want, n := "HTTP/1.1 "+strconv.Itoa(tt.status)+" ", 1
-			if tt.status == 200 {
+			want, n := "HTTP/1.1 "+strconv.Itoa(tt.Status)+" ", 1
+			if tt.Status == 200 {
 				n = 2
-				if strings.Contains(tt.head, "HTTP/1.0") || strings.HasPrefix(tt.head, "CONNECT") {
+				if strings.Contains(tt.Head, "HTTP/1.0") || strings.HasPrefix(tt.Head, "CONNECT") {
 					n = 1
 				}
 			}
 			if !strings.HasPrefix(answers, want) || strings.Count(answers, "HTTP/1.1 ") != n {
-				t.Errorf("%s, slow %v: %.200q", tt.name, slow, answers)
+				t.Errorf("%s, slow %v: %.200q", tt.Name, slow, answers)
 			}
 		}
 	}
 }
 
-var responseCases = []struct {
-	name, head string
-	ok         bool
-}{
-	{"plain", "HTTP/1.1 200 OK\r\n\r\n", true},
-	{"no reason", "HTTP/1.1 200\r\n\r\n", true},
-	{"empty reason", "HTTP/1.1 200 \r\n\r\n", true},
-	{"long reason", "HTTP/1.1 404 There is no such thing, ü\r\n\r\n", true},
-	{"1.0", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", true},
-	{"LF only", "HTTP/1.1 200 OK\nContent-Length: 0\n\n", true},
-	{"mixed", "HTTP/1.1 200 OK\r\nContent-Length: 0\n\r\n", true},
-	{"299", "HTTP/1.1 299 Well\r\n\r\n", true},
-	{"999", "HTTP/1.1 999 No\r\n\r\n", true},
-	{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", true},
-	{"empty line first", "\r\nHTTP/1.1 200 OK\r\n\r\n", false},
-	{"2 digits", "HTTP/1.1 20 OK\r\n\r\n", false},
-	{"4 digits", "HTTP/1.1 2000 OK\r\n\r\n", false},
-	{"099", "HTTP/1.1 099 OK\r\n\r\n", false},
-	{"+20", "HTTP/1.1 +20 OK\r\n\r\n", false},
-	{"2.0", "HTTP/2.0 200 OK\r\n\r\n", false},
-	{"1.2", "HTTP/1.2 200 OK\r\n\r\n", false},
-	{"ICY", "ICY 200 OK\r\n\r\n", false},
-	{"two blanks", "HTTP/1.1  200 OK\r\n\r\n", false},
-	{"SSH", "SSH-2.0-OpenSSH_9.2\r\n\r\n", false},
-	{"NUL in the reason", "HTTP/1.1 200 O\x00K\r\n\r\n", false},
-	{"CR in the reason", "HTTP/1.1 200 O\rK\r\n\r\n", false},
-	{"both framings", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false},
-	{"two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", false},
-	{"length list", "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", false},
-	{"length -1", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", false},
-	{"gzip, chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", false},
-	{"chunked on 1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false},
-	{"folded", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", false},
-	{"space before the colon", "HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\n", false},
-	{"no colon", "HTTP/1.1 200 OK\r\nContent-Length\r\n\r\n", false},
-	{"NUL in a value", "HTTP/1.1 200 OK\r\nX: \x00\r\n\r\n", false},
-	{"CR in a value", "HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\n\r\n", false},
-	{"too many fields", "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: b\r\n", maxFields+1) + "\r\n", false},
-}
-
 func TestResponse_Table(t *testing.T) {
-	for _, tt := range responseCases {
+	for _, tt := range cases.Responses {
 		var r Response
-		end, err := headEnd([]byte(tt.head), 0, false)
+		end, err := headEnd([]byte(tt.Head), 0, false)
 		if err == nil {
-			err = r.parse([]byte(tt.head[:end]))
+			err = r.parse([]byte(tt.Head[:end]))
 		}
-		if (err == nil) != tt.ok {
-			t.Errorf("%s: %v", tt.name, err)
+		if (err == nil) != tt.OK {
+			t.Errorf("%s: %v", tt.Name, err)
 		}
 	}
-	t.Logf("%d cases", len(responseCases))
-}
-
-var chunkCases = []struct {
-	name, body, data string
-	ok               bool
-}{
-	{"empty", "0\r\n\r\n", "", true},
-	{"one", "3\r\nabc\r\n0\r\n\r\n", "abc", true},
-	{"zeros", "0003\r\nabc\r\n000\r\n\r\n", "abc", true},
-	{"hex", "A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n", "01234567890123456789", true},
-	{"extension", "3;a=b;c=\"d\"\r\nabc\r\n0;x\r\n\r\n", "abc", true},
-	{"blank after the size", "3 \r\nabc\r\n0\r\n\r\n", "abc", true},
-	{"trailer", "0\r\nX-Sum: 1\r\nY: 2\r\n\r\n", "", true},
-	{"data that look like chunks", "5\r\n0\r\n\r\n\r\n0\r\n\r\n", "0\r\n\r\n", true},
-	{"no size", "\r\nabc\r\n0\r\n\r\n", "", false},
-	{"size -1", "-1\r\n\r\n", "", false},
-	{"size +3", "+3\r\nabc\r\n0\r\n\r\n", "", false},
-	{"size 0x3", "0x3\r\nabc\r\n0\r\n\r\n", "", false},
-	{"size g", "g\r\nabc\r\n", "", false},
-	{"size too large", "10000000000000000\r\n", "", false},
-	{"size with endless zeros", strings.Repeat("0", 100) + "\r\n\r\n", "", false},
-	{"blank before the size", " 3\r\nabc\r\n0\r\n\r\n", "", false},
-	{"LF after the size", "3\nabc\r\n0\r\n\r\n", "", false},
-	{"LF after the data", "3\r\nabc\n0\r\n\r\n", "", false},
-	{"CR CR LF after the size", "3\r\r\nabc\r\n0\r\n\r\n", "", false},
-	{"LF at the end", "0\r\n\n", "", false},
-	{"LF in the trailer", "0\r\nX: y\n\r\n", "", false},
-	{"too short a chunk", "4\r\nabc\r\n0\r\n\r\n", "", false},
-	{"too long a chunk", "2\r\nabc\r\n0\r\n\r\n", "", false},
-	{"LF in an extension", "3;a\nb\r\nabc\r\n0\r\n\r\n", "", false},
-	{"NUL in an extension", "3;\x00\r\nabc\r\n0\r\n\r\n", "", false},
-	{"endless extension", "3;" + strings.Repeat("x", 300) + "\r\nabc\r\n0\r\n\r\n", "", false},
-	{"endless trailer", "0\r\n" + strings.Repeat("X: y\r\n", 5000) + "\r\n", "", false},
-	{"endless trailer line", "0\r\nX: " + strings.Repeat("x", 20<<10), "", false},
-	{"length in the trailer", "0\r\nContent-Length: 5\r\n\r\n", "", false},
-	{"encoding in the trailer", "0\r\nTransfer-Encoding: chunked\r\n\r\n", "", false},
-	{"folded trailer", "0\r\nX: y\r\n z\r\n\r\n", "", false},
-	{"nonsense in the trailer", "0\r\nGET / HTTP/1.1\r\n\r\n", "", false},
+	t.Logf("%d cases", len(cases.Responses))
 }
 
 // unchunk takes a body out of its chunks, in pieces of step bytes. rest is what follows it.
@@ -350,15 +119,15 @@ func unchunk(b []byte, step int) (data []byte, rest int, err error) {
 }
 
 func TestChunked_Table(t *testing.T) {
-	for _, tt := range chunkCases {
+	for _, tt := range cases.Chunks {
 		for _, step := range []int{1, 2, 3, 7, 1 << 20} {
-			data, rest, err := unchunk([]byte(tt.body+"GET"), step)
-			if (err == nil) != tt.ok || tt.ok && (string(data) != tt.data || rest != 3) {
-				t.Errorf("%s in pieces of %d: %q, %d left, %v", tt.name, step, data, rest, err)
+			data, rest, err := unchunk([]byte(tt.Body+"GET"), step)
+			if (err == nil) != tt.OK || tt.OK && (string(data) != tt.Data || rest != 3) {
+				t.Errorf("%s in pieces of %d: %q, %d left, %v", tt.Name, step, data, rest, err)
 			}
 		}
 	}
-	t.Logf("%d cases", len(chunkCases))
+	t.Logf("%d cases", len(cases.Chunks))
 }
 
 func TestRequest_ParsesWithoutAllocation(t *testing.T) {
@@ -448,15 +217,15 @@ func unescape(s string) string {
 }
 
 func FuzzRequest(f *testing.F) {
-	for _, tt := range requestCases {
-		f.Add([]byte(tt.head))
+	for _, tt := range cases.Requests {
+		f.Add([]byte(tt.Head))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { strictlyLess(t, b) })
 }
 
 func FuzzResponse(f *testing.F) {
-	for _, tt := range responseCases {
-		f.Add([]byte(tt.head))
+	for _, tt := range cases.Responses {
+		f.Add([]byte(tt.Head))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		end, err := headEnd(b, 0, false)
@@ -480,8 +249,8 @@ func FuzzResponse(f *testing.F) {
 func bodyAllowed(status int) bool { return status >= 200 && status != 204 && status != 304 }
 
 func FuzzChunked(f *testing.F) {
-	for _, tt := range chunkCases {
-		f.Add([]byte(tt.body), 3)
+	for _, tt := range cases.Chunks {
+		f.Add([]byte(tt.Body), 3)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, step int) {
 		whole, wholeRest, wholeErr := unchunk(b, len(b)+1)

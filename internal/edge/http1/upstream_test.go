@@ -14,95 +14,41 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/trysail/trysail/internal/edge/http1/cases"
 )
 
-// answerCases are what pods say to a GET, and what the client has then: the body if the answer is whole, or that it is
-// not; and whether the connections are used again.
-var answerCases = []struct {
-	name, says string
-	last       bool // the pod closes after it
-	status     int
-	body       string
-	broken     bool // the client can tell that the answer is not whole
-	reused     bool // the next request goes over the same connection to the pod
-}{
-	{"length", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false, 200, "hello", false, true},
-	{"length 0", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, 200, "", false, true},
-	{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x\r\nllo\r\n0\r\n\r\n", false, 200, "hello", false, true},
-	{"chunked, empty", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false, 200, "", false, true},
-	{"chunked, trailer", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n2\r\nhe\r\n0\r\nX: y\r\n\r\n", false, 200, "he", false, true},
-	{"until close", "HTTP/1.1 200 OK\r\n\r\nhello", true, 200, "hello", false, false},
-	{"until close, empty", "HTTP/1.1 200 OK\r\n\r\n", true, 200, "", false, false},
-	{"until close, 1.0", "HTTP/1.0 200 OK\r\n\r\nhello", true, 200, "hello", false, false},
-	{"length, 1.0", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", true, 200, "hello", false, false},
-	{"length, 1.0, keep-alive", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello", false, 200, "hello", false, true},
-	{"close", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello", true, 200, "hello", false, false},
-	{"204", "HTTP/1.1 204 No Content\r\n\r\n", false, 204, "", false, true},
-	{"304 with a length", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false, 304, "", false, true},
-	{"103 first", "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false, 200, "hello", false, true},
-	{"100 first", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false, 200, "hello", false, true},
-	{"no reason", "HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello", false, 200, "hello", false, true},
-	{"LF only", "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", false, 200, "hello", false, true},
-	{"large", "HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + strings.Repeat("x", 300000), false, 200, strings.Repeat("x", 300000), false, true},
-	{"large chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n493e0\r\n" + strings.Repeat("x", 300000) + "\r\n0\r\n\r\n", false, 200, strings.Repeat("x", 300000), false, true},
-	{"large until close", "HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("x", 300000), true, 200, strings.Repeat("x", 300000), false, false},
-	{"large head", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 50000) + "\r\nContent-Length: 5\r\n\r\nhello", false, 200, "hello", false, true},
-
-	{"too short", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", true, 200, "hello", true, false},
-	{"too long", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhello", false, 200, "hel", false, false},
-	{"a body after 204", "HTTP/1.1 204 No Content\r\n\r\nhello", false, 204, "", false, false},
-	{"a body after 304", "HTTP/1.1 304 Not Modified\r\n\r\nhello", false, 304, "", false, false},
-	{"a second answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", false, 200, "hello", false, false},
-	{"something after the chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\nevil", false, 200, "hello", false, false},
-	{"chunks without end", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", true, 200, "hello", true, false},
-	{"end in a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello", true, 200, "hello", true, false},
-	{"end in the trailer", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: ", true, 200, "hello", true, false},
-	{"bad chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", false, 200, "hello", true, false},
-	{"bad first chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", false, 200, "", true, false},
-	{"length in the trailer", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nContent-Length: 1\r\n\r\n", false, 200, "hello", true, false},
-	{"nothing", "", true, 502, "failed", false, false},
-	{"end in the head", "HTTP/1.1 200 OK\r\nContent-Le", true, 502, "failed", false, false},
-	{"end after 103", "HTTP/1.1 103 Early Hints\r\n\r\n", true, 502, "failed", false, false},
-	{"SSH", "SSH-2.0-OpenSSH_9.2\r\n", false, 502, "failed", false, false},
-	{"both framings", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello", false, 502, "failed", false, false},
-	{"two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 4\r\n\r\nhello", false, 502, "failed", false, false},
-	{"unwanted 101", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", false, 502, "failed", false, false},
-	{"endless head", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 80000), false, 502, "failed", false, false},
-	{"endless 1xx", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 100), false, 502, "failed", false, false},
-	{"status 20", "HTTP/1.1 20 OK\r\n\r\n", false, 502, "failed", false, false},
-}
-
 func TestExchange_AnswersOfPods(t *testing.T) {
-	for _, tt := range answerCases {
+	for _, tt := range cases.Answers {
 		for _, version := range []string{"HTTP/1.1", "HTTP/1.0"} {
-			r := newRig(t, saying(t, tt.says, tt.last))
+			r := newRig(t, saying(t, tt.Says, tt.Last))
 			c := r.dial()
 			c.send("GET / " + version + "\r\nHost: h\r\nConnection: keep-alive\r\n\r\n")
 			res, err := readFinal(c.br)
 			if err != nil {
-				t.Errorf("%s, %s: %v", tt.name, version, err)
+				t.Errorf("%s, %s: %v", tt.Name, version, err)
 				continue
 			}
 			body, err := io.ReadAll(res.Body)
 			if version == "HTTP/1.0" && res.ContentLength < 0 {
-				if tt.broken {
+				if tt.Broken {
 					err = nil // there is no way to tell
 					if got := <-r.errs; got == nil {
-						t.Errorf("%s, %s: no error", tt.name, version)
+						t.Errorf("%s, %s: no error", tt.Name, version)
 					}
 				}
-			} else if (err != nil) != tt.broken {
-				t.Errorf("%s, %s: %v after %.50q", tt.name, version, err, body)
+			} else if (err != nil) != tt.Broken {
+				t.Errorf("%s, %s: %v after %.50q", tt.Name, version, err, body)
 			}
-			if res.StatusCode != tt.status || string(body) != tt.body {
-				t.Errorf("%s, %s: %d %.50q", tt.name, version, res.StatusCode, body)
+			if res.StatusCode != tt.Status || string(body) != tt.Body {
+				t.Errorf("%s, %s: %d %.50q", tt.Name, version, res.StatusCode, body)
 			}
-			if strings.Contains(tt.name, "trailer") && !tt.broken && version == "HTTP/1.1" && res.Trailer.Get("X") != "y" {
-				t.Errorf("%s: trailer %v", tt.name, res.Trailer)
+			if strings.Contains(tt.Name, "trailer") && !tt.Broken && version == "HTTP/1.1" && res.Trailer.Get("X") != "y" {
+				t.Errorf("%s: trailer %v", tt.Name, res.Trailer)
 			}
-			if tt.broken {
+			if tt.Broken {
 				if rest := c.rest(); rest != "" {
-					t.Errorf("%s, %s: %q follows a broken answer", tt.name, version, rest)
+					t.Errorf("%s, %s: %q follows a broken answer", tt.Name, version, rest)
 				}
 				continue
 			}
@@ -112,18 +58,18 @@ func TestExchange_AnswersOfPods(t *testing.T) {
 			}
 			before := r.dials.Load()
 			next.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-			if res, err = readFinal(next.br); err != nil || res.StatusCode != tt.status {
-				t.Fatalf("%s, %s, again: %v", tt.name, version, err)
+			if res, err = readFinal(next.br); err != nil || res.StatusCode != tt.Status {
+				t.Fatalf("%s, %s, again: %v", tt.Name, version, err)
 			}
-			if body, err = io.ReadAll(res.Body); string(body) != tt.body {
-				t.Errorf("%s, %s, again: %.50q, %v", tt.name, version, body, err)
+			if body, err = io.ReadAll(res.Body); string(body) != tt.Body {
+				t.Errorf("%s, %s, again: %.50q, %v", tt.Name, version, body, err)
 			}
-			if reused := r.dials.Load() == before; reused != tt.reused {
-				t.Errorf("%s, %s: connection to the pod used again: %v", tt.name, version, reused)
+			if reused := r.dials.Load() == before; reused != tt.Reused {
+				t.Errorf("%s, %s: connection to the pod used again: %v", tt.Name, version, reused)
 			}
 		}
 	}
-	t.Logf("%d cases", 2*len(answerCases))
+	t.Logf("%d cases", 2*len(cases.Answers))
 }
 
 // readFinal reads the head of the answer after those with 1xx.
@@ -222,16 +168,16 @@ func TestExchange_BadBodies(t *testing.T) {
 	})
 	r := newRig(t, pod)
 	n := 0
-	for _, tt := range chunkCases {
-		if tt.ok {
+	for _, tt := range cases.Chunks {
+		if tt.OK {
 			continue
 		}
 		n++
 		c := r.dial()
-		c.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + tt.body)
+		c.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + tt.Body)
 		_, _ = io.WriteString(c.TCPConn, "GET /evil HTTP/1.1\r\nHost: h\r\n\r\n")
 		if got := c.rest(); !strings.HasPrefix(got, "HTTP/1.1 400 ") || strings.Count(got, "HTTP/1.1") != 1 {
-			t.Errorf("%s: %q", tt.name, got)
+			t.Errorf("%s: %q", tt.Name, got)
 		}
 	}
 	if seen.Load() > 0 {
