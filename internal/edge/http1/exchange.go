@@ -79,6 +79,7 @@ type Exchange struct {
 	out      *[]byte // what is written next
 	resp     *[]byte // what came from the pod: resp[rpos:rn]
 	buf      []byte  // *resp, or a larger one
+	large    bool    // how large out and resp are; see resize
 	rpos, rn int
 
 	expecting  bool      // the client waits for 100 Continue,
@@ -109,7 +110,7 @@ func (x *Exchange) begin() {
 	x.halt.Store(false)
 	x.interrupted.Store(false)
 	x.c.interimAnswers = 0
-	x.out = x.c.srv.outs.get()
+	x.out, x.large = x.c.srv.outs.get(), true
 	x.mu.Lock()
 	x.live, x.answered, x.tunnel = true, false, false
 	x.mu.Unlock()
@@ -123,11 +124,12 @@ func (x *Exchange) finish() {
 	x.stopUpload()
 	x.c.unwatch()
 	x.drop()
+	out, resp := x.pools()
 	if x.out != nil {
-		x.c.srv.outs.put(x.out)
+		out.put(x.out)
 	}
 	if x.resp != nil {
-		x.c.srv.bodies.put(x.resp)
+		resp.put(x.resp)
 	}
 	x.out, x.resp, x.buf = nil, nil, nil
 	if x.status == 0 && !x.c.moved {
@@ -136,6 +138,29 @@ func (x *Exchange) finish() {
 	if !x.c.body.ended && !x.c.moved {
 		x.c.closeAfter, x.c.linger = true, true
 	}
+}
+
+// pools are where out and resp are from.
+func (x *Exchange) pools() (out, resp *buffers) {
+	if x.large {
+		return &x.c.srv.outs, &x.c.srv.bodies
+	}
+	return &x.c.srv.heads, &x.c.srv.heads
+}
+
+// resize exchanges both buffers, in which there must be nothing. Who has to wait does that with small ones: there may be
+// thousands that wait for something to happen.
+func (x *Exchange) resize(large bool) {
+	if large == x.large {
+		return
+	}
+	out, resp := x.pools()
+	out.put(x.out)
+	resp.put(x.resp)
+	x.large = large
+	out, resp = x.pools()
+	x.out, x.resp = out.get(), resp.get()
+	x.buf = *x.resp
 }
 
 // RemoteAddr is the other end of the client's connection.
@@ -233,7 +258,6 @@ func (x *Exchange) drop() {
 // Ask sends the request to a pod and waits for the head of its answer, other than 1xx. fields are lines that go with it, and
 // without says which of the client's do not. It may be called again after an error if Touched is false.
 func (x *Exchange) Ask(p *Pool, fields []byte, without FieldSet) error {
-	b := x.appendRequest((*x.out)[:0], fields, without)
 	for fresh := false; ; fresh = true {
 		u, err := x.connect(p, fresh)
 		if err != nil {
@@ -242,7 +266,7 @@ func (x *Exchange) Ask(p *Pool, fields []byte, without FieldSet) error {
 		x.setUp(u)
 		x.pool = p
 		x.rpos, x.rn, x.surplus = 0, 0, false
-		err = x.ask(u, b)
+		err = x.ask(u, x.appendRequest((*x.out)[:0], fields, without))
 		if err == nil {
 			return nil
 		}
@@ -450,7 +474,8 @@ func (x *Exchange) interim() error {
 // readResponse reads the next head that the pod sends, which begins at rpos.
 func (x *Exchange) readResponse() error {
 	if x.resp == nil {
-		x.resp = x.c.srv.bodies.get()
+		_, resp := x.pools()
+		x.resp = resp.get()
 	}
 	if x.buf == nil {
 		x.buf = *x.resp
@@ -476,7 +501,7 @@ func (x *Exchange) readResponse() error {
 		if x.rn == len(x.buf) {
 			x.buf = append(make([]byte, 0, 2*x.rn), x.buf...)[:2*x.rn]
 		}
-		n, err := x.await(x.buf[x.rn:])
+		n, err := x.await(x.rn)
 		x.rn += n
 		if n == 0 && err != nil {
 			if err == io.EOF && x.rn > 0 { //nolint:errorlint // connections return it as it is
@@ -487,8 +512,9 @@ func (x *Exchange) readResponse() error {
 	}
 }
 
-// await reads from the pod. Meanwhile it notices what else may end the exchange, and does what has its time.
-func (x *Exchange) await(p []byte) (int, error) {
+// await reads from the pod, into the buffer from position at on. Meanwhile it notices what else may end the exchange, and does
+// what has its time.
+func (x *Exchange) await(at int) (int, error) {
 	u := x.up
 	for {
 		pokes := x.pokes.Load()
@@ -509,12 +535,15 @@ func (x *Exchange) await(p []byte) (int, error) {
 		if x.pokes.Load() != pokes {
 			continue
 		}
-		n, err := u.Read(p)
+		n, err := u.Read(x.buf[at:])
 		if n > 0 || !isTimeout(err) {
 			return n, err
 		}
 		if !u.read.IsZero() && !time.Now().Before(u.read) {
 			x.slow = true
+			if at == 0 {
+				x.resize(false)
+			}
 		}
 		u.read = time.Time{}
 	}

@@ -155,9 +155,12 @@ func (x *Exchange) relayLength(b []byte) error {
 	}
 }
 
-// readMore reads the next part of the answer into the buffer.
+// readMore reads the next part of the answer into the buffer. What was in out is gone then.
 func (x *Exchange) readMore() error {
-	n, err := x.await(x.buf)
+	if x.slow { // now little, now much may come
+		x.resize(x.rn == len(x.buf) || x.large && x.rn > headSize)
+	}
+	n, err := x.await(0)
 	x.rpos, x.rn = 0, n
 	if n > 0 {
 		return nil
@@ -208,11 +211,11 @@ func (x *Exchange) relayChunks(b []byte, out outFraming) error {
 				return err
 			}
 			x.sent(parts)
-			b = b[:0]
 		}
 		if err := x.readMore(); err != nil {
 			return unexpected(err)
 		}
+		b = (*x.out)[:0]
 	}
 }
 
@@ -253,8 +256,8 @@ func (x *Exchange) relayToEnd(b []byte, out outFraming) error {
 			}
 			x.sent(len(data))
 		}
-		b = (*x.out)[:0]
 		err := x.readMore()
+		b = (*x.out)[:0]
 		if err == io.EOF { //nolint:errorlint // connections return it as it is
 			break
 		}
@@ -326,6 +329,7 @@ func (x *Exchange) relayTunnel(fields []byte, without FieldSet) error {
 	if x.interrupted.Load() {
 		return ErrInterrupted
 	}
+	x.resize(false)
 	x.runTunnel()
 	return nil
 }
@@ -369,10 +373,11 @@ func (x *Exchange) runTunnel() {
 	back.Wait()
 }
 
-// pump moves what from sends. Nobody has to send, but what is sent must be read.
+// pump moves what from sends. Nobody has to send, but what is sent must be read. The buffer is small as long as little comes.
 func pump(s *Server, to *deadlines, from io.Reader, count func(int)) error {
-	buf := s.bodies.get()
-	defer s.bodies.put(buf)
+	pool := &s.heads
+	buf := pool.get()
+	defer func() { pool.put(buf) }()
 	for {
 		n, err := from.Read(*buf)
 		if n > 0 {
@@ -381,6 +386,15 @@ func pump(s *Server, to *deadlines, from io.Reader, count func(int)) error {
 				return err
 			}
 			count(n)
+		}
+		if pool == &s.heads && n == len(*buf) {
+			pool.put(buf)
+			pool = &s.bodies
+			buf = pool.get()
+		} else if pool == &s.bodies && n <= headSize {
+			pool.put(buf)
+			pool = &s.heads
+			buf = pool.get()
 		}
 		if err == io.EOF { //nolint:errorlint // connections return it as it is
 			return nil
