@@ -261,7 +261,7 @@ func FuzzChunked(f *testing.F) {
 		if err != nil {
 			return
 		}
-		br := bufio.NewReader(io.MultiReader(strings.NewReader("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"), bytes.NewReader(b)))
+		br := bufio.NewReaderSize(io.MultiReader(strings.NewReader("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"), bytes.NewReader(b)), 64<<10) // which trailers have to fit in
 		req, err := http.ReadRequest(br)
 		if err != nil {
 			t.Fatal(err)
