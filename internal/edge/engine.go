@@ -189,6 +189,7 @@ func forwardedHeader(r *http1.Request) http.Header {
 			if !f.HopByHop() {
 				h.Add(string(f.Name), string(f.Value))
 			}
+		default: // says nothing of that
 		}
 	}
 	return h

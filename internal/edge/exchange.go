@@ -175,7 +175,7 @@ func (balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := exchangeOf(req.Context())
 	var res *http.Response
 	err := x.deliver(func(t *target) (err error) {
-		res, err = t.transport.RoundTrip(outgoing(req, t))
+		res, err = t.transport.RoundTrip(outgoing(req, t)) //nolint:bodyclose // whoever gets it does that
 		return err
 	}, func(err error) bool {
 		return req.Context().Err() == nil && x.repeatable(req.Method, x.body != nil, x.body != nil && x.body.touched.Load(), err)

@@ -38,6 +38,7 @@ func BenchmarkHandshake(b *testing.B) {
 
 // handshake makes a connection and reports whether it was a resumption.
 func handshake(tb testing.TB, server, client *tls.Config) bool {
+	tb.Helper()
 	near, far := net.Pipe()
 	done := make(chan error, 1)
 	go func() {

@@ -79,9 +79,9 @@ func testEdge(t *testing.T, change ...func(*Config)) *Edge {
 }
 
 // testLog writes to the test's log.
-func testLog(t testing.TB) *slog.Logger {
-	t.Helper()
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+func testLog(tb testing.TB) *slog.Logger {
+	tb.Helper()
+	return slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // testBackend serves h on loopback and returns its target: serving, and healthy without being asked. Health checks,

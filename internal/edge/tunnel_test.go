@@ -268,7 +268,7 @@ func TestTunnel_Ends(t *testing.T) {
 	if !ok {
 		t.Fatal(errors.New("no bare connection"))
 	}
-	_ = raw.NetConn().(*net.TCPConn).SetLinger(0) //nolint:errcheck,forcetypeassert // dialled as that
+	_ = raw.NetConn().(*net.TCPConn).SetLinger(0) //nolint:forcetypeassert // dialled as that
 	raw.NetConn().Close()
 	_ = receive(t, ended, "the end after a reset")
 }

@@ -22,6 +22,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,8 +53,8 @@ const (
 func edgeSides(ctx context.Context, dir string, all bool) (sides map[string]side, missing []string, stop func() error, err error) {
 	var ends []func() error
 	stop = func() (err error) {
-		for i := len(ends) - 1; i >= 0; i-- {
-			err = errors.Join(err, ends[i]())
+		for _, end := range slices.Backward(ends) {
+			err = errors.Join(err, end())
 		}
 		return err
 	}
@@ -375,8 +376,8 @@ func worstPause() int {
 	sample := []metrics.Sample{{Name: "/sched/pauses/total/gc:seconds"}}
 	metrics.Read(sample)
 	h := sample[0].Value.Float64Histogram()
-	for i := len(h.Counts) - 1; i >= 0; i-- {
-		if h.Counts[i] > 0 {
+	for i, n := range slices.Backward(h.Counts) {
+		if n > 0 {
 			return int(min(h.Buckets[i+1], 60) * 1e6)
 		}
 	}
@@ -391,7 +392,7 @@ func beBareEngine(ctx context.Context, backend string, log *slog.Logger) error {
 	defer pool.Close()
 	srv := http1.NewServer(http1.Config{
 		Handler: func(x *http1.Exchange) {
-			if x.Ask(pool, nil, 0) == nil {
+			if x.Ask(pool, nil, 0) == nil { //nolint:contextcheck // nothing here has one
 				_ = x.Relay(nil, 0)
 			}
 		},
@@ -409,7 +410,13 @@ func beBareEngine(ctx context.Context, backend string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	_ = srv.Shutdown(ctx) // idle connections of wrk are closed
-	<-served
+	return errors.Join(err, ignoreClosed(<-served))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
 	return err
 }
 

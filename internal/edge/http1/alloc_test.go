@@ -34,10 +34,10 @@ func TestServer_AllocatesNothing(t *testing.T) {
 	c := r.dial()
 	request, buf := []byte("GET /path?query HTTP/1.1\r\nHost: h\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n"), make([]byte, 4096)
 	exchange := func() {
-		if _, err := c.TCPConn.Write(request); err != nil {
+		if _, err := c.Write(request); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := c.TCPConn.Read(buf); err != nil || !bytes.HasSuffix(buf[:n], []byte("\r\n\r\nhello")) {
+		if n, err := c.Read(buf); err != nil || !bytes.HasSuffix(buf[:n], []byte("\r\n\r\nhello")) {
 			t.Fatalf("%q, %v", buf[:n], err)
 		}
 	}

@@ -126,6 +126,7 @@ func (c *chunked) step(b byte) error {
 		}
 		c.state = inSize
 		return nil
+	default: // next takes the others
 	}
 	if c.line++; c.line > maxChunkLine {
 		return errChunk

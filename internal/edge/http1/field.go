@@ -45,8 +45,9 @@ func (f *Field) HopByHop() bool {
 	switch f.ID {
 	case Host, ContentLength, TransferEncoding, Connection, KeepAlive, ProxyConnection, ProxyAuthenticate, ProxyAuthorization, TE, Trailer, Upgrade, Expect:
 		return true
+	default:
+		return f.hop
 	}
-	return f.hop
 }
 
 // identify finds the ID of a field name.
@@ -151,12 +152,12 @@ func all(b []byte, want uint8) bool {
 	return true
 }
 
+var comma = []byte(",")
+
 // nextToken cuts the first element off a comma-separated list.
 func nextToken(list []byte) (token, rest []byte) {
-	if i := bytes.IndexByte(list, ','); i >= 0 {
-		return trim(list[:i]), list[i+1:]
-	}
-	return trim(list), nil
+	token, rest, _ = bytes.Cut(list, comma)
+	return trim(token), rest
 }
 
 // trim removes blanks and tabs at both ends.

@@ -65,7 +65,7 @@ func TestServer_ParksIdleConnections(t *testing.T) {
 	}
 	// One that leaves is noticed.
 	eventually(t, "all parked", func() bool { return r.parked() == n })
-	clients[0].TCPConn.Close()
+	clients[0].Close()
 	eventually(t, "one less", func() bool { return r.parked() == n-1 && r.connections() == 0 })
 	// Half a request is a request under way.
 	clients[1].send("GET /half HTT")

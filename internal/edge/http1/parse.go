@@ -163,6 +163,7 @@ func (r *Request) parse(b []byte) error {
 				t, list = nextToken(list)
 				r.trailers = r.trailers || equalFold(t, "trailers")
 			}
+		default: // means nothing here
 		}
 	}
 	if hosts > 1 || hosts == 0 && r.Minor > 0 || !validHost(r.Host) {
@@ -421,6 +422,7 @@ func (h *head) framing() error {
 				return errEncoding
 			}
 			h.Chunked = true
+		default: // says nothing of that
 		}
 	}
 	switch {

@@ -160,7 +160,7 @@ func strictlyLess(t interface{ Fatalf(string, ...any) }, b []byte) {
 		length = 0
 	}
 	host := string(r.Host)
-	if host != theirs.Host && !(host == "" && theirs.Host == "") {
+	if host != theirs.Host && (host != "" || theirs.Host != "") {
 		t.Fatalf("%q: host %q, net/http %q", b, host, theirs.Host)
 	}
 	if string(r.Method) != theirs.Method || length != theirs.ContentLength || r.Chunked != (len(theirs.TransferEncoding) == 1) || r.Minor != theirs.ProtoMinor {

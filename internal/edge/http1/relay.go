@@ -396,7 +396,7 @@ func pump(s *Server, to *deadlines, from io.Reader, count func(int)) error {
 			pool = &s.heads
 			buf = pool.get()
 		}
-		if err == io.EOF { //nolint:errorlint // connections return it as it is
+		if err == io.EOF {
 			return nil
 		}
 		if err != nil {

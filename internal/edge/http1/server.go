@@ -122,7 +122,7 @@ func (s *Server) openLot() (err error) {
 
 func (s *Server) newConn(nc net.Conn) *conn {
 	c := &conn{srv: s, raw: nc, net: nc}
-	c.deadlines.conn = nc
+	c.conn = nc
 	c.x.c = c
 	c.body.c = c
 	return c
@@ -163,7 +163,7 @@ func (c *conn) park() *parked {
 // resume serves a parked connection again.
 func (s *Server) resume(p *parked) {
 	c := s.newConn(p.raw)
-	c.net, c.deadlines.conn = p.net, p.net
+	c.net, c.conn = p.net, p.net
 	if secure, ok := p.net.(*tls.Conn); ok {
 		state := secure.ConnectionState()
 		c.tls = &state
@@ -305,7 +305,7 @@ func (c *conn) release() {
 func (c *conn) handshake() bool {
 	secure := tls.Server(c.raw, c.srv.cfg.TLS)
 	_ = c.raw.SetDeadline(time.Now().Add(c.srv.cfg.HeaderTimeout)) // if it fails, so does the handshake
-	if err := secure.Handshake(); err != nil {
+	if err := secure.Handshake(); err != nil {                     //nolint:noctx // the deadline bounds it
 		if re, ok := errors.AsType[tls.RecordHeaderError](err); ok && re.Conn != nil && looksLikeHTTP(re.RecordHeader) {
 			_, _ = re.Conn.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
 		}
@@ -313,7 +313,7 @@ func (c *conn) handshake() bool {
 		return false
 	}
 	_ = c.raw.SetDeadline(time.Time{})
-	c.net, c.deadlines.conn = secure, secure
+	c.net, c.conn = secure, secure
 	state := secure.ConnectionState()
 	c.tls = &state
 	if p := state.NegotiatedProtocol; p != "" && p != "http/1.1" && c.srv.cfg.Elsewhere != nil {
