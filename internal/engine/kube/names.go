@@ -40,7 +40,7 @@ func (e *Engine) Publish(s trysail.PrivateService) (netip.Addr, error) {
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, publishTime)
 	defer cancel()
-	service, slice := e.nameObjects(s)
+	service, slice := e.nameObjects(s, e.watch.nodesByAddr())
 	if err := e.api.apply(ctx, e.api.core, "services", service); err != nil {
 		return netip.Addr{}, fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
 	}
@@ -74,7 +74,9 @@ func nameOf(service string) string {
 	return strings.TrimRight(name[:min(len(name), 63)], "-")
 }
 
-func (e *Engine) nameObjects(s trysail.PrivateService) (*corev1.Service, *discoveryv1.EndpointSlice) {
+// nameObjects makes the objects. nodeOf is where the pods are: a node sends answers of a pod to itself through its own
+// address, and knows by the name of the node which pods are its own.
+func (e *Engine) nameObjects(s trysail.PrivateService, nodeOf map[netip.Addr]string) (*corev1.Service, *discoveryv1.EndpointSlice) {
 	labels := map[string]string{labelName: s.Service, labelManagedBy: manager, labelPartOf: manager}
 	service := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
@@ -110,7 +112,11 @@ func (e *Engine) nameObjects(s trysail.PrivateService) (*corev1.Service, *discov
 		if addr.Is6() && !addr.Is4In6() {
 			slice.AddressType = discoveryv1.AddressTypeIPv6
 		}
-		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{addr.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+		endpoint := discoveryv1.Endpoint{Addresses: []string{addr.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}
+		if node := nodeOf[addr]; node != "" {
+			endpoint.NodeName = &node
+		}
+		slice.Endpoints = append(slice.Endpoints, endpoint)
 	}
 	return service, slice
 }

@@ -316,12 +316,15 @@ func TestNames_AreObjectsOfTheCluster(t *testing.T) {
 	e := &Engine{owner: owner{"trysail", "uid"}}
 	service, slice := e.nameObjects(trysail.PrivateService{
 		Service: "web", Pods: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")}, TCP: []uint16{80}, UDP: []uint16{53},
-	})
+	}, map[netip.Addr]string{netip.MustParseAddr("10.0.0.2"): "n2"})
 	if len(service.Spec.Ports) != 2 || service.Spec.Selector != nil {
 		t.Errorf("service %+v", service.Spec)
 	}
 	if len(slice.Endpoints) != 2 || slice.Endpoints[1].Addresses[0] != "10.0.0.2" || len(slice.Ports) != 2 || slice.Labels["kubernetes.io/service-name"] != "web" {
 		t.Errorf("slice %+v", slice)
+	}
+	if slice.Endpoints[0].NodeName != nil || slice.Endpoints[1].NodeName == nil || *slice.Endpoints[1].NodeName != "n2" {
+		t.Errorf("nodes of the endpoints: %+v", slice.Endpoints)
 	}
 	for service, want := range map[string]string{"web": "web", "7up": "s-7up", "a" + strings.Repeat("b", 70): "a" + strings.Repeat("b", 62)} {
 		if got := nameOf(service); got != want {

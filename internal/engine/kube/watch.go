@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -163,6 +164,17 @@ func (w *watch) node(name string) *corev1.Node {
 	}
 	n, _ := o.(*corev1.Node)
 	return n
+}
+
+// nodesByAddr says on which node each address is.
+func (w *watch) nodesByAddr() map[netip.Addr]string {
+	nodes := map[netip.Addr]string{}
+	for _, p := range w.allPods() {
+		if addr, err := netip.ParseAddr(p.Status.PodIP); err == nil && p.DeletionTimestamp == nil {
+			nodes[addr] = p.Spec.NodeName
+		}
+	}
+	return nodes
 }
 
 func (w *watch) allPods() []*corev1.Pod   { return objects[corev1.Pod](w.pods) }
