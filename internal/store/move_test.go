@@ -41,7 +41,9 @@ func fillAll(t *testing.T, s *store.Store) {
 				_, err = tx.RegisterImage(svc, "www", fmt.Sprint("sha256:", i))
 			}
 			_, factErr := tx.Fact("host_label", "abc")
-			return errors.Join(err, factErr)
+			_, routeErr := tx.SetRoute(trysail.Route{Service: svc.Name, ServiceID: svc.ID, Mode: trysail.RouteServe})
+			_, beatErr := tx.Beat(store.Server{ID: fmt.Sprint("server", i), Applied: 1, Draining: []trysail.PodID{"p"}})
+			return errors.Join(err, factErr, routeErr, beatErr, tx.PutSharedFile(fmt.Sprint("ca/", i), []byte{0, 255}))
 		})
 	}
 }

@@ -337,7 +337,10 @@ func (d *postgresDB) everything(ctx context.Context, known map[string]struct{}) 
 		return nil, err
 	}
 	defer rows.Close()
-	there := map[string]struct{}{CertificatesChanged: {}}
+	there := map[string]struct{}{}
+	for _, m := range markers {
+		there[m] = struct{}{}
+	}
 	for rows.Next() {
 		var id string
 		if err := rows.Scan(&id); err != nil {

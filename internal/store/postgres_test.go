@@ -119,7 +119,7 @@ func TestPostgres_ABrokenConnectionWakesForEverything(t *testing.T) {
 	update(t, a, insert("meanwhile"))
 	update(t, a, remove("known"))
 	network.connect()
-	hears(t, sub, "id-before", "id-meanwhile", "id-known", store.CertificatesChanged)
+	hears(t, sub, "id-before", "id-meanwhile", "id-known", store.CertificatesChanged, store.RoutesChanged, store.ServersChanged, store.FilesChanged)
 	update(t, a, insert("after"))
 	hears(t, sub, "id-after")
 }

@@ -1,0 +1,28 @@
+-- Several servers with one state: what the edge of each does, which servers there are, and the files that all must have.
+
+CREATE TABLE route_generation ( -- at most one row; it grows with every change of a route
+  one        INTEGER NOT NULL UNIQUE CHECK (one = 1),
+  generation INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE routes (
+  service_id TEXT PRIMARY KEY REFERENCES services (id) ON DELETE CASCADE,
+  generation INTEGER NOT NULL,
+  route      TEXT NOT NULL -- JSON
+) STRICT;
+
+CREATE TABLE servers ( -- those that run, and for a while those that ended without saying so
+  id         TEXT PRIMARY KEY, -- of one run of the program
+  name       TEXT NOT NULL,
+  address    TEXT NOT NULL, -- where the others reach its API; may be empty
+  started_at INTEGER NOT NULL,
+  beat       INTEGER NOT NULL, -- grows as long as it runs
+  applied    INTEGER NOT NULL, -- the generation of routes up to which its edge follows
+  draining   TEXT NOT NULL     -- JSON: pods out of rotation that still have requests in flight there
+) STRICT;
+
+CREATE TABLE shared_files (
+  name       TEXT PRIMARY KEY, -- path within the data directory
+  content    BLOB NOT NULL,    -- sealed, see seal.go
+  updated_at INTEGER NOT NULL
+) STRICT;
