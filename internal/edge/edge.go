@@ -172,6 +172,23 @@ func (e *Edge) Drain(ctx context.Context, name string, pod trysail.PodID) error 
 	return drain(ctx, list)
 }
 
+// Wait waits until no request is in flight at the pod, and neither cuts anything nor keeps new ones away. An unknown pod
+// has none. Errors: ctx's.
+func (e *Edge) Wait(ctx context.Context, name string, pod trysail.PodID) error {
+	e.mu.Lock()
+	var list []*target
+	if s := e.services[name]; s != nil {
+		list = s.find(pod)
+	}
+	e.mu.Unlock()
+	for _, t := range list {
+		if err := t.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // drain waits for all targets in list, and cuts what is left when ctx ends.
 func drain(ctx context.Context, list []*target) error {
 	var failed error

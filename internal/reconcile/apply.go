@@ -59,8 +59,10 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 	case EndPod:
 		r.end(ctx, w, s)
 	case SetRoute:
-		r.Router.Apply(s.Route)
 		// Pods end in later steps, so an error here keeps those that others are still sent to.
+		if err := r.Router.Apply(ctx, s.Route); err != nil {
+			return err
+		}
 		return r.Names.Publish(s.Private)
 	case Activate:
 		return r.activate(ctx, w, s)
@@ -325,11 +327,12 @@ func (r *Reconciler) end(ctx context.Context, w *World, s EndPod) {
 	}
 	now := *w // the rounds go on
 	r.act(ctx, endKey(rec.ID), w.Service.ID, func(ctx context.Context) error {
-		if s.Drain > 0 {
-			dctx, cancel := context.WithTimeout(ctx, s.Drain)
-			err := r.Router.Drain(dctx, name, rec.ID)
-			cancel()
-			if err != nil && ctx.Err() == nil {
+		if !rec.CreatedAt.IsZero() { // without a record it was never routed to
+			err := r.Router.Drain(ctx, name, rec.ID, s.Drain)
+			if ctx.Err() != nil {
+				return ctx.Err() // perhaps somebody else leads now, and this edge is not the only one
+			}
+			if err != nil {
 				r.Log.InfoContext(ctx, "requests in flight were cut", "service", name, "pod", rec.ID, "after", s.Drain)
 			}
 		}
@@ -362,6 +365,10 @@ func (r *Reconciler) activate(ctx context.Context, w *World, s Activate) error {
 		in.Pods[i].Evidence = r.glance(ctx, w, in.Pods[i])
 	}
 	warnings := diagnose.Warnings(in)
+	// Who learns that the version is ACTIVE is answered by it, whichever edge he asks.
+	if err := r.Router.Settle(ctx, w.Service.ID); err != nil {
+		return err
+	}
 	err := r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
 		if version(svc.Next) != s.Version {
 			return errStale

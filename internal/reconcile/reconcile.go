@@ -20,16 +20,19 @@ import (
 	"github.com/trysail/trysail/internal/store"
 )
 
-// Router is the edge, as reconcile sees it.
+// Router is the edge, or the edges of all servers, as reconcile sees them.
 type Router interface {
-	// Apply makes the edge do what the route says. Targets that left rotation finish their requests.
-	Apply(route trysail.Route)
+	// Apply makes the edges do what the route says. Targets that left rotation finish their requests.
+	Apply(ctx context.Context, route trysail.Route) error
+	// Settle waits until all edges do what Apply said last of a service.
+	Settle(ctx context.Context, serviceID string) error
 	// Remove forgets a service.
 	Remove(service string)
 	// Health reports on the service's targets.
 	Health(service string) map[trysail.PodID]trysail.TargetHealth
-	// Drain waits until a pod that left rotation has no request in flight; when ctx ends it cuts the rest.
-	Drain(ctx context.Context, service string, pod trysail.PodID) error
+	// Drain waits until a pod that left rotation has no request in flight at any edge; after most it cuts the rest, which is
+	// an error.
+	Drain(ctx context.Context, service string, pod trysail.PodID, most time.Duration) error
 	// Try makes variations of a pod's health check, each once, and returns them with what came of them.
 	Try(ctx context.Context, service string, pod trysail.PodID, trials []trysail.Trial) []trysail.Trial
 	// Changes yields the name of a service whose targets' health has changed.
@@ -160,7 +163,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return nil
 		case <-sub.Wake():
 			for _, id := range sub.Take() {
-				r.enqueue(ctx, id)
+				if store.IsService(id) {
+					r.enqueue(ctx, id)
+				}
 			}
 		case name, open := <-changes:
 			if !open {

@@ -23,6 +23,7 @@ import (
 	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/engine"
 	"github.com/trysail/trysail/internal/engine/enginetest"
+	"github.com/trysail/trysail/internal/fleet"
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/reconcile"
 	"github.com/trysail/trysail/internal/store"
@@ -106,7 +107,7 @@ func answer(text string) http.Handler {
 func (in *installation) config(e engine.Engine) reconcile.Config {
 	return reconcile.Config{
 		Rules: reconcile.Rules{Region: "us-east-1", Domain: "localhost", ActivationTimeout: in.window, DrainTimeout: 5 * time.Second},
-		Store: in.store, Engine: e, Router: in.edge, Images: resolver{}, Logs: in.logs,
+		Store: in.store, Engine: e, Router: fleet.NewAlone(in.edge), Images: resolver{}, Logs: in.logs,
 		Log: slog.New(slog.DiscardHandler), StopGrace: time.Second,
 	}
 }
