@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -185,8 +186,10 @@ func (s *server) openCerts(ctx context.Context, ca func() *edge.CA) (err error) 
 	cfg := certs.Config{
 		Dir: filepath.Join(s.cfg.dataDir, "certs"), Store: s.store, Log: s.log.With("part", "certs"), Email: c.email, Agent: "trysail/" + version,
 		Sign: func(csr *x509.CertificateRequest, life time.Duration) ([]byte, error) {
-			return ca().SignRequest(csr, life)
+			chain, err := ca().SignRequest(csr, life)
+			return chain, errors.Join(err, s.shareRoots(context.WithoutCancel(ctx)))
 		},
+		Shared: s.cfg.manyEdges(),
 		Domain: s.cfg.domain, ValidationZone: s.cfg.validationZone(), Region: s.cfg.region, Own: s.cfg.ownNames(), Resolvers: c.dnsResolvers,
 	}
 	if cfg.Directories, err = c.authorities(s.cfg.domain); err != nil {

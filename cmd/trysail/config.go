@@ -51,6 +51,7 @@ type config struct {
 	trustedProxies    []string
 	proxyProtocol     []string
 	database          databaseConfig
+	advertise         string
 }
 
 // flags declares the flags of trysail serve. The help is the manual: what it does, and what follows from a change.
@@ -60,6 +61,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 	c.database.flags(f)
 	f.StringVar(&c.listen, "listen", "127.0.0.1:4500",
 		"address of the API; plain HTTP on a loopback address, HTTPS with a certificate of the local CA on any other")
+	f.StringVar(&c.advertise, "advertise", "",
+		"host:port by which other servers with the same --database reach --listen; what only the leader can answer, such as logs, they pass on to it")
 	f.StringVar(&c.registry, "registry", "",
 		"host[:port] that clients are told to push images to; by default the address of --listen, where the registry is")
 	f.StringVar(&c.http, "http", ":80",
@@ -177,6 +180,9 @@ func (c *config) validate() error {
 		return cli.Usagef("--log-format must be text or json, not %q", c.logFormat)
 	}
 	if err := c.validateKube(); err != nil {
+		return err
+	}
+	if err := checkAdvertise(c.advertise); err != nil {
 		return err
 	}
 	if err := checkEndpoint(c.otlpEndpoint); err != nil {

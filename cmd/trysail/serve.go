@@ -25,6 +25,7 @@ import (
 	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/engine/cri"
 	"github.com/trysail/trysail/internal/engine/kube"
+	"github.com/trysail/trysail/internal/fleet"
 	"github.com/trysail/trysail/internal/image"
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/metrics"
@@ -58,6 +59,7 @@ type server struct {
 	metrics  *metrics.Collector
 	control  *control.Control
 	names    reconcile.Names
+	fleet    *fleet.Fleet // nil unless several servers serve the same pods
 	// nodeImages lists what is unpacked on this machine.
 	nodeImages func(context.Context) ([]trysail.NodeImage, error)
 	// exec runs a command in a container; nil if the engine cannot.
@@ -258,8 +260,16 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	if name := hostname(); name != "" {
 		cfg.Names = []string{name}
 	}
-	if s.edge, err = edge.New(cfg, s.log.With("part", "edge")); err != nil {
+	if s.edge, err = s.newEdge(ctx, cfg); err != nil {
 		return fmt.Errorf("making the edge: %w", err)
+	}
+	routes := newGate(s.edge)
+	routerOf, err := s.openFleet(ctx, routes) // it goes on while the edge lets requests finish
+	if err != nil {
+		return err
+	}
+	if err := s.followCerts(ctx); err != nil {
+		return err
 	}
 	s.onClose(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.cfg.drainTimeout)
@@ -282,10 +292,9 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	routes := newGate(s.edge)
 	reconciling := reconcile.Config{
 		Rules: reconcile.Rules{Region: s.cfg.region, Domain: s.cfg.domain, ActivationTimeout: s.cfg.activationTimeout, DrainTimeout: s.cfg.drainTimeout},
-		Store: s.store, Engine: s.engine, Router: routes, Names: s.names, Images: s.images, Logs: s.logs, Log: s.log,
+		Store: s.store, Engine: s.engine, Names: s.names, Images: s.images, Logs: s.logs, Log: s.log,
 		LogRetention: s.cfg.logRetention, Registry: s.registry, DiskUsed: func() float64 { return diskUsed(s.cfg.dataDir) },
 	}
 	leads, follow := context.WithCancel(ctx)
@@ -295,7 +304,12 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 		follow()
 	}
 	s.work(ctx, "leading", func(ctx context.Context) error {
-		return s.lead(ctx, standby, func(ctx context.Context) error { return reconcile.New(reconciling).Run(ctx) }, s.certs.Run)
+		return s.lead(ctx, standby, func(ctx context.Context) (err error) {
+			if reconciling.Router, err = routerOf(ctx); err != nil {
+				return err
+			}
+			return reconcile.New(reconciling).Run(ctx)
+		}, s.certs.Run)
 	})
 	// Clients that come right after a restart must find the routes of the services that have been running all the time.
 	if missing := routes.wait(leads, services); len(missing) > 0 && leads.Err() == nil {

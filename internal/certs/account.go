@@ -41,7 +41,7 @@ func (a *authority) account(ctx context.Context) (acme.Account, error) {
 	}
 	account, err := a.loadAccount()
 	if errors.Is(err, fs.ErrNotExist) {
-		account, err = a.newAccount()
+		account, err = a.newAccount(ctx)
 	}
 	if err != nil {
 		return account, fmt.Errorf("reading the account: %w", err)
@@ -63,7 +63,7 @@ type accountError struct{ error }
 func (e accountError) Unwrap() error { return e.error }
 
 // newAccount makes one that the authority does not know of yet.
-func (a *authority) newAccount() (acme.Account, error) {
+func (a *authority) newAccount(ctx context.Context) (acme.Account, error) {
 	key, err := newKey()
 	if err != nil {
 		return acme.Account{}, err
@@ -72,7 +72,7 @@ func (a *authority) newAccount() (acme.Account, error) {
 	if a.email != "" {
 		account.Contact = []string{"mailto:" + a.email}
 	}
-	return account, a.saveAccount(account)
+	return account, a.saveAccount(ctx, account)
 }
 
 func (a *authority) register(ctx context.Context, account acme.Account) (acme.Account, error) {
@@ -87,10 +87,10 @@ func (a *authority) register(ctx context.Context, account acme.Account) (acme.Ac
 	}
 	account.ExternalAccountBinding = nil
 	a.log.InfoContext(ctx, "account opened", "account", account.Location)
-	return account, a.saveAccount(account)
+	return account, a.saveAccount(ctx, account)
 }
 
-func (a *authority) saveAccount(account acme.Account) error {
+func (a *authority) saveAccount(ctx context.Context, account acme.Account) error {
 	key, err := x509.MarshalPKCS8PrivateKey(account.PrivateKey)
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (a *authority) saveAccount(account acme.Account) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(a.accountPath(), text)
+	return a.files.write(ctx, a.accountPath(), text)
 }
 
 func (a *authority) loadAccount() (acme.Account, error) {
@@ -117,11 +117,11 @@ func (a *authority) loadAccount() (acme.Account, error) {
 }
 
 // forget removes an account that the authority does not know any more.
-func (a *authority) forget() error {
+func (a *authority) forget(ctx context.Context) error {
 	a.opening.Lock()
 	defer a.opening.Unlock()
 	a.mu.Lock()
 	a.open = nil
 	a.mu.Unlock()
-	return os.Remove(a.accountPath())
+	return a.files.remove(ctx, a.accountPath())
 }

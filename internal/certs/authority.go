@@ -197,7 +197,7 @@ func (a *authority) issue(ctx context.Context, name string, key crypto.Signer, s
 		switch {
 		case ok && try == 0 && problem.Type == acme.ProblemTypeAccountDoesNotExist:
 			a.log.WarnContext(ctx, "the authority does not know our account any more, a new one is opened")
-			if err := a.forget(); err != nil {
+			if err := a.forget(ctx); err != nil {
 				return nil, err
 			}
 		case ok && try == 0 && replaces != nil && problem.Type == acme.ProblemTypeMalformed:

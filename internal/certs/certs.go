@@ -33,6 +33,10 @@ type Config struct {
 	Sign func(csr *x509.CertificateRequest, life time.Duration) (chain []byte, err error)
 	Log  *slog.Logger
 
+	// Shared says that several servers use the Store: keys, certificates, accounts and answers to challenges go through it.
+	// Follow has to run in all of them, and Run in the one that leads.
+	Shared bool
+
 	// Directories are the authorities, asked in this order. None: the local CA signs everything.
 	Directories []Directory
 	Email       string         // of whoever the authority shall write to; may be empty
@@ -84,6 +88,9 @@ type Manager struct {
 
 	nudge chan struct{} // holds a token when jobs have changed from outside of Run
 
+	taken  int64           // the generation of shared files that take has read; used by it alone
+	theirs map[string]bool // the shared files that there were
+
 	mu      sync.Mutex // guards what follows
 	jobs    map[string]*job
 	scanned bool // what was there at the start is known
@@ -100,7 +107,11 @@ type job struct {
 
 // New makes a Manager, with the certificates that are there already. Run starts it.
 func New(cfg Config) (*Manager, error) {
-	f, err := openFiles(cfg.Dir)
+	var shared *store.Store
+	if cfg.Shared {
+		shared = cfg.Store
+	}
+	f, err := openFiles(cfg.Dir, shared)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package certs
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -15,13 +16,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/trysail/trysail/internal/store"
 )
 
 // files keeps key and chain of each name in one file, so that they are replaced together or not at all.
-type files struct{ dir string }
+type files struct {
+	dir string
+	// store has a copy of each file for the other servers; nil if there are none.
+	store *store.Store
+}
 
 // openFiles makes the folder: mode 0700, as it holds keys.
-func openFiles(dir string) (files, error) {
+func openFiles(dir string, shared *store.Store) (files, error) {
 	for _, d := range []string{dir, filepath.Join(dir, "names"), filepath.Join(dir, "accounts")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return files{}, fmt.Errorf("making the folder of the certificates: %w", err)
@@ -30,7 +37,7 @@ func openFiles(dir string) (files, error) {
 			return files{}, fmt.Errorf("closing the folder of the certificates to others: %w", err)
 		}
 	}
-	return files{dir}, nil
+	return files{dir, shared}, nil
 }
 
 // path is where a name's file is. Names have been validated: they hold no slash.
@@ -39,7 +46,7 @@ func (f files) path(name string) string {
 }
 
 // save keeps key and chain of a name. Both are on the disk when it returns.
-func (f files) save(name string, key crypto.Signer, chain []byte) error {
+func (f files) save(ctx context.Context, name string, key crypto.Signer, chain []byte) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return fmt.Errorf("keeping the certificate of %s: %w", name, err)
@@ -47,7 +54,7 @@ func (f files) save(name string, key crypto.Signer, chain []byte) error {
 	var b bytes.Buffer
 	_ = pem.Encode(&b, &pem.Block{Type: "PRIVATE KEY", Bytes: der}) // a Buffer takes everything
 	b.Write(chain)
-	return writeFile(f.path(name), b.Bytes())
+	return f.write(ctx, f.path(name), b.Bytes())
 }
 
 // load reads the certificate of a name. Without its Leaf parsed it takes a third of the memory.

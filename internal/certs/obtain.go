@@ -75,8 +75,8 @@ func (m *Manager) ways(d *trysail.DomainCertificate, s *sight) map[string]acmez.
 	// arrives. If our own address is not known, the authority is the judge.
 	arrives := s.hit() || s.answers || len(s.Ours) == 0 && s.other == ""
 	if d.Domain == plainName(d.Domain) && len(s.PointsTo) > 0 && arrives {
-		ways[acme.ChallengeTypeHTTP01] = httpSolver{m.challenges}
-		ways[acme.ChallengeTypeTLSALPN01] = tlsSolver{m.challenges}
+		ways[acme.ChallengeTypeHTTP01] = httpSolver{m.challenges, m.files}
+		ways[acme.ChallengeTypeTLSALPN01] = tlsSolver{m.challenges, m.files}
 	}
 	return ways
 }
@@ -176,7 +176,7 @@ func (m *Manager) accept(ctx context.Context, state *trysail.DomainCertificate, 
 	if err != nil {
 		return err
 	}
-	if err := m.files.save(state.Domain, key, chain); err != nil {
+	if err := m.files.save(ctx, state.Domain, key, chain); err != nil {
 		return err
 	}
 	m.table.put(state.Domain)

@@ -125,7 +125,7 @@ func (m *maker) save(t *testing.T, f files, name string, serial int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.save(name, key, m.sign(t, name, serial, &key.PublicKey)); err != nil {
+	if err := f.save(t.Context(), name, key, m.sign(t, name, serial, &key.PublicKey)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -161,7 +161,7 @@ func serialIn(t *testing.T, tab *table, host string) int64 {
 }
 
 func TestTable_FindsExactNamesAndWildcards(t *testing.T) {
-	f, err := openFiles(t.TempDir())
+	f, err := openFiles(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestTable_FindsExactNamesAndWildcards(t *testing.T) {
 // TestTable_IsReplacedUnderLoad replaces a certificate again and again while handshakes ask for it: who asks after a
 // replacement never gets an older one.
 func TestTable_IsReplacedUnderLoad(t *testing.T) {
-	f, err := openFiles(t.TempDir())
+	f, err := openFiles(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestTable_IsReplacedUnderLoad(t *testing.T) {
 }
 
 func TestStapler_AddsAnswers(t *testing.T) {
-	f, err := openFiles(t.TempDir())
+	f, err := openFiles(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	clear(m.jobs)
 	m.scanned = false
 	m.mu.Unlock()
+	if err := m.forgetChallenges(ctx); err != nil {
+		return err
+	}
 	sub := m.cfg.Store.Subscribe()
 	defer sub.Close()
 	if err := m.scan(ctx); err != nil {

@@ -53,50 +53,70 @@ func (c *challenges) certificate(host string) *tls.Certificate {
 	return c.tls[host]
 }
 
-// httpSolver solves HTTP-01.
-type httpSolver struct{ *challenges }
-
-func (s httpSolver) Present(_ context.Context, ch acme.Challenge) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	name := ch.Identifier.Value
-	if s.http[name] == nil {
-		s.http[name] = map[string]string{}
-	}
-	s.http[name][ch.Token] = ch.KeyAuthorization
-	return nil
-}
-
-func (s httpSolver) CleanUp(_ context.Context, ch acme.Challenge) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if tokens := s.http[ch.Identifier.Value]; tokens != nil {
-		if delete(tokens, ch.Token); len(tokens) == 0 {
-			delete(s.http, ch.Identifier.Value)
+// setHTTP sets what to answer about a name to a token; nothing takes it away.
+func (c *challenges) setHTTP(name, token, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tokens := c.http[name]
+	switch {
+	case text != "" && tokens == nil:
+		c.http[name] = map[string]string{token: text}
+	case text != "":
+		tokens[token] = text
+	default:
+		if delete(tokens, token); len(tokens) == 0 {
+			delete(c.http, name)
 		}
 	}
-	return nil
+}
+
+// setTLS sets the certificate of a name's challenge; nil takes it away.
+func (c *challenges) setTLS(name string, cert *tls.Certificate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cert == nil {
+		delete(c.tls, name)
+	} else {
+		c.tls[name] = cert
+	}
+}
+
+// httpSolver solves HTTP-01.
+type httpSolver struct {
+	*challenges
+
+	files files
+}
+
+func (s httpSolver) Present(ctx context.Context, ch acme.Challenge) error {
+	s.setHTTP(ch.Identifier.Value, ch.Token, ch.KeyAuthorization)
+	return s.files.share(ctx, sharedHTTP+ch.Identifier.Value+"/"+ch.Token, []byte(ch.KeyAuthorization))
+}
+
+func (s httpSolver) CleanUp(ctx context.Context, ch acme.Challenge) error {
+	s.setHTTP(ch.Identifier.Value, ch.Token, "")
+	return s.files.unshare(context.WithoutCancel(ctx), sharedHTTP+ch.Identifier.Value+"/"+ch.Token)
 }
 
 // tlsSolver solves TLS-ALPN-01 (RFC 8737).
-type tlsSolver struct{ *challenges }
+type tlsSolver struct {
+	*challenges
 
-func (s tlsSolver) Present(_ context.Context, ch acme.Challenge) error {
+	files files
+}
+
+func (s tlsSolver) Present(ctx context.Context, ch acme.Challenge) error {
 	cert, err := acmez.TLSALPN01ChallengeCert(ch)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tls[ch.Identifier.Value] = cert
-	return nil
+	s.setTLS(ch.Identifier.Value, cert)
+	return s.files.share(ctx, sharedTLS+ch.Identifier.Value, []byte(ch.KeyAuthorization))
 }
 
-func (s tlsSolver) CleanUp(_ context.Context, ch acme.Challenge) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.tls, ch.Identifier.Value)
-	return nil
+func (s tlsSolver) CleanUp(ctx context.Context, ch acme.Challenge) error {
+	s.setTLS(ch.Identifier.Value, nil)
+	return s.files.unshare(context.WithoutCancel(ctx), sharedTLS+ch.Identifier.Value)
 }
 
 // zoneSolver solves DNS-01 with a record at target: the challenge's own name, or what that is an alias for.

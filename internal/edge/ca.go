@@ -335,6 +335,13 @@ func loadCA(dir string) (*CA, error) {
 	}, nil
 }
 
+// Publish writes RootFile anew if roots of single names were put beside it.
+func (ca *CA) Publish() error {
+	ca.publishing.Lock()
+	defer ca.publishing.Unlock()
+	return ca.publish()
+}
+
 // publish writes the root certificates for clients, if they are not there already. Those of single names that have expired
 // are forgotten.
 func (ca *CA) publish() error {

@@ -50,10 +50,8 @@ func (t *Tx) SetRoute(r trysail.Route) (generation int64, err error) {
 	if err := t.row("SELECT COUNT(*) FROM services WHERE id = $1", r.ServiceID).Scan(&there); err != nil || there == 0 {
 		return 0, errors.Join(err, notFoundIf(there == 0))
 	}
-	err = t.row(`INSERT INTO route_generation (one, generation) VALUES (1, 1)
-		ON CONFLICT (one) DO UPDATE SET generation = route_generation.generation + 1 RETURNING generation`).Scan(&generation)
-	if err != nil {
-		return 0, fmt.Errorf("counting the changes of routes: %w", err)
+	if generation, err = t.nextGeneration(RoutesChanged); err != nil {
+		return 0, err
 	}
 	t.touch(RoutesChanged)
 	return generation, t.exec(`INSERT INTO routes (service_id, generation, route) VALUES ($1, $2, $3)
@@ -70,8 +68,8 @@ func notFoundIf(yes bool) error {
 // Routes returns the routes that have changed after a generation, the ids of all services that have one, and the newest
 // generation.
 func (t *Tx) Routes(after int64) (changed []Route, all []string, newest int64, err error) {
-	if err := t.row("SELECT COALESCE(MAX(generation), 0) FROM route_generation").Scan(&newest); err != nil {
-		return nil, nil, 0, fmt.Errorf("reading the generation of the routes: %w", err)
+	if newest, err = t.generation(RoutesChanged); err != nil {
+		return nil, nil, 0, err
 	}
 	err = t.query(func(r *sql.Rows) error {
 		var id, text string
@@ -172,34 +170,62 @@ func (t *Tx) openFile(name string, sealed []byte) ([]byte, error) {
 	return []byte(text), nil
 }
 
-// SharedFiles returns all files that all servers have, by name.
-func (t *Tx) SharedFiles() (map[string][]byte, error) {
-	files := map[string][]byte{}
-	err := t.query(func(r *sql.Rows) error {
+// SharedFiles returns the files that have changed after a generation, by name, the names of all, and the newest generation.
+func (t *Tx) SharedFiles(after int64) (changed map[string][]byte, all []string, newest int64, err error) {
+	if newest, err = t.generation(FilesChanged); err != nil {
+		return nil, nil, 0, err
+	}
+	changed = map[string][]byte{}
+	err = t.query(func(r *sql.Rows) error {
 		var name string
 		var sealed []byte
-		err := r.Scan(&name, &sealed)
-		if err == nil {
-			files[name], err = t.openFile(name, sealed)
+		if err := r.Scan(&name, &sealed); err != nil {
+			return err
 		}
+		all = append(all, name)
+		if len(sealed) == 0 {
+			return nil
+		}
+		changed[name], err = t.openFile(name, sealed)
 		return err
-	}, "SELECT name, content FROM shared_files")
+	}, "SELECT name, CASE WHEN generation > $1 THEN content END FROM shared_files ORDER BY name", after)
 	if err != nil {
-		return nil, fmt.Errorf("reading shared files: %w", err)
+		return nil, nil, 0, fmt.Errorf("reading shared files: %w", err)
 	}
-	return files, nil
+	return changed, all, newest, nil
 }
 
 // PutSharedFile gives all servers a file, in place of an earlier one of that name.
 func (t *Tx) PutSharedFile(name string, content []byte) error {
+	generation, err := t.nextGeneration(FilesChanged)
+	if err != nil {
+		return err
+	}
 	t.touch(FilesChanged)
-	return t.exec(`INSERT INTO shared_files (name, content, updated_at) VALUES ($1, $2, $3)
-		ON CONFLICT (name) DO UPDATE SET content = excluded.content, updated_at = excluded.updated_at`,
-		name, t.seal.seal("file "+name, string(content)), unix(t.now))
+	return t.exec(`INSERT INTO shared_files (name, generation, content) VALUES ($1, $2, $3)
+		ON CONFLICT (name) DO UPDATE SET generation = excluded.generation, content = excluded.content`,
+		name, generation, t.seal.seal("file "+name, string(content)))
 }
 
 // DeleteSharedFile takes a file away from all servers.
 func (t *Tx) DeleteSharedFile(name string) error {
 	t.touch(FilesChanged)
 	return t.exec("DELETE FROM shared_files WHERE name = $1", name)
+}
+
+// generation is how far something has come.
+func (t *Tx) generation(of string) (n int64, err error) {
+	if err := t.row("SELECT COALESCE(MAX(generation), 0) FROM generations WHERE name = $1", of).Scan(&n); err != nil {
+		return 0, fmt.Errorf("reading the generation of %s: %w", of, err)
+	}
+	return n, nil
+}
+
+func (t *Tx) nextGeneration(of string) (n int64, err error) {
+	err = t.row(`INSERT INTO generations (name, generation) VALUES ($1, 1)
+		ON CONFLICT (name) DO UPDATE SET generation = generations.generation + 1 RETURNING generation`, of).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("counting the changes of %s: %w", of, err)
+	}
+	return n, nil
 }

@@ -125,9 +125,9 @@ func TestSharedFiles_AreSealed(t *testing.T) {
 		look(t, s, func(tx *store.Tx) error {
 			text, err := tx.SharedFile("ca/key")
 			_, missing := tx.SharedFile("none")
-			all, allErr := tx.SharedFiles()
-			if string(text) != "two\x00" || !errors.Is(missing, store.ErrNotFound) || len(all) != 2 {
-				t.Errorf("%q, %v, %v", text, missing, all)
+			changed, all, newest, allErr := tx.SharedFiles(2)
+			if string(text) != "two\x00" || !errors.Is(missing, store.ErrNotFound) || len(all) != 2 || len(changed) != 1 || newest != 3 {
+				t.Errorf("%q, %v, %v, %v, %d", text, missing, all, changed, newest)
 			}
 			return errors.Join(err, allErr)
 		})

@@ -65,6 +65,13 @@ func (e *Engine) Publish(s trysail.PrivateService) (netip.Addr, error) {
 	return addr, nil
 }
 
+// Lead forgets what this server has published: another one may have changed it since.
+func (e *Engine) Lead() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	clear(e.published)
+}
+
 // nameOf is the name of a service in the cluster, where names begin with a letter and have at most 63 characters.
 func nameOf(service string) string {
 	name := strings.ToLower(service)

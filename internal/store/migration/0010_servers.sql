@@ -1,7 +1,7 @@
 -- Several servers with one state: what the edge of each does, which servers there are, and the files that all must have.
 
-CREATE TABLE route_generation ( -- at most one row; it grows with every change of a route
-  one        INTEGER NOT NULL UNIQUE CHECK (one = 1),
+CREATE TABLE generations ( -- each grows with every change of what it is named after
+  name       TEXT PRIMARY KEY,
   generation INTEGER NOT NULL
 ) STRICT;
 
@@ -23,6 +23,6 @@ CREATE TABLE servers ( -- those that run, and for a while those that ended witho
 
 CREATE TABLE shared_files (
   name       TEXT PRIMARY KEY, -- path within the data directory
-  content    BLOB NOT NULL,    -- sealed, see seal.go
-  updated_at INTEGER NOT NULL
+  generation INTEGER NOT NULL,
+  content    BLOB NOT NULL -- sealed, see seal.go
 ) STRICT;
