@@ -40,6 +40,7 @@ func (s *server) openFleet(ctx context.Context, routes *gate) (func(context.Cont
 	s.fleet = fleet.New(fleet.Config{
 		Store: s.store, Edge: routes, Log: s.log.With("part", "fleet"), Name: hostname(), Address: s.cfg.advertise, DrainTimeout: s.cfg.drainTimeout,
 	})
+	s.forward = s.newForwarder(s.edge.CA().RootFile())
 	if err := s.fleet.Join(ctx); err != nil {
 		return nil, err
 	}

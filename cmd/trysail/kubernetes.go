@@ -88,7 +88,12 @@ func (c *config) validateKube() error {
 func (s *server) openCluster(ctx context.Context) error {
 	k := s.cfg.kube
 	slog.SetDefault(s.log) // client-go's messages go there
+	password, err := s.pullPassword(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the password of the nodes: %w", err)
+	}
 	e, err := kube.Open(ctx, kube.Config{
+		PullPassword: password,
 		Kubeconfig: k.kubeconfig, Namespace: k.namespace, Dir: filepath.Join(engineDir(s.cfg.dataDir), engineKubernetes), Images: s.images, Registry: k.registry, Resolver: k.dns,
 	}, s.log.With("part", "engine"))
 	if err != nil {
@@ -139,7 +144,7 @@ func (s *server) servePulls(ctx context.Context) error {
 		return errors.Join(err, l.Close())
 	}
 	server := &http.Server{
-		Handler: s.cluster.PullHandler(), TLSConfig: s.withCertificates(secure), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: s.forward.under(peerPulls, s.cluster.PullHandler()), TLSConfig: s.withCertificates(secure), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	s.work(ctx, "serving images to the cluster's nodes", func(ctx context.Context) error {

@@ -60,6 +60,7 @@ type server struct {
 	control  *control.Control
 	names    reconcile.Names
 	fleet    *fleet.Fleet // nil unless several servers serve the same pods
+	forward  *forwarder   // nil like fleet
 	// nodeImages lists what is unpacked on this machine.
 	nodeImages func(context.Context) ([]trysail.NodeImage, error)
 	// exec runs a command in a container; nil if the engine cannot.
@@ -387,17 +388,20 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		{"engine", s.engine.Check},
 		{"edge", func(context.Context) error { return s.edge.Check() }},
 	}})
-	mux.Handle("/v2/", s.registry.Handler())
+	// Who balances load over several servers asks here: an edge serves, whatever becomes of the rest.
+	mux.Handle("/readyz", &health{parts: []part{{"edge", func(context.Context) error { return s.edge.Check() }}}})
+	images := s.forward.all(s.registry.Handler())
+	mux.Handle("/v2/", images)
 	scrape, err := s.scrape()
 	if err != nil {
 		return "", err
 	}
 	mux.Handle("/metrics", scrape)
-	apiHandler := api.New(api.Config{
+	apiHandler := s.forward.those(api.New(api.Config{
 		Region: s.cfg.region, Account: account, Domain: s.cfg.domain, EdgePort: edgePort, ValidationZone: s.cfg.validationZone(),
-	}, s.control, s.log.With("part", "api"))
+	}, s.control, s.log.With("part", "api")), needsLeader)
 	exec := api.NewExec(s.control, s.log.With("part", "exec"))
-	mux.Handle(api.ExecPath, exec)
+	mux.Handle(api.ExecPath, s.forward.all(exec))
 	s.onClose(func(context.Context) error {
 		exec.Close()
 		return nil
@@ -406,9 +410,13 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	if err != nil {
 		return "", err
 	}
-	mux.Handle(console.Root, web)
+	pages := s.forward.all(web)
+	mux.Handle(console.Root, pages)
 	mux.Handle("/", browsersTo(apiHandler))
-	s.serveOwn(apiHandler, s.registry.Handler(), consoleHost(web))
+	if s.fleet != nil {
+		mux.Handle(peerPulls+"/v2/", http.StripPrefix(peerPulls, s.cluster.PullHandler()))
+	}
+	s.serveOwn(apiHandler, images, consoleHost(pages))
 
 	var secure *tls.Config
 	if !isLoopback(s.cfg.listen) {

@@ -32,6 +32,13 @@ type Witness interface {
 	Machine(ctx context.Context) (trysail.MachineState, error)
 }
 
+// Adopter is an optional ability of an Engine: to take over pods that another server has started.
+type Adopter interface {
+	// Adopt makes the engine keep the logs of a pod in a folder from now on, as PodSpec.LogDir says. Of a pod that it does
+	// not have, or that it has started itself, it learns nothing new.
+	Adopt(id trysail.PodID, logDir string) error
+}
+
 // Pruner is an optional ability of an Engine: removing images.
 type Pruner interface {
 	// Prune removes the images that no pod uses and that are not in keep (names by digest; the digest decides), and

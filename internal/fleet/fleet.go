@@ -50,6 +50,7 @@ type Fleet struct {
 
 	mu       sync.Mutex      // guards all below; not held during I/O
 	ctx      context.Context //nolint:containedctx // of Run, for what waits for pods
+	lead     context.Context //nolint:containedctx // of the lead, to know whether it still is; nil before
 	applied  int64
 	routes   map[string]known // by id of the service
 	draining map[trysail.PodID]bool
@@ -159,6 +160,9 @@ func (f *Fleet) report(ctx context.Context, what string, err error) bool {
 func (f *Fleet) beat(ctx context.Context) (forgotten bool, err error) {
 	f.mu.Lock()
 	s := store.Server{ID: f.id, Name: f.Name, Address: f.Address, Applied: f.applied}
+	if f.lead != nil && f.lead.Err() == nil {
+		s.Epoch = store.Epoch(f.lead)
+	}
 	for pod := range f.draining {
 		s.Draining = append(s.Draining, pod)
 	}

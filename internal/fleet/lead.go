@@ -18,6 +18,11 @@ func (f *Fleet) Lead(ctx context.Context) (*Lead, error) {
 	if err := f.follow(ctx); err != nil {
 		return nil, fmt.Errorf("reading the routes: %w", err)
 	}
+	f.mu.Lock()
+	f.lead = ctx
+	f.mu.Unlock()
+	context.AfterFunc(ctx, f.tell)
+	f.tell()
 	return &Lead{f}, nil
 }
 

@@ -70,6 +70,20 @@ func (f *Fleet) Others() []store.Server {
 	return others
 }
 
+// Leader is the other server that leads, if known; ours says that it is this one. There may be none for a while.
+func (f *Fleet) Leader() (leader store.Server, ours, known bool) {
+	f.mu.Lock()
+	ours = f.lead != nil && f.lead.Err() == nil
+	f.mu.Unlock()
+	live, _ := f.counting()
+	for _, s := range live {
+		if s.Epoch > leader.Epoch {
+			leader, known = s, true
+		}
+	}
+	return leader, ours, known && !ours && leader.ID != f.id
+}
+
 // all waits until every server that counts is as ok wants it. It needs Run. Errors: ctx's.
 func (f *Fleet) all(ctx context.Context, ok func(store.Server) bool) error {
 	// A server that has joined since the last look may have read the routes of before.

@@ -209,8 +209,44 @@ func (r *Reconciler) adopt(ctx context.Context) error {
 		return err
 	}
 	r.observe(ctx)
+	if err := r.adoptPods(ctx, services); err != nil {
+		return err
+	}
 	for _, s := range services {
 		r.enqueue(ctx, s.ID)
+	}
+	return nil
+}
+
+// adoptPods makes the engine look after pods that another server may have started. Which those are, and where their logs
+// belong, is in the store alone.
+func (r *Reconciler) adoptPods(ctx context.Context, services []trysail.Service) error {
+	adopter, ok := r.Engine.(engine.Adopter)
+	if !ok {
+		return nil
+	}
+	owner := map[trysail.PodID]string{}
+	err := r.Store.View(ctx, func(tx *store.Tx) error {
+		pods, err := tx.LivePods()
+		for _, p := range pods {
+			owner[p.ID] = p.ServiceID
+		}
+		for _, s := range services {
+			tasks, failed := tx.Tasks(s.ID, false)
+			err = errors.Join(err, failed)
+			for _, task := range tasks {
+				owner[task.ID] = s.ID
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for pod, service := range owner {
+		if err := adopter.Adopt(pod, r.Logs.PodDir(service, string(pod))); err != nil {
+			r.Log.WarnContext(ctx, "the log of a pod is not kept", "pod", pod, "error", err)
+		}
 	}
 	return nil
 }

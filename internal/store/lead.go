@@ -22,6 +22,14 @@ func leaseOf(ctx context.Context) *lease {
 	return l
 }
 
+// Epoch counts the leaders up to the one that ctx belongs to; 0 outside of a lead, and where there is one server only.
+func Epoch(ctx context.Context) int64 {
+	if l := leaseOf(ctx); l != nil {
+		return l.epoch
+	}
+	return 0
+}
+
 // check makes the transaction fail unless the lease still holds, and keeps others from leading until the transaction ends.
 func (l *lease) check(tx *Tx) error {
 	var epoch int64

@@ -95,6 +95,8 @@ type Server struct {
 	ID      string // of this run
 	Name    string // for people
 	Address string // host:port where the others reach its API; may be empty
+	// Epoch is that of the lead, if it leads, else 0. Of two that say so the higher one is right.
+	Epoch int64
 	// Beat grows as long as the server runs and reaches the database.
 	Beat int64
 	// Applied is the generation of routes up to which its edge follows.
@@ -111,19 +113,19 @@ func (t *Tx) Beat(s Server) (forgotten bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("encoding the state of a server: %w", err)
 	}
-	var applied int64
+	var applied, epoch int64
 	var before string
-	err = t.row("SELECT applied, draining FROM servers WHERE id = $1", s.ID).Scan(&applied, &before)
+	err = t.row("SELECT applied, epoch, draining FROM servers WHERE id = $1", s.ID).Scan(&applied, &epoch, &before)
 	forgotten = errors.Is(err, sql.ErrNoRows)
 	if err != nil && !forgotten {
 		return false, fmt.Errorf("reading the state of a server: %w", err)
 	}
-	if forgotten || applied != s.Applied || before != string(draining) {
+	if forgotten || applied != s.Applied || epoch != s.Epoch || before != string(draining) {
 		t.touch(ServersChanged)
 	}
-	return forgotten, t.exec(`INSERT INTO servers (id, name, address, started_at, beat, applied, draining) VALUES ($1, $2, $3, $4, 0, $5, $6)
-		ON CONFLICT (id) DO UPDATE SET beat = servers.beat + 1, address = excluded.address, applied = excluded.applied, draining = excluded.draining`,
-		s.ID, s.Name, s.Address, unix(t.now), s.Applied, string(draining))
+	return forgotten, t.exec(`INSERT INTO servers (id, name, address, started_at, epoch, beat, applied, draining) VALUES ($1, $2, $3, $4, $5, 0, $6, $7)
+		ON CONFLICT (id) DO UPDATE SET beat = servers.beat + 1, epoch = excluded.epoch, applied = excluded.applied, draining = excluded.draining`,
+		s.ID, s.Name, s.Address, unix(t.now), s.Epoch, s.Applied, string(draining))
 }
 
 // Servers lists the servers that run, and those that ended without saying so and were not forgotten yet.
@@ -131,12 +133,12 @@ func (t *Tx) Servers() (list []Server, err error) {
 	err = t.query(func(r *sql.Rows) error {
 		var s Server
 		var draining string
-		if err := r.Scan(&s.ID, &s.Name, &s.Address, &s.Beat, &s.Applied, &draining); err != nil {
+		if err := r.Scan(&s.ID, &s.Name, &s.Address, &s.Epoch, &s.Beat, &s.Applied, &draining); err != nil {
 			return err
 		}
 		list = append(list, s)
 		return json.Unmarshal([]byte(draining), &list[len(list)-1].Draining)
-	}, "SELECT id, name, address, beat, applied, draining FROM servers ORDER BY started_at, id")
+	}, "SELECT id, name, address, epoch, beat, applied, draining FROM servers ORDER BY started_at, id")
 	if err != nil {
 		return nil, fmt.Errorf("reading servers: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/trysail/trysail"
@@ -52,28 +54,63 @@ const (
 )
 
 func newPulls(cfg Config) (*pulls, error) {
-	file := filepath.Join(cfg.Dir, passwordFile)
+	password := cfg.PullPassword
+	if password == "" {
+		var err error
+		if password, err = keptPassword(filepath.Join(cfg.Dir, passwordFile)); err != nil {
+			return nil, fmt.Errorf("the password of the nodes: %w", err)
+		}
+	}
+	return &pulls{images: cfg.Images, host: cfg.Registry, password: password, blobs: map[string]source{}, users: map[string]string{}}, nil
+}
+
+// keptPassword is the one in the file, which is made if there is none.
+func keptPassword(file string) (string, error) {
 	password, err := os.ReadFile(file) //nolint:gosec // within the engine's directory
 	if errors.Is(err, fs.ErrNotExist) {
 		password = []byte(rand.Text())
 		err = os.WriteFile(file, password, 0o600)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("the password of the nodes: %w", err)
-	}
-	return &pulls{images: cfg.Images, host: cfg.Registry, password: string(password), blobs: map[string]source{}, users: map[string]string{}}, nil
+	return string(password), err
 }
 
-// applyPullSecret gives the nodes the password.
+// pullLogins is what a pull secret holds.
+type pullLogins struct {
+	Auths map[string]pullLogin `json:"auths"`
+}
+
+type pullLogin struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// maxPullHosts bounds how many addresses of servers nodes have the password for.
+const maxPullHosts = 100
+
+// applyPullSecret gives the nodes the password, for this server beside those that have the same.
 func (e *Engine) applyPullSecret(ctx context.Context) error {
-	auth, err := json.Marshal(map[string]any{"auths": map[string]any{e.cfg.Registry: map[string]string{"username": pullUser, "password": e.pulls.password}}})
+	have := &corev1.Secret{}
+	err := e.api.core.Get().Namespace(e.api.namespace).Resource("secrets").Name(pullSecret).Do(ctx).Into(have)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("reading the password for images that the nodes have: %w", e.api.explain(err))
+	}
+	var logins pullLogins
+	_ = json.Unmarshal(have.Data[corev1.DockerConfigJsonKey], &logins) // what is no login of ours is replaced
+	ours := pullLogin{pullUser, e.pulls.password}
+	maps.DeleteFunc(logins.Auths, func(_ string, l pullLogin) bool { return l != ours })
+	if logins.Auths == nil || len(logins.Auths) >= maxPullHosts {
+		logins.Auths = map[string]pullLogin{}
+	}
+	logins.Auths[e.cfg.Registry] = ours
+	auth, err := json.Marshal(logins)
 	if err != nil {
 		return fmt.Errorf("encoding the pull secret: %w", err)
 	}
 	err = e.api.apply(ctx, e.api.core, "secrets", &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: pullSecret, Labels: map[string]string{labelManagedBy: manager, labelPartOf: manager}, OwnerReferences: e.owner.references(),
+			// Of two servers that do this at a time, the second one meets a conflict and reads again.
+			Name: pullSecret, ResourceVersion: have.ResourceVersion, Labels: map[string]string{labelManagedBy: manager, labelPartOf: manager}, OwnerReferences: e.owner.references(),
 		},
 		Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: auth},
 	})

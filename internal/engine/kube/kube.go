@@ -42,6 +42,9 @@ type Config struct {
 	Registry string
 	// RoomTime is how long a pod that fits on no node waits for one. Zero means a minute.
 	RoomTime time.Duration
+	// PullPassword is what nodes fetch images with, the same for all servers of an installation. Empty means one that is made
+	// at the first start and kept in Dir.
+	PullPassword string
 	// Resolver is the address of the pods' name server. Empty means the cluster's own.
 	Resolver string
 }
@@ -75,6 +78,7 @@ type Engine struct {
 var (
 	_ engine.Engine  = (*Engine)(nil)
 	_ engine.Witness = (*Engine)(nil)
+	_ engine.Adopter = (*Engine)(nil)
 )
 
 // Open connects to the cluster. End it with Close; pods run on. Errors: what keeps it from working, in a form for the

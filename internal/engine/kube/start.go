@@ -150,6 +150,15 @@ func (e *Engine) remember(spec trysail.PodSpec) error {
 	return nil
 }
 
+// Adopt implements engine.Adopter.
+func (e *Engine) Adopt(id trysail.PodID, logDir string) error {
+	if err := e.remember(trysail.PodSpec{ID: id, LogDir: logDir}); err != nil {
+		return err
+	}
+	e.follow.see(e.watch.pod(id))
+	return nil
+}
+
 func (e *Engine) forget(id trysail.PodID) {
 	e.mu.Lock()
 	delete(e.records, id)

@@ -16,6 +16,7 @@ CREATE TABLE servers ( -- those that run, and for a while those that ended witho
   name       TEXT NOT NULL,
   address    TEXT NOT NULL, -- where the others reach its API; may be empty
   started_at INTEGER NOT NULL,
+  epoch      INTEGER NOT NULL, -- of the lead, if it leads; else 0
   beat       INTEGER NOT NULL, -- grows as long as it runs
   applied    INTEGER NOT NULL, -- the generation of routes up to which its edge follows
   draining   TEXT NOT NULL     -- JSON: pods out of rotation that still have requests in flight there
