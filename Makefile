@@ -71,6 +71,7 @@ cluster-down: ## end it and remove all of it
 cluster-test: cluster ## the engine's contract and the end-to-end scripts on that cluster (RUN=regexp for some of it)
 	@scripts/setup.sh test
 	go test -tags cluster -count 1 -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/engine/kube
+	go test -tags cluster -count 1 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/replicas
 	TRYSAIL_TEST_ENGINE=kubernetes go test -tags e2e -count 1 -parallel 3 -timeout 20m $(if $(RUN),-run '$(RUN)') ./test/e2e
 
 conformance: ## the OCI's conformance suite for registries, whose program OCI_CONFORMANCE names
@@ -84,6 +85,7 @@ lint: ## formatting, vet, linters, tidy go.mod
 	go vet -tags e2e ./test/...
 	go vet -tags conformance ./test/registry
 	go vet -tags package ./test/package
+	go vet -tags cluster ./internal/engine/kube ./test/replicas
 	go run $(GOLANGCI_LINT) run
 	go mod tidy -diff
 
