@@ -22,9 +22,14 @@ import (
 // deploy makes a version of service web active, through the API of a server, and returns the service's URL.
 func (f *fleet) deploy(s *kit.Server, version string) string {
 	f.t.Helper()
+	return f.deployImage(s, f.registry.Host+"/web:"+version)
+}
+
+func (f *fleet) deployImage(s *kit.Server, image string) string {
+	f.t.Helper()
 	file := filepath.Join(f.t.TempDir(), "deployment.json")
-	text := fmt.Sprintf(`{"containers": {"web": {"image": "%s/web:%s", "ports": {"8080": "HTTP"}}},
-		"publicEndpoint": {"containerName": "web", "containerPort": 8080, "healthCheck": {"path": "/health"}}}`, f.registry.Host, version)
+	text := fmt.Sprintf(`{"containers": {"web": {"image": "%s", "ports": {"8080": "HTTP"}}},
+		"publicEndpoint": {"containerName": "web", "containerPort": 8080, "healthCheck": {"path": "/health"}}}`, image)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		f.t.Fatal(err)
 	}
