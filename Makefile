@@ -43,6 +43,7 @@ test: ## everything that must pass: unit, wire, engine and end-to-end tests
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
 	go test -race -shuffle=on $(UNIT)
+	TRYSAIL_TEST_DATABASE=postgres go test ./internal/control ./internal/reconcile
 	go test -count 1 $(ENGINE)
 	go test -tags e2e -count 1 -parallel 8 -timeout 20m ./test/...
 

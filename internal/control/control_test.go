@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"reflect"
 	"regexp"
 	"strings"
@@ -19,7 +20,13 @@ import (
 	"github.com/trysail/trysail/internal/control"
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/store"
+	"github.com/trysail/trysail/test/database"
 )
+
+// databases is what the tests keep the state in: make test runs them with SQLite and with PostgreSQL.
+var databases database.Server
+
+func TestMain(m *testing.M) { os.Exit(databases.Main(m)) }
 
 // resolver answers in place of registries.
 type resolver func(ctx context.Context, name string) (trysail.Image, error)
@@ -47,7 +54,7 @@ type bed struct {
 func newBed(t *testing.T, change func(*control.Config)) *bed {
 	t.Helper()
 	dir := t.TempDir()
-	st, err := store.Open(t.Context(), dir)
+	st, err := databases.Open(t, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +28,13 @@ import (
 	"github.com/trysail/trysail/internal/logs"
 	"github.com/trysail/trysail/internal/reconcile"
 	"github.com/trysail/trysail/internal/store"
+	"github.com/trysail/trysail/test/database"
 )
+
+// databases is what the tests keep the state in: make test runs them with SQLite and with PostgreSQL.
+var databases database.Server
+
+func TestMain(m *testing.M) { os.Exit(databases.Main(m)) }
 
 // appPort is what the pods listen on, each at a loopback address of its own. Whoever has the port on all addresses of
 // this machine would be in the way, so it is not one that is in common use.
@@ -58,7 +65,7 @@ func (resolver) Resolve(_ context.Context, name string) (trysail.Image, error) {
 func install(t *testing.T) *installation {
 	t.Helper()
 	dir := t.TempDir()
-	st, err := store.Open(t.Context(), dir)
+	st, err := databases.Open(t, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
