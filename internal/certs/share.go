@@ -103,7 +103,34 @@ func (m *Manager) Join(ctx context.Context) error {
 		return fmt.Errorf("joining the other servers: %w", err)
 	}
 	m.looker.token = m.challenges.own
-	return m.take(ctx)
+	if err := m.take(ctx); err != nil {
+		return err
+	}
+	return m.give(ctx)
+}
+
+// give shares what was on this disk before there were other servers.
+func (m *Manager) give(ctx context.Context) error {
+	for _, folder := range []string{"names", "accounts"} {
+		list, err := os.ReadDir(filepath.Join(m.files.dir, folder))
+		if err != nil {
+			return err
+		}
+		for _, entry := range list {
+			name := sharedFiles + folder + "/" + entry.Name()
+			if m.theirs[name] || strings.HasPrefix(entry.Name(), ".") {
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(m.files.dir, folder, entry.Name())) //nolint:gosec // within our folder
+			if err == nil {
+				err = m.files.share(ctx, name, data)
+			}
+			if err != nil {
+				return fmt.Errorf("sharing %s with the other servers: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Follow takes what the leader keeps, until ctx ends. Join comes before.

@@ -92,11 +92,12 @@ func ticking(name string, version int, more ...string) map[string]string {
 	return vars
 }
 
-// processes waits for n container processes of a version and returns them.
+// processes waits for n container processes of a version and returns them. A kubelet that has lost its API server several
+// times asks it again only after half a minute to a minute, and hears then what is to end.
 func processes(t *testing.T, name string, version, n int) []string {
 	t.Helper()
 	var list []string
-	err := kit.Until(t.Context(), 30*time.Second, func() error {
+	err := kit.Until(t.Context(), 2*time.Minute, func() error {
 		procs, err := kit.Marked("E2E_MARKER", marker(name, version))
 		if err != nil {
 			return err

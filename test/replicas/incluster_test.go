@@ -199,6 +199,11 @@ func TestReplicas_InTheCluster(t *testing.T) {
 	f := newFleet(t, 0)
 	f.reachDatabase()
 	system := f.namespace + "-system"
+	defer func() { // whatever happens
+		for _, node := range []string{"n1", "n2", "n3"} {
+			f.cordon(node, false)
+		}
+	}()
 	t.Cleanup(func() {
 		for _, path := range []string{"/api/v1/namespaces/" + system, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/servers-" + f.namespace} {
 			req, err := http.NewRequestWithContext(context.Background(), http.MethodDelete, apiServer+path, nil)
@@ -339,6 +344,19 @@ func TestReplicas_InTheCluster(t *testing.T) {
 		})
 	})
 	during("in the cluster: deployment of a new version", func() { f.deployFromCluster(outside, "2") })
+	f.system = system
+	during("in the cluster: each node drained in turn", func() {
+		for _, node := range []string{"n1", "n2", "n3"} {
+			f.drain(node)
+			f.until("two servers are ready", func() error {
+				if n := len(b.ready()); n < 2 {
+					return fmt.Errorf("%d are ready: %s", n, f.why(system))
+				}
+				return nil
+			})
+			f.cordon(node, false)
+		}
+	})
 	cancel()
 	wg.Wait()
 	if _, err := outside.Run(t.Context(), "delete", "web", "--yes", "--wait"); err != nil {

@@ -37,6 +37,7 @@ type fleet struct {
 	database  *postgres.Server
 	registry  *kit.Registry
 	namespace string
+	system    string // namespace of the servers, if they are in the cluster
 	servers   []*kit.Server
 	admin     *http.Client
 }
@@ -204,13 +205,18 @@ func (f *fleet) ask(method, path, kind string, body string, into any) (status in
 
 // podsOn lists the pods of ours on a node, all of ours for "".
 func (f *fleet) podsOn(node string) (names []string, err error) {
+	return f.podsIn(f.namespace, "app.kubernetes.io/managed-by%3Dtrysail", node)
+}
+
+// podsIn lists the pods with a label in a namespace and on a node.
+func (f *fleet) podsIn(namespace, label, node string) (names []string, err error) {
 	var list struct {
 		Items []struct {
 			Metadata struct{ Name string }
 			Spec     struct{ NodeName string }
 		}
 	}
-	status, err := f.ask(http.MethodGet, "/api/v1/namespaces/"+f.namespace+"/pods?labelSelector=app.kubernetes.io/managed-by%3Dtrysail", "", "", &list)
+	status, err := f.ask(http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods?labelSelector="+label, "", "", &list)
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("listing pods: %d", status)
 	}
@@ -242,18 +248,27 @@ func (f *fleet) drain(node string) (moved int) {
 		f.t.Fatal(err)
 	}
 	f.until("the node is empty", func() error {
-		pods, err := f.podsOn(node)
-		for _, name := range pods {
-			body := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, name, f.namespace)
-			_, failed := f.ask(http.MethodPost, "/api/v1/namespaces/"+f.namespace+"/pods/"+name+"/eviction", "application/json", body, nil)
-			err = errors.Join(err, failed)
-		}
-		if err == nil && len(pods) > 0 {
-			err = fmt.Errorf("there are pods %v", pods)
+		err := f.evict(f.namespace, "app.kubernetes.io/managed-by%3Dtrysail", node)
+		if f.system != "" {
+			err = errors.Join(err, f.evict(f.system, "app.kubernetes.io/component%3Dserver", node))
 		}
 		return err
 	})
 	return len(first)
+}
+
+// evict asks the pods of a namespace to leave a node. It is an error that there are some.
+func (f *fleet) evict(namespace, label, node string) error {
+	pods, err := f.podsIn(namespace, label, node)
+	for _, name := range pods {
+		body := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, name, namespace)
+		_, failed := f.ask(http.MethodPost, "/api/v1/namespaces/"+namespace+"/pods/"+name+"/eviction", "application/json", body, nil)
+		err = errors.Join(err, failed)
+	}
+	if err == nil && len(pods) > 0 {
+		err = fmt.Errorf("there are pods %v", pods)
+	}
+	return err
 }
 
 // ready waits until all nodes take pods.
