@@ -38,7 +38,7 @@ func (s *server) openFleet(ctx context.Context, routes *gate) (func(context.Cont
 		return func(context.Context) (reconcile.Router, error) { return alone, nil }, nil
 	}
 	s.fleet = fleet.New(fleet.Config{
-		Store: s.store, Edge: routes, Log: s.log.With("part", "fleet"), Name: hostname(), Address: s.cfg.advertise, DrainTimeout: s.cfg.drainTimeout,
+		Store: s.store, Edge: routes, Log: s.log.With("part", "fleet"), Name: hostname(), Address: s.cfg.advertise, DrainTimeout: s.cfg.drainTimeout, Pods: s.engine.Pods,
 	})
 	s.forward = s.newForwarder(s.edge.CA().RootFile())
 	if err := s.fleet.Join(ctx); err != nil {

@@ -30,6 +30,8 @@ type Config struct {
 	Log   *slog.Logger
 	// Name is what people know this server by. Address is where the others reach its API, host:port; may be empty.
 	Name, Address string
+	// Pods lists the pods that the engine has, as this server sees them by itself.
+	Pods func(context.Context) ([]trysail.Pod, error)
 	// DrainTimeout is how long requests in flight to a pod out of rotation may take.
 	DrainTimeout time.Duration
 	// SilentTime is how long a server may not be heard of before it does not count; zero means 12 s. That is a little longer
@@ -50,6 +52,7 @@ type Fleet struct {
 
 	mu       sync.Mutex      // guards all below; not held during I/O
 	ctx      context.Context //nolint:containedctx // of Run, for what waits for pods
+	beaten   time.Time       // when this server has reached the store last
 	lead     context.Context //nolint:containedctx // of the lead, to know whether it still is; nil before
 	applied  int64
 	routes   map[string]known // by id of the service
@@ -121,7 +124,9 @@ func (f *Fleet) Run(ctx context.Context) error {
 		}
 		if beat && ctx.Err() == nil {
 			forgotten, err := f.beat(ctx)
-			f.report(ctx, "saying that this server runs", err)
+			if f.report(ctx, "saying that this server runs", err) {
+				behind = f.cutOff(ctx) || behind
+			}
 			if forgotten {
 				f.Log.WarnContext(ctx, "the others had not heard of this server for a while")
 				behind = true
@@ -173,6 +178,11 @@ func (f *Fleet) beat(ctx context.Context) (forgotten bool, err error) {
 		forgotten, err = tx.Beat(s)
 		return err
 	})
+	if err == nil {
+		f.mu.Lock()
+		f.beaten = time.Now()
+		f.mu.Unlock()
+	}
 	return forgotten && err == nil, err
 }
 

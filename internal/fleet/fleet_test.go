@@ -153,16 +153,35 @@ type server struct {
 	*fleet.Fleet
 
 	edge *edge
+	pods *pods
 	// stop ends it well; kill makes it fall silent.
 	stop, kill func()
+}
+
+// pods are those that an engine has.
+type pods struct {
+	mu   sync.Mutex
+	list []trysail.Pod
+}
+
+func (p *pods) set(list ...trysail.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.list = list
+}
+
+func (p *pods) get(context.Context) ([]trysail.Pod, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.list, nil
 }
 
 func (b *bed) join(name string, drain time.Duration) *server {
 	b.t.Helper()
 	e := newEdge()
-	st := b.open()
+	st, there := b.open(), &pods{}
 	f := fleet.New(fleet.Config{
-		Store: st, Edge: e, Name: name, Address: name + ":1", DrainTimeout: drain, SilentTime: 3 * time.Second, Log: slog.New(slog.NewTextHandler(b.t.Output(), nil)).With("server", name),
+		Pods: there.get, Store: st, Edge: e, Name: name, Address: name + ":1", DrainTimeout: drain, SilentTime: 3 * time.Second, Log: slog.New(slog.NewTextHandler(b.t.Output(), nil)).With("server", name),
 	})
 	if err := f.Join(b.t.Context()); err != nil {
 		b.t.Fatal(err)
@@ -173,7 +192,7 @@ func (b *bed) join(name string, drain time.Duration) *server {
 		defer close(done)
 		_ = f.Run(ctx)
 	}()
-	s := &server{Fleet: f, edge: e, stop: func() { cancel(); <-done }, kill: func() { _ = st.Close() }}
+	s := &server{Fleet: f, edge: e, pods: there, stop: func() { cancel(); <-done }, kill: func() { _ = st.Close() }}
 	b.t.Cleanup(s.stop)
 	return s
 }
@@ -317,6 +336,9 @@ func TestFleet_SurvivesTheDatabase(t *testing.T) {
 	if err := errors.Join(lead.Apply(ctx, route("a")), lead.Settle(ctx, "id-web")); err != nil {
 		t.Fatal(err)
 	}
+	for _, s := range []*server{one, two} {
+		s.pods.set(trysail.Pod{ID: "a", ServiceID: "id-web", Version: 1, Addr: netip.MustParseAddr("10.0.0.1")})
+	}
 	end := two.edge.begin("a")
 	if err := b.server.Stop(); err != nil {
 		t.Fatal(err)
@@ -368,4 +390,29 @@ func TestFleet_ALeaderThatWasReplacedChangesNothing(t *testing.T) {
 		t.Errorf("a route of a former leader: %v", err)
 	}
 	b.until("all follow the new leader", func() bool { return one.edge.serves("web", "b") && two.edge.serves("web", "b") })
+}
+
+// TestFleet_AServerThatIsCutOffAsksTheCluster: it goes on serving, but no pod that the cluster does not have any more.
+func TestFleet_AServerThatIsCutOffAsksTheCluster(t *testing.T) {
+	b := newBed(t)
+	one := b.join("one", time.Minute)
+	lead, ctx := b.lead(one)
+	if err := errors.Join(lead.Apply(ctx, route("a", "b", "c")), lead.Settle(ctx, "id-web")); err != nil {
+		t.Fatal(err)
+	}
+	at := func(id trysail.PodID, addr string) trysail.Pod {
+		return trysail.Pod{ID: id, ServiceID: "id-web", Version: 1, Addr: netip.MustParseAddr(addr)}
+	}
+	one.pods.set(at("a", "10.0.0.1"), at("b", "10.0.0.99")) // b has another address, c is gone
+	if err := b.server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	b.until("what is gone is out of rotation", func() bool { return !one.edge.serves("web", "b") && !one.edge.serves("web", "c") })
+	if !one.edge.serves("web", "a") {
+		t.Error("a pod that is there is out of rotation as well")
+	}
+	if err := b.server.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.until("the store says again what is served", func() bool { return one.edge.serves("web", "c") })
 }
