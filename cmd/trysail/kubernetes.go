@@ -93,8 +93,8 @@ func (s *server) openCluster(ctx context.Context) error {
 		return fmt.Errorf("reading the password of the nodes: %w", err)
 	}
 	e, err := kube.Open(ctx, kube.Config{
-		PullPassword: password,
 		Kubeconfig: k.kubeconfig, Namespace: k.namespace, Dir: filepath.Join(engineDir(s.cfg.dataDir), engineKubernetes), Images: s.images, Registry: k.registry, Resolver: k.dns,
+		PullPassword: password,
 	}, s.log.With("part", "engine"))
 	if err != nil {
 		return cli.WithHint(fmt.Errorf("starting the engine: %w", err), "docs/kubernetes.md says what the cluster has to have.")

@@ -54,6 +54,7 @@ type Fleet struct {
 	ctx      context.Context //nolint:containedctx // of Run, for what waits for pods
 	beaten   time.Time       // when this server has reached the store last
 	lead     context.Context //nolint:containedctx // of the lead, to know whether it still is; nil before
+	epoch    int64           // of the lead
 	applied  int64
 	routes   map[string]known // by id of the service
 	draining map[trysail.PodID]bool
@@ -156,7 +157,7 @@ func (f *Fleet) concerns(id string) bool {
 // store's to tell.
 func (f *Fleet) report(ctx context.Context, what string, err error) bool {
 	if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrUnavailable) {
-		f.Log.WarnContext(ctx, what+" did not work and is done again", "error", err)
+		f.Log.WarnContext(ctx, "something did not work and is done again", "what", what, "error", err)
 	}
 	return err != nil
 }
@@ -166,7 +167,7 @@ func (f *Fleet) beat(ctx context.Context) (forgotten bool, err error) {
 	f.mu.Lock()
 	s := store.Server{ID: f.id, Name: f.Name, Address: f.Address, Applied: f.applied}
 	if f.lead != nil && f.lead.Err() == nil {
-		s.Epoch = store.Epoch(f.lead)
+		s.Epoch = f.epoch
 	}
 	for pod := range f.draining {
 		s.Draining = append(s.Draining, pod)
@@ -211,7 +212,7 @@ func (f *Fleet) follow(ctx context.Context) error {
 		return err
 	}
 	for _, r := range changed {
-		if err := f.apply(r); err != nil {
+		if err := f.apply(r); err != nil { //nolint:contextcheck // what waits for pods goes on after this
 			return err
 		}
 	}

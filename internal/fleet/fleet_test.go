@@ -92,10 +92,11 @@ func (e *edge) Try(context.Context, string, trysail.PodID, []trysail.Trial) []tr
 	return nil
 }
 
-func (e *edge) serves(service string, pod trysail.PodID) bool {
+// serves reports whether the pod is in rotation for service web.
+func (e *edge) serves(pod trysail.PodID) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.ContainsFunc(e.routes[service].Targets, func(t trysail.Target) bool { return t.Pod == pod && t.Serving })
+	return slices.ContainsFunc(e.routes["web"].Targets, func(t trysail.Target) bool { return t.Pod == pod && t.Serving })
 }
 
 func (e *edge) wasCut(pod trysail.PodID) bool {
@@ -239,11 +240,11 @@ func TestFleet_EveryEdgeDoesWhatTheLeaderSays(t *testing.T) {
 	if err := lead.Settle(ctx, "id-web"); err != nil {
 		t.Fatal(err)
 	}
-	if !one.edge.serves("web", "a") || !two.edge.serves("web", "a") {
+	if !one.edge.serves("a") || !two.edge.serves("a") {
 		t.Error("the route is settled, and an edge does not do it")
 	}
 	late := b.join("late", time.Minute)
-	if !late.edge.serves("web", "a") {
+	if !late.edge.serves("a") {
 		t.Error("a server that has joined does not know the route")
 	}
 	late.stop()
@@ -252,7 +253,7 @@ func TestFleet_EveryEdgeDoesWhatTheLeaderSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.until("the service is forgotten", func() bool { return !one.edge.serves("web", "a") && !two.edge.serves("web", "a") })
+	b.until("the service is forgotten", func() bool { return !one.edge.serves("a") && !two.edge.serves("a") })
 }
 
 func TestFleet_APodIsDrainedWhenAllEdgesHaveLetGoOfIt(t *testing.T) {
@@ -273,7 +274,7 @@ func TestFleet_APodIsDrainedWhenAllEdgesHaveLetGoOfIt(t *testing.T) {
 	apply("b")
 	drained := make(chan error, 1)
 	go func() { drained <- lead.Drain(ctx, "web", "a", time.Minute) }()
-	b.until("the other edge has unrouted it", func() bool { return !two.edge.serves("web", "a") })
+	b.until("the other edge has unrouted it", func() bool { return !two.edge.serves("a") })
 	select {
 	case err := <-drained:
 		t.Fatalf("a pod with a request in flight at another edge counts as drained: %v", err)
@@ -344,7 +345,7 @@ func TestFleet_SurvivesTheDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-time.After(4 * time.Second) // longer than a server may be silent
-	if !two.edge.serves("web", "a") {
+	if !two.edge.serves("a") {
 		t.Error("an edge has forgotten its routes")
 	}
 	if err := b.server.Run(t.Context()); err != nil {
@@ -354,7 +355,7 @@ func TestFleet_SurvivesTheDatabase(t *testing.T) {
 	b.until("the leader can write", func() bool { return lead.Apply(ctx, route("b")) == nil })
 	drained := make(chan error, 1)
 	go func() { drained <- lead.Drain(ctx, "web", "a", time.Minute) }()
-	b.until("the other edge has unrouted it", func() bool { return !two.edge.serves("web", "a") && two.edge.serves("web", "b") })
+	b.until("the other edge has unrouted it", func() bool { return !two.edge.serves("a") && two.edge.serves("b") })
 	select {
 	case err := <-drained:
 		t.Fatalf("a pod with a request in flight at another edge counts as drained: %v", err)
@@ -389,7 +390,7 @@ func TestFleet_ALeaderThatWasReplacedChangesNothing(t *testing.T) {
 	if err := lead.Apply(context.WithoutCancel(old), route("c")); !errors.Is(err, store.ErrNotLeader) {
 		t.Errorf("a route of a former leader: %v", err)
 	}
-	b.until("all follow the new leader", func() bool { return one.edge.serves("web", "b") && two.edge.serves("web", "b") })
+	b.until("all follow the new leader", func() bool { return one.edge.serves("b") && two.edge.serves("b") })
 }
 
 // TestFleet_AServerThatIsCutOffAsksTheCluster: it goes on serving, but no pod that the cluster does not have any more.
@@ -407,12 +408,12 @@ func TestFleet_AServerThatIsCutOffAsksTheCluster(t *testing.T) {
 	if err := b.server.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	b.until("what is gone is out of rotation", func() bool { return !one.edge.serves("web", "b") && !one.edge.serves("web", "c") })
-	if !one.edge.serves("web", "a") {
+	b.until("what is gone is out of rotation", func() bool { return !one.edge.serves("b") && !one.edge.serves("c") })
+	if !one.edge.serves("a") {
 		t.Error("a pod that is there is out of rotation as well")
 	}
 	if err := b.server.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.until("the store says again what is served", func() bool { return one.edge.serves("web", "c") })
+	b.until("the store says again what is served", func() bool { return one.edge.serves("c") })
 }

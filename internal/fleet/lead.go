@@ -19,7 +19,7 @@ func (f *Fleet) Lead(ctx context.Context) (*Lead, error) {
 		return nil, fmt.Errorf("reading the routes: %w", err)
 	}
 	f.mu.Lock()
-	f.lead = ctx
+	f.lead, f.epoch = ctx, store.Epoch(ctx)
 	f.mu.Unlock()
 	context.AfterFunc(ctx, f.tell)
 	f.tell()

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -138,11 +139,4 @@ func (f *Fleet) giveUp(ctx context.Context, s store.Server) {
 	f.mu.Unlock()
 }
 
-func drains(s store.Server, pod trysail.PodID) bool {
-	for _, p := range s.Draining {
-		if p == pod {
-			return true
-		}
-	}
-	return false
-}
+func drains(s store.Server, pod trysail.PodID) bool { return slices.Contains(s.Draining, pod) }
