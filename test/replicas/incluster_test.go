@@ -91,7 +91,7 @@ func (f *fleet) manifests(system string) (list []manifest) {
 	return list
 }
 
-// image pushes an image with the program to the cluster's own registry.
+// image pushes an image with the program, where that of a release has it, to the cluster's own registry.
 func (f *fleet) image(tag string) string {
 	f.t.Helper()
 	program, err := kit.Binary()
@@ -102,7 +102,7 @@ func (f *fleet) image(tag string) string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	img, err := kit.BuildImage(runtime.GOARCH, v1.Config{Entrypoint: []string{"/trysail"}, Labels: map[string]string{"tag": tag}}, map[string]kit.File{"/trysail": {Mode: 0o755, Data: data}})
+	img, err := kit.BuildImage(runtime.GOARCH, v1.Config{Labels: map[string]string{"tag": tag}}, map[string]kit.File{"/usr/bin/trysail": {Mode: 0o755, Data: data}})
 	if err != nil {
 		f.t.Fatal(err)
 	}
