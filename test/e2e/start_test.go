@@ -150,11 +150,20 @@ db.commit()`, db, sql).CombinedOutput()
 	}
 }
 
+// runsContainers skips a test about what a machine needs that runs containers itself.
+func runsContainers(t *testing.T) {
+	t.Helper()
+	if shared.server.InCluster() {
+		t.Skip("a server whose pods are in a cluster needs nothing of that")
+	}
+}
+
 func TestServe_NoRunc(t *testing.T) {
 	runc, err := exec.LookPath("runc")
 	if err != nil {
 		t.Fatal(err)
 	}
+	runsContainers(t)
 	s := unstarted(t, kit.ServerOptions{})
 	// In a mount namespace of its own, the program is hidden behind a file that cannot be executed.
 	hide := "mount --make-rprivate / && mount --bind /dev/null " + runc + ` && exec "$0" "$@"`
@@ -162,6 +171,7 @@ func TestServe_NoRunc(t *testing.T) {
 }
 
 func TestServe_NotRoot(t *testing.T) {
+	runsContainers(t)
 	s := unstarted(t, kit.ServerOptions{})
 	// Somebody else must be able to read the program and to write the data directory.
 	dir := scratch(t)
@@ -274,19 +284,9 @@ func fill(t *testing.T, path string) {
 	}
 }
 
-// TestServe_Healthz: ready means that all of it works, so it is not ready while containerd hangs.
+// TestServe_Healthz: ready means that all of it works, so it is not ready while containerd hangs, or the cluster is away.
 func TestServe_Healthz(t *testing.T) {
 	s := dedicated(t, kit.ServerOptions{})
-	child, err := s.Containerd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	signal := func(sig syscall.Signal) {
-		t.Helper()
-		if err := syscall.Kill(child.PID, sig); err != nil {
-			t.Fatal(err)
-		}
-	}
 	waitHealth := func(want int) {
 		t.Helper()
 		err := kit.Until(t.Context(), 40*time.Second, func() error {
@@ -305,6 +305,26 @@ func TestServe_Healthz(t *testing.T) {
 		}
 	}
 	waitHealth(http.StatusOK)
+	if s.InCluster() {
+		back := make(chan error, 1)
+		go func() { back <- s.KillAPIServer() }()
+		waitHealth(http.StatusServiceUnavailable)
+		if err := <-back; err != nil {
+			t.Error(err)
+		}
+		waitHealth(http.StatusOK)
+		return
+	}
+	child, err := s.Containerd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal := func(sig syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(child.PID, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
 	signal(syscall.SIGSTOP)
 	waitHealth(http.StatusServiceUnavailable)
 	signal(syscall.SIGCONT)
