@@ -24,8 +24,8 @@ func TestInstalled_SeesThatAnotherProgramIsThere(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Wait()         //nolint:errcheck // it is killed
-	defer cmd.Process.Kill() //nolint:errcheck // likewise
+	defer cmd.Wait() // it is killed
+	defer cmd.Process.Kill()
 	link := fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid)
 	if i := installedOf(t.Context(), link); i.Changed || i.Path != path {
 		t.Errorf("as it was installed: %+v", i)

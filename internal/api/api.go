@@ -165,7 +165,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, err := h.answer(w, r, &c)
 	if err != nil {
 		e := exceptionOf(err)
-		h.recordFailure(r.Context(), &c, err, e)
+		h.recordFailure(r.Context(), &c, err, e) //nolint:contextcheck // wanted also when the client has gone
 		status = e.status
 		answer = e.body()
 		w.Header().Set("X-Amzn-Errortype", e.name)

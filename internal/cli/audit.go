@@ -57,8 +57,7 @@ Outcomes: success, failure (refused, or it did not work) and unauthenticated (an
 flood the trail, of many failures within a minute only some are in it, with the number of those that are not.`,
 		Example: `  trysail audit web --since 7d
   trysail audit --key ci --outcome failure
-  trysail audit --since 24h -n 0 -o json |
-    jq '.events[] | select(.operation == "CreateExecSession") | .details.command'`,
+  trysail audit --since 24h -n 0 -o json | jq -r '.events[].details.command | values'`,
 		Args:              rangeArgs(0, "SERVICE"),
 		ValidArgsFunction: a.completeService,
 	}
@@ -67,6 +66,7 @@ flood the trail, of many failures within a minute only some are in it, with the 
 	cmd.Flags().StringVar(&until, "until", "", "only up to then")
 	cmd.Flags().StringVar(&key, "key", "", "only of the access key with this id or name")
 	cmd.Flags().StringVar(&outcome, "outcome", "", "only with this outcome: success, failure, unauthenticated")
+	must(cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions([]string{"success", "failure", "unauthenticated"}, cobra.ShellCompDirectiveNoFileComp)))
 	cmd.Flags().IntVarP(&limit, "limit", "n", 50, "at most so many; 0: all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		from, err := parseTime("--since", since, time.Now())

@@ -146,7 +146,8 @@ func (f *edgeForm) input() (in control.EdgeRulesInput, err error) {
 		what, text string
 		to         **int
 	}{
-		{"The burst", f.Burst, &in.RequestBurst}, {"The number of requests at once", f.AtOnce, &in.MaxRequestsAtOnce},
+		{"The burst", f.Burst, &in.RequestBurst},
+		{"The number of requests at once", f.AtOnce, &in.MaxRequestsAtOnce},
 		{"The number of requests at once of a client", f.PerClient, &in.MaxRequestsAtOncePerClient},
 	} {
 		if *n.to, err = number(n.what, n.text); err != nil {
