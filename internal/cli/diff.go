@@ -81,7 +81,7 @@ func (a *App) sides(ctx context.Context, c *client, service string, args []strin
 	case 0:
 		earlier, err := servedBefore(list)
 		if err != nil {
-			return before, after, err
+			return before, after, WithHint(err, "Name two: trysail diff %s A B; see trysail deployments %s", service, service)
 		}
 		args = []string{strconv.Itoa(int(aws.ToInt32(earlier.Version))), now}
 	case 1:
