@@ -56,6 +56,8 @@ func serveCommand(app *cli.App) *cobra.Command {
 It runs until it gets SIGTERM or SIGINT. Containers go on running without it, and the next start finds them again.
 Every flag can also be given as an environment variable: --data-dir as TRYSAIL_DATA_DIR, and so on; a flag on the
 command line goes first. trysail doctor says what this machine lacks.`,
+		Example: `  sudo trysail serve
+  sudo trysail serve --domain apps.example.com --acme-email ops@example.com`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return cli.Usagef("unexpected argument %q", args[0])

@@ -101,6 +101,7 @@ func (f *awsFlags) client(ctx context.Context, a *App, dataDir string) (*client,
 		signer: v4.NewSigner(), provider: sdk.Credentials, account: true,
 	}
 	c.Client = lightsail.NewFromConfig(sdk, func(o *lightsail.Options) { o.BaseEndpoint = &endpoint })
+	a.client = c
 	return c, nil
 }
 

@@ -2,12 +2,15 @@ package cli
 
 import (
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // allCommands are the commands that people see, by what is typed.
@@ -120,5 +123,40 @@ func TestTable_PutsBelowWhatDoesNotFit(t *testing.T) {
 	}
 	if n := columns("\x1b[32mRUNNING\x1b[0m"); n != 7 {
 		t.Errorf("%d columns", n)
+	}
+}
+
+// TestFlags_AreUsedByScripts looks for each flag in what the tests and the pages of the docs run.
+func TestFlags_AreUsedByScripts(t *testing.T) {
+	var lines []string
+	for _, pattern := range []string{
+		"testdata/*.txtar", "*_test.go", "../../docs/*.md", "../../README.md", "../../test/e2e/testdata/*.txtar", "../../test/e2e/testdata/transcript/[cj]*.txt", "../../test/e2e/*_test.go",
+	} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, strings.Split(strings.NewReplacer(`", "`, " ", `"`, " ").Replace(string(text)), "\n")...)
+		}
+	}
+	for path, cmd := range allCommands() {
+		name := strings.TrimPrefix(path, "trysail ")
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if slices.Contains([]string{"help", "data-dir", "output"}, f.Name) { // --output json of all: TestJSON in test/e2e
+				return
+			}
+			used := slices.ContainsFunc(lines, func(line string) bool {
+				_, rest, ok := strings.Cut(line+" ", name+" ")
+				return ok && (strings.Contains(rest, "--"+f.Name) || f.Shorthand != "" && strings.Contains(rest, "-"+f.Shorthand+" "))
+			})
+			if !used {
+				t.Errorf("no test runs %s --%s", path, f.Name)
+			}
+		})
 	}
 }

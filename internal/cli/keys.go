@@ -131,7 +131,7 @@ func (a *App) deleteKeyCommand() *cobra.Command {
 		Use:               "delete ACCESS-KEY-ID",
 		Short:             "Delete an access key",
 		Long:              "Delete an access key. Calls signed with it are refused from then on, and its sessions end.",
-		Example:           `  trysail keys delete AKIA4UHJBZLE6FYHKHKM`,
+		Example:           `  trysail keys delete AKIA…`,
 		Args:              exactArgs("ACCESS-KEY-ID"),
 		ValidArgsFunction: inOrder(a.keyNames()),
 	}

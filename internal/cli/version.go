@@ -51,8 +51,10 @@ func ReadBuild(version string) Build {
 
 func (a *App) versionCommand() *cobra.Command {
 	var output string
-	cmd := &cobra.Command{Use: "version", Short: "Print the version of this program",
-		Example: `  trysail version -o json`, Args: exactArgs()}
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print the version of this program",
+		Example: `  trysail version -o json`, Args: exactArgs(),
+	}
 	outputFlag(cmd, &output)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		asJSON, err := (&common{output: output}).json()
