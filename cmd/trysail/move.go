@@ -21,6 +21,7 @@ func databaseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "database",
 		Short: "Look after the database of a server",
+		Long:  "Look after the database of a server: one SQLite file, or PostgreSQL for several servers.",
 		Args:  cobra.NoArgs,
 	}
 	cmd.AddCommand(moveCommand())
@@ -48,6 +49,8 @@ the data directory DIR. All servers that use either must be stopped. The target 
 one transaction, read back and compared. A move that was cut short is begun again with the same command.
 
 Only the state is moved. Logs, metrics, pushed images, certificates and keys are files and stay in --data-dir.`,
+		Example: `  sudo systemctl stop trysail
+  sudo trysail database move --to 'postgres://trysail@db.example.com/trysail' --database-password-file /etc/trysail/db-password`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
