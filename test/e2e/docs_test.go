@@ -89,6 +89,7 @@ func docsScript(t *testing.T, dir, text string) (commands string, blocks int) {
 		case info == "":
 			fmt.Fprintln(&script, body)
 			blocks++
+		case strings.HasPrefix(info, "run="): // by test/package
 		case !ok || len(strings.Trim(reason, `"`)) < 5:
 			t.Errorf("a block has %q behind its fence; say why it is not run: norun=\"…\"", info)
 		}
