@@ -34,6 +34,7 @@ var update = flag.Bool("update", false, "write what the commands show into testd
 // TestTranscript_OfEveryCommand runs the commands of testdata/transcript on real servers, in pipes and on a terminal, and
 // compares what they show. Every command of the program must be there.
 func TestTranscript_OfEveryCommand(t *testing.T) {
+	t.Parallel()
 	lines := transcriptLines(t)
 	for _, mode := range []string{"pipe", "terminal"} {
 		t.Run(mode, func(t *testing.T) {
