@@ -3,6 +3,7 @@ package edge
 import (
 	"crypto/tls"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -18,7 +19,8 @@ const (
 const challengeProtocol = "acme-tls/1"
 
 // ServeOwn makes the edge answer under names of the installation itself, such as that of the API. Their requests go to the
-// handler as they came. Own names go before those of services.
+// handler as they came, with the client as their RemoteAddr where a trusted proxy speaks for it (its port is 0 then: it is not
+// known). Own names go before those of services.
 func (e *Edge) ServeOwn(handlers map[string]http.Handler) {
 	e.own.Store(&handlers)
 	e.router.changes.Add(1)
@@ -48,6 +50,10 @@ func (e *Edge) ownFirst(next http.Handler) http.Handler {
 		rc := http.NewResponseController(w)
 		_ = rc.SetReadDeadline(time.Now().Add(ownBody))
 		_ = rc.SetWriteDeadline(time.Now().Add(ownAnswer))
+		if from := senderOf(r.RemoteAddr, r.Header, e.cfg.TrustedProxies); from.proxied {
+			r = r.WithContext(r.Context()) // a copy
+			r.RemoteAddr = netip.AddrPortFrom(from.client, 0).String()
+		}
 		h.ServeHTTP(w, r)
 	})
 }

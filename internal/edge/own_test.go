@@ -133,6 +133,22 @@ func TestEdge_AnswersUnderItsOwnNames(t *testing.T) {
 	}
 }
 
+func TestEdge_OwnNamesBehindProxies(t *testing.T) {
+	for trusted, want := range map[string]string{"127.0.0.1/32": "203.0.113.9:0", "192.0.2.1/32": "127.0.0.1:"} {
+		e := testEdge(t, func(c *Config) { c.Domain, c.TrustedProxies = "apps.example.net", prefixes(trusted) })
+		e.ServeOwn(map[string]http.Handler{"api.apps.example.net": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.RemoteAddr)
+		})})
+		bothProtocols(t, func(t *testing.T, http2 bool) {
+			req, _ := http.NewRequestWithContext(t.Context(), "GET", "https://api.apps.example.net/", nil)
+			req.Header.Set("X-Forwarded-For", "198.51.100.7, 203.0.113.9")
+			if _, body := send(t, testClient(t, e, http2), req); !strings.HasPrefix(body, want) {
+				t.Errorf("%s is trusted: the request is from %s, want %s", trusted, body, want)
+			}
+		})
+	}
+}
+
 func TestEdge_AnswersChallengesBeforeItRedirects(t *testing.T) {
 	challenge := &tls.Certificate{}
 	e := testEdge(t, func(c *Config) {
