@@ -106,7 +106,7 @@ func (f *fleet) image(tag string) string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	at := gateway + ":5000/trysail:" + tag
+	at := gateway + ":5000/trysail:" + tag + "-" + f.namespace // nodes remember what a tag was
 	ref, err := name.NewTag(at, name.Insecure)
 	if err == nil {
 		err = remote.Write(ref, img, remote.WithContext(f.t.Context()))

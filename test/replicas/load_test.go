@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +56,19 @@ func (t *tally) read() (sent, failed, refused int, slowest time.Duration, why st
 		why += fmt.Sprintf("%d× %s; ", n, text)
 	}
 	return t.sent, failed, t.refused, t.slowest, why
+}
+
+// begun counts the failed requests but for those whose connection was closed before anything came back.
+func (t *tally) begun() (failed int, why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for text, n := range t.failed {
+		if !strings.HasSuffix(text, ": EOF") && !strings.HasSuffix(text, "connection reset by peer") {
+			failed += n
+			why += fmt.Sprintf("%d× %s; ", n, text)
+		}
+	}
+	return failed, why
 }
 
 // load is requests to all edges at all times. They are POST requests, which nobody sends a second time by himself.

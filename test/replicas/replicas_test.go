@@ -164,7 +164,9 @@ func TestReplicas_Faults(t *testing.T) {
 			return nil
 		})
 	})
-	if _, cut, _, _, why := l.tallies[led].read(); cut > 0 {
+	// A connection that nobody uses is closed, and perhaps at the moment when its client begins to use it: HTTP/1.1 has no
+	// way to tell him before.
+	if cut, why := l.tallies[led].begun(); cut > 0 {
 		t.Errorf("the server that was stopped has cut %d requests: %s", cut, why)
 	}
 	f.restart(led)
