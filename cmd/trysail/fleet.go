@@ -40,7 +40,7 @@ func (s *server) openFleet(ctx context.Context, routes *gate) (func(context.Cont
 	s.fleet = fleet.New(fleet.Config{
 		Store: s.store, Edge: routes, Log: s.log.With("part", "fleet"), Name: hostname(), Address: s.cfg.advertise, DrainTimeout: s.cfg.drainTimeout, Pods: s.engine.Pods,
 	})
-	s.forward = s.newForwarder(s.edge.CA().RootFile())
+	s.forward = newForwarder(s.fleet.Leader, s.edge.CA().RootFile(), s.log.With("part", "forward"))
 	if err := s.fleet.Join(ctx); err != nil {
 		return nil, err
 	}

@@ -40,8 +40,8 @@ type forwarder struct {
 type leaderKey struct{}
 
 // newForwarder makes a forwarder. rootFile has the roots that vouch for the other servers, whatever their names are.
-func (s *server) newForwarder(rootFile string) *forwarder {
-	f := &forwarder{log: s.log.With("part", "forward"), leader: s.fleet.Leader}
+func newForwarder(leader func() (leader store.Server, ours, known bool), rootFile string, log *slog.Logger) *forwarder {
+	f := &forwarder{log: log, leader: leader}
 	transport := &http.Transport{
 		MaxIdleConnsPerHost: 16, DisableCompression: true,
 		TLSClientConfig: &tls.Config{
