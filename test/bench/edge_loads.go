@@ -27,9 +27,10 @@ import (
 // edgeRequest is what all loads but wrk's send.
 const edgeRequest = "GET / HTTP/1.1\r\nHost: " + tlsHost + "\r\n\r\n"
 
-// idleConns is how many connections the memory of one is measured with. They come at a pace at which no server is pressed.
+// idleConns is how many connections the memory of one is measured with, after as many others. They come at a pace at which no
+// server is pressed.
 const (
-	idleConns = 2000
+	idleConns = 1000
 	idlePause = 3 * time.Millisecond
 )
 
@@ -146,31 +147,29 @@ func closeConns(conns []*edgeConn) {
 	}
 }
 
-// idleCost is what a connection costs that has had one request, in bytes.
+// idleCost is what a further connection costs that has had one request, in bytes.
 func idleCost(ctx context.Context, s side) (each float64, err error) {
-	if _, err := wrkLoad("/", 16)(ctx, s, time.Second); err != nil { // so that the program itself is warm
-		return 0, err
-	}
-	before, err := s.memory()
-	if err != nil {
-		return 0, err
-	}
 	var conns []*edgeConn
 	defer func() { closeConns(conns) }()
-	for range idleConns {
-		c, err := openConn(ctx, s)
-		if err != nil {
+	var memory [2]int64
+	for i := range memory {
+		for range idleConns {
+			c, err := openConn(ctx, s)
+			if err != nil {
+				return 0, err
+			}
+			conns = append(conns, c)
+			if err := c.ask(); err != nil {
+				return 0, err
+			}
+			time.Sleep(idlePause)
+		}
+		time.Sleep(2 * time.Second)
+		if memory[i], err = s.memory(); err != nil {
 			return 0, err
 		}
-		conns = append(conns, c)
-		if err := c.ask(); err != nil {
-			return 0, err
-		}
-		time.Sleep(idlePause)
 	}
-	time.Sleep(2 * time.Second)
-	after, err := s.memory()
-	return float64(after-before) / idleConns, err
+	return float64(memory[1]-memory[0]) / idleConns, nil
 }
 
 // memory is the resident memory of a side, without what it is about to give back.

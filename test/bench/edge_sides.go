@@ -150,7 +150,7 @@ func startHAProxy(ctx context.Context, p proxyPorts) ([]int, func() error, error
 	config := filepath.Join(p.dir, "haproxy.cfg")
 	text := fmt.Sprintf(`global
   nbthread 2
-  maxconn 20000
+  maxconn 8000
   log stdout format raw local0
   ssl-default-bind-ciphersuites %s
 defaults
