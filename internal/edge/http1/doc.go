@@ -4,17 +4,18 @@
 //
 // # The way of a request
 //
-//	Server.serve      a connection: TLS handshake, ALPN (HTTP/2 leaves for net/http), then one request after the other
+//	conn.run          a connection: TLS handshake, ALPN (HTTP/2 leaves for net/http), then one request after the other
 //	Request.parse     the head, in place: no copy, no map, no allocation
 //	Handler           chooses a pod and calls
 //	Exchange.Ask      connection from the Pool, head and body to the pod, head of its answer back
 //	Exchange.Relay    answer to the client, framed anew; or a tunnel after 101
 //	Exchange.Respond  what the handler answers itself
+//	lot               where a connection goes that has had no request for a second, until it has one
 //
 // # Who reads, who writes
 //
-// One goroutine serves a connection and does everything. There are three others, each of which it waits for before it
-// goes on: the upload (a body that did not come with its head), the watch (somebody has to notice that a client left while
+// One goroutine serves a connection and does everything; one that is parked in the lot has none. There are three others, each of
+// which it waits for before it goes on: the upload (a body that did not come with its head), the watch (somebody has to notice that a client left while
 // its pod is silent; it starts after watchAfter) and one direction of a tunnel. They wake it by a deadline in the past on
 // the pod's connection (Exchange.poke); the reason is in the exchange.
 //
