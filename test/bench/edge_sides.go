@@ -391,8 +391,8 @@ func beBareEngine(ctx context.Context, backend string, log *slog.Logger) error {
 	}}
 	defer pool.Close()
 	srv := http1.NewServer(http1.Config{
-		Handler: func(x *http1.Exchange) {
-			if x.Ask(pool, nil, 0) == nil { //nolint:contextcheck // nothing here has one
+		Handler: func(x *http1.Exchange) { //nolint:contextcheck // nothing here has one
+			if x.Ask(pool, nil, 0) == nil {
 				_ = x.Relay(nil, 0)
 			}
 		},
