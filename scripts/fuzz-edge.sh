@@ -5,18 +5,29 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hours=${FUZZHOURS:-0.1}
-package=./internal/edge/http1
 doc=docs/fuzzing.md
 turn=${FUZZTURN:-5m} # how long one target runs at a time
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cache=$(go env GOCACHE)/fuzz/trysail-edge
 mkdir -p "$cache"
-go test -c -fuzz=. -o "$work/fuzz.test" $package # once: what is fuzzed is this state of the code
-mapfile -t targets < <("$work/fuzz.test" -test.list '^Fuzz' | grep ^Fuzz)
+# Once: what is fuzzed is this state of the code.
+go test -c -fuzz=. -o "$work/http1.test" ./internal/edge/http1
+go test -c -fuzz=. -o "$work/edge.test" ./internal/edge
+targets=(FuzzRequest FuzzResponse FuzzChunked FuzzStream FuzzEngine)
 commit=$(git rev-parse --short HEAD)
 root=$PWD
-cd $package
+
+# enter goes where the tests of a target are, and sets program.
+enter() {
+	if [ "$1" = FuzzEngine ]; then
+		program=$work/edge.test
+		cd "$root/internal/edge"
+	else
+		program=$work/http1.test
+		cd "$root/internal/edge/http1"
+	fi
+}
 
 # record adds a row: date, commit, target, CPU seconds, executions.
 record() {
@@ -32,10 +43,11 @@ while awk "BEGIN { exit !($spent < $hours * 3600) }"; do
 	[ ${#failed[@]} -lt ${#targets[@]} ] || break
 	for target in "${targets[@]}"; do
 		[[ " ${failed[*]} " == *" $target "* ]] && continue # until it is mended
+		enter "$target"
 		status=0
 		# The target's goroutines use at most two cores' worth; one worker, so that others can work on this machine.
 		TIMEFORMAT='%U %S'
-		{ time nice -n 19 "$work/fuzz.test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzzcachedir "$cache" -test.fuzztime "$turn" \
+		{ time nice -n 19 "$program" -test.run '^$' -test.fuzz "^$target\$" -test.fuzzcachedir "$cache" -test.fuzztime "$turn" \
 			-test.parallel 1 >"$work/out" 2>&1 || status=$?; } 2>"$work/time"
 		seconds=$(tail -1 "$work/time" | awk '{ printf "%.0f", $1 + $2 }')
 		record "$target" "$seconds" "$(grep -oP 'execs: \K\d+' "$work/out" | tail -1 || true)"
@@ -48,6 +60,7 @@ while awk "BEGIN { exit !($spent < $hours * 3600) }"; do
 done
 if [ -n "${KEEP:-}" ]; then
 	for target in "${targets[@]}"; do
+		enter "$target"
 		[ -d "$cache/$target" ] && mkdir -p "testdata/fuzz/$target" && cp -n "$cache/$target"/* "testdata/fuzz/$target/"
 	done
 fi

@@ -78,12 +78,12 @@ type comparison struct {
 	seen chan seenRequest
 }
 
-func newComparison(t *testing.T, engine string) *comparison {
-	t.Helper()
+func newComparison(tb testing.TB, engine string) *comparison {
+	tb.Helper()
 	c := &comparison{seen: make(chan seenRequest, 1000)}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var group sync.WaitGroup
 	group.Go(func() {
@@ -99,13 +99,13 @@ func newComparison(t *testing.T, engine string) *comparison {
 			})
 		}
 	})
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		l.Close()
 		group.Wait()
 	})
 	target := testTarget("a", l.Addr())
 	target.Check.IntervalSeconds = 300
-	c.e = testEdge(t, func(c *Config) { c.Engine = engine }) // after the pod, so that it is closed before
+	c.e = testEdge(tb, func(c *Config) { c.Engine = engine }) // after the pod, so that it is closed before
 	c.e.Apply(testRoute(target))
 	return c
 }
@@ -152,13 +152,13 @@ func (c *comparison) serve(conn net.Conn) {
 }
 
 // send sends all of the requests at once and collects what both sides saw until the connection ends.
-func (c *comparison) send(t *testing.T, stream string, methods []string) (answers []seenAnswer, requests []seenRequest) {
-	conn := dialTLS(t, c.e)
+func (c *comparison) send(tb testing.TB, stream string, methods []string) (answers []seenAnswer, requests []seenRequest) {
+	conn := dialTLS(tb, c.e)
 	defer conn.Close()
 	began := time.Now()
 	defer func() {
 		if took := time.Since(began); took > 10*time.Second {
-			t.Logf("%v for %q: %+v", took, stream, answers)
+			tb.Logf("%v for %q: %+v", took, stream, answers)
 		}
 	}()
 	_, _ = io.WriteString(conn, stream) // the answers tell what became of it
@@ -188,7 +188,7 @@ func (c *comparison) send(t *testing.T, stream string, methods []string) (answer
 			a.Body = strings.ReplaceAll(a.Body, id, "ID")
 			for _, name := range []string{"X-Request-Id", "Date"} {
 				if len(a.Header[name]) != 1 {
-					t.Errorf("%d %s", len(a.Header[name]), name)
+					tb.Errorf("%d %s", len(a.Header[name]), name)
 				}
 				delete(a.Header, name)
 			}
@@ -228,34 +228,48 @@ func TestEngine_BothDoTheSame(t *testing.T) {
 		if time.Since(began) > 8*time.Second {
 			return // it has seen enough on a slow machine
 		}
-		var stream strings.Builder
-		var methods []string
-		for range rapid.IntRange(1, 5).Draw(rt, "requests") {
-			method := appendRequest(rt, &stream)
-			methods = append(methods, method)
-			if last := stream.String(); strings.Contains(last, "Connection: close") || strings.Contains(last, "HTTP/1.0") || method == "CONNECT" {
-				break // what follows may reset the connection before the answer is read
-			}
-		}
 		checks++
-		sent += len(methods)
-		// A pod that closes may catch a request in either engine, so what differs once does not count.
-		var d string
-		for range 3 {
-			if d = difference(t, theirs, ours, stream.String(), methods); d == "" {
-				return
-			}
-		}
-		rt.Fatalf("%q\n%s", stream.String(), d)
+		sent += compareStream(t, rt, theirs, ours)
 	})
 	t.Logf("%d streams, %d requests", checks, sent)
 }
 
+// FuzzEngine does the same for as long as one likes.
+func FuzzEngine(f *testing.F) {
+	theirs, ours := newComparison(f, EngineNetHTTP), newComparison(f, EngineHTTP1)
+	f.Fuzz(func(t *testing.T, input []byte) {
+		rapid.MakeFuzz(func(rt *rapid.T) { compareStream(t, rt, theirs, ours) })(t, input)
+	})
+}
+
+// compareStream generates a stream of requests, sends it through both engines and returns how many there were.
+func compareStream(tb testing.TB, rt *rapid.T, theirs, ours *comparison) int {
+	tb.Helper()
+	var stream strings.Builder
+	var methods []string
+	for range rapid.IntRange(1, 5).Draw(rt, "requests") {
+		method := appendRequest(rt, &stream)
+		methods = append(methods, method)
+		if last := stream.String(); strings.Contains(last, "Connection: close") || strings.Contains(last, "HTTP/1.0") || method == "CONNECT" {
+			break // what follows may reset the connection before the answer is read
+		}
+	}
+	// A pod that closes may catch a request in either engine, so what differs once does not count.
+	var d string
+	for range 3 {
+		if d = difference(tb, theirs, ours, stream.String(), methods); d == "" {
+			return len(methods)
+		}
+	}
+	rt.Fatalf("%q\n%s", stream.String(), d)
+	return 0
+}
+
 // difference sends a stream through both engines and says what is not the same.
-func difference(t *testing.T, theirs, ours *comparison, stream string, methods []string) string {
-	t.Helper()
-	wantAnswers, wantRequests := theirs.send(t, stream, methods)
-	gotAnswers, gotRequests := ours.send(t, stream, methods)
+func difference(tb testing.TB, theirs, ours *comparison, stream string, methods []string) string {
+	tb.Helper()
+	wantAnswers, wantRequests := theirs.send(tb, stream, methods)
+	gotAnswers, gotRequests := ours.send(tb, stream, methods)
 	if n := len(wantAnswers) - 1; wantAnswers[n].Status < 0 && n < len(gotAnswers) {
 		// net/http hangs up when an answer overtakes the end of a body in chunks, which ours knows better.
 		wantAnswers, gotAnswers = wantAnswers[:n], gotAnswers[:n]

@@ -55,25 +55,25 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(everyEngine{m}) }
 const testHost = "web.0123456789abc.us-east-1.cs.localhost"
 
 // testEdge starts an edge on loopback. It is closed, and must be empty by then, at the end of the test.
-func testEdge(t *testing.T, change ...func(*Config)) *Edge {
-	t.Helper()
-	cfg := Config{Dir: t.TempDir(), HTTPAddr: "127.0.0.1:0", HTTPSAddr: "127.0.0.1:0", Engine: engine}
+func testEdge(tb testing.TB, change ...func(*Config)) *Edge {
+	tb.Helper()
+	cfg := Config{Dir: tb.TempDir(), HTTPAddr: "127.0.0.1:0", HTTPSAddr: "127.0.0.1:0", Engine: engine}
 	for _, c := range change {
 		c(&cfg)
 	}
-	e, err := New(cfg, testLog(t))
+	e, err := New(cfg, testLog(tb))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := e.Close(ctx); err != nil {
-			t.Errorf("Close: %v", err)
+			tb.Errorf("Close: %v", err)
 		}
 	})
 	if err := e.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return e
 }
@@ -125,15 +125,15 @@ func refusing(t *testing.T) net.Addr {
 	return l.Addr()
 }
 
-func rootPool(t *testing.T, e *Edge) *x509.CertPool {
-	t.Helper()
+func rootPool(tb testing.TB, e *Edge) *x509.CertPool {
+	tb.Helper()
 	pem, err := os.ReadFile(e.CA().RootFile())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		t.Fatal("no certificate in the root file")
+		tb.Fatal("no certificate in the root file")
 	}
 	return pool
 }
@@ -162,15 +162,15 @@ func testClient(t *testing.T, e *Edge, http2 bool) *http.Client {
 }
 
 // dialTLS opens a bare TLS connection to e with HTTP/1.1.
-func dialTLS(t *testing.T, e *Edge) *tls.Conn {
-	t.Helper()
-	conn, err := tls.Dial("tcp", e.HTTPSAddr(), &tls.Config{RootCAs: rootPool(t, e), ServerName: testHost, NextProtos: []string{"http/1.1"}})
+func dialTLS(tb testing.TB, e *Edge) *tls.Conn {
+	tb.Helper()
+	conn, err := tls.Dial("tcp", e.HTTPSAddr(), &tls.Config{RootCAs: rootPool(tb, e), ServerName: testHost, NextProtos: []string{"http/1.1"}})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	tb.Cleanup(func() { conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return conn
 }
