@@ -118,6 +118,7 @@ func agreement(ctx context.Context, url string) (string, error) {
 type result struct {
 	rate, total float64
 	p99         time.Duration // 0: not measured
+	setup       time.Duration // CPU of the side that does not count: for connections that were opened before
 }
 
 // load is something that is done to a side for a while.
@@ -147,7 +148,7 @@ func (b *edgeBench) compare(ctx context.Context, what string, sides []side, do l
 				return err
 			}
 			rates[s.name] = append(rates[s.name], got.rate)
-			costs[s.name] = append(costs[s.name], float64((after-before).Nanoseconds())/1000/got.total)
+			costs[s.name] = append(costs[s.name], float64((after-before-got.setup).Nanoseconds())/1000/got.total)
 			tails[s.name] = append(tails[s.name], float64(got.p99.Microseconds())/1000)
 		}
 	}

@@ -121,8 +121,13 @@ func (c *edgeConn) ask() error {
 	return nil
 }
 
-// openConns opens so many, some at a time. Those that were opened are closed by closeConns even if there is an error.
-func openConns(ctx context.Context, s side, n int) ([]*edgeConn, error) {
+// openConns opens so many, some at a time, and returns what CPU that took the side. Those that were opened are to be closed by
+// closeConns even if there is an error.
+func openConns(ctx context.Context, s side, n int) ([]*edgeConn, time.Duration, error) {
+	before, err := s.cpu()
+	if err != nil {
+		return nil, 0, err
+	}
 	conns, errs := make([]*edgeConn, n), make([]error, 8)
 	var next atomic.Int64
 	var group sync.WaitGroup
@@ -136,7 +141,8 @@ func openConns(ctx context.Context, s side, n int) ([]*edgeConn, error) {
 		})
 	}
 	group.Wait()
-	return conns, errors.Join(errs...)
+	after, err := s.cpu()
+	return conns, after - before, errors.Join(append(errs, err)...)
 }
 
 func closeConns(conns []*edgeConn) {
@@ -252,11 +258,12 @@ func repeat(tasks int, window time.Duration, each func() func() error) (result, 
 // same load for everybody, which p99 is compared at.
 func pacedLoad(perSecond, conns int) load {
 	return func(ctx context.Context, s side, window time.Duration) (got result, err error) {
-		list, err := openConns(ctx, s, conns)
+		list, setup, err := openConns(ctx, s, conns)
 		defer closeConns(list)
 		if err != nil {
 			return got, err
 		}
+		got.setup = setup
 		interval := time.Second * time.Duration(conns) / time.Duration(perSecond)
 		times, errs := make([][]time.Duration, conns), make([]error, conns)
 		began := time.Now()
@@ -283,13 +290,13 @@ func pacedLoad(perSecond, conns int) load {
 // activeLoad keeps so many connections busy, each of which asks about once a second.
 func activeLoad(conns int) load {
 	return func(ctx context.Context, s side, window time.Duration) (result, error) {
-		list, err := openConns(ctx, s, conns)
+		list, setup, err := openConns(ctx, s, conns)
 		defer closeConns(list)
 		if err != nil {
 			return result{}, err
 		}
 		next := 0
-		return repeat(8, window, func() func() error {
+		got, err := repeat(8, window, func() func() error {
 			mine := list[next*conns/8 : (next+1)*conns/8]
 			next++
 			at := 0
@@ -298,13 +305,15 @@ func activeLoad(conns int) load {
 				return mine[at%len(mine)].ask()
 			}
 		})
+		got.setup = setup
+		return got, err
 	}
 }
 
 // slowLoad is wrk's, beside clients that send a byte of a request now and then.
 func slowLoad(slow int) load {
 	return func(ctx context.Context, s side, window time.Duration) (result, error) {
-		list, err := openConns(ctx, s, slow)
+		list, setup, err := openConns(ctx, s, slow)
 		defer closeConns(list)
 		if err != nil {
 			return result{}, err
@@ -324,6 +333,7 @@ func slowLoad(slow int) load {
 		got, err := wrkLoad("/", 64)(ctx, s, window)
 		close(stop)
 		group.Wait()
+		got.setup = setup
 		return got, err
 	}
 }
