@@ -47,6 +47,7 @@ func main() {
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
 	flag.DurationVar(&o.window, "window", 5*time.Second, "how long each rate is measured")
 	flag.BoolVar(&o.short, "short", false, "measure the edge shortly, and beside nginx only")
+	flag.StringVar(&o.part, "part", "", "measure only the parts of the edge that match the expression")
 	flag.BoolVar(&o.docker, "docker", true, "compare with Docker, whose packages are downloaded and run privately")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -66,6 +67,7 @@ type options struct {
 	window time.Duration
 	docker bool
 	short  bool
+	part   string
 	only   string
 }
 
