@@ -41,11 +41,10 @@ func keptSockets(notifySocket string, names ...string) (*sockets, error) {
 			return nil, err
 		}
 	}
-	n, err := strconv.Atoi(number)
-	if err != nil || pid != strconv.Itoa(os.Getpid()) {
-		return s, nil // it is not for us, or there is nothing
+	if n, err := strconv.Atoi(number); err == nil && pid == strconv.Itoa(os.Getpid()) {
+		return s, s.take(n, strings.Split(list, ":"), names)
 	}
-	return s, s.take(n, strings.Split(list, ":"), names)
+	return s, nil // it is not for us, or there is nothing
 }
 
 // take makes listeners of the n descriptors that have come.

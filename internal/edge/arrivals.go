@@ -18,7 +18,14 @@ type arrivals struct {
 	server   *http.Server
 	listener net.Listener
 	ended    chan struct{} // closed when nothing is accepted any more
-	conns    sync.Map      // net.Conn → *arrival
+	conns    sync.Map      // net.Conn → *arrival: see of
+}
+
+// of returns what is known of a connection, nil if there is nothing.
+func (a *arrivals) of(c net.Conn) *arrival {
+	v, _ := a.conns.Load(c)
+	known, _ := v.(*arrival)
+	return known
 }
 
 // arrival is one connection.
@@ -44,8 +51,8 @@ func watchArrivals(s *http.Server, l net.Listener) *arrivals {
 		case http.StateClosed, http.StateHijacked:
 			a.conns.Delete(c)
 		case http.StateActive, http.StateIdle:
-			if v, ok := a.conns.Load(c); ok {
-				v.(*arrival).due.Store(state == http.StateActive)
+			if v := a.of(c); v != nil {
+				v.due.Store(state == http.StateActive)
 			}
 		case http.StateNew:
 		}
@@ -83,7 +90,8 @@ func (a *arrivals) settle(ctx context.Context) {
 
 func (a *arrivals) due() (found bool) {
 	a.conns.Range(func(_, v any) bool {
-		found = v.(*arrival).due.Load()
+		known, ok := v.(*arrival)
+		found = ok && known.due.Load()
 		return !found
 	})
 	return found

@@ -36,7 +36,7 @@ func main() {
 func run(args []string) (status int, err error) {
 	if os.Getpid() != 1 || len(args) == 0 || args[0] != "serve" {
 		// There is another init, or nothing that has to be looked after.
-		return 1, syscall.Exec(program, append([]string{program}, args...), os.Environ())
+		return 1, syscall.Exec(program, append([]string{program}, args...), os.Environ()) //nolint:gosec // the arguments are the user's
 	}
 	if err := errors.Join(prepareRun("/run"), prepareCgroups("/sys/fs/cgroup")); err != nil {
 		return 1, fmt.Errorf("preparing the container (is it run with --privileged?): %w", err)
@@ -71,9 +71,10 @@ func prepareCgroups(root string) error {
 	if err != nil {
 		return err
 	}
-	for _, pid := range strings.Fields(string(procs)) {
+	for pid := range strings.FieldsSeq(string(procs)) {
 		// One that has ended meanwhile is no loss.
-		if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0o600); err != nil && !errors.Is(err, syscall.ESRCH) {
+		err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0o600) //nolint:gosec // a file of the kernel
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
 		}
 	}

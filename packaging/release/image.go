@@ -49,7 +49,7 @@ func (r *release) image(ctx context.Context) error {
 		}
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{
 			Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}},
-		}).(v1.ImageIndex)
+		})
 		item, err := dockerItem(img, r.tag()+"-"+arch)
 		if err != nil {
 			return err

@@ -92,5 +92,5 @@ func (r *release) scripts() (map[string]string, error) {
 	file := filepath.Join(r.work, "postremove.sh")
 	return map[string]string{
 		"postinstall": "packaging/scripts/postinstall.sh", "preremove": "packaging/scripts/preremove.sh", "postremove": file,
-	}, os.WriteFile(file, append(after, purge...), 0o600)
+	}, os.WriteFile(file, append(after, purge...), 0o600) //nolint:gosec // our own file
 }
