@@ -23,6 +23,7 @@ import (
 	"github.com/trysail/trysail/internal/console"
 	"github.com/trysail/trysail/internal/control"
 	"github.com/trysail/trysail/internal/edge"
+	"github.com/trysail/trysail/internal/engine"
 	"github.com/trysail/trysail/internal/engine/cri"
 	"github.com/trysail/trysail/internal/engine/kube"
 	"github.com/trysail/trysail/internal/fleet"
@@ -374,6 +375,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		Domain: s.cfg.domain, OwnHosts: s.cfg.ownNames(), ValidationZone: s.cfg.answeredZone(), HostLabel: s.sharedLabel,
 		MaxCertificates: s.cfg.certs.max, MaxCertificateRequests: s.cfg.certs.maxRequests, Addresses: s.publicAddresses, LookAtDomain: s.certs.Look,
 	})
+	s.control.Nodes, _ = s.engine.(engine.Nodes)
 	key, err := s.control.EnsureAdminKey(ctx)
 	if err != nil {
 		return "", fmt.Errorf("making the admin key: %w", err)

@@ -86,6 +86,9 @@ type Control interface {
 	// ListTasks returns the newest task first.
 	ListTasks(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Task, error)
 	StopTask(ctx context.Context, caller trysail.Caller, serviceName, id string) error
+	ListNodes(context.Context, trysail.Caller) ([]control.Node, error)
+	CordonNode(ctx context.Context, caller trysail.Caller, name string) (*control.Node, error)
+	UncordonNode(ctx context.Context, caller trysail.Caller, name string) (*control.Node, error)
 	ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error)
 	PutRegistry(context.Context, trysail.Caller, control.PutRegistryInput) (control.Registry, error)
 	ListRegistries(context.Context, trysail.Caller) ([]control.Registry, error)

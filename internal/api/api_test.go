@@ -176,6 +176,15 @@ func TestHandler_OwnOperations(t *testing.T) {
 			gotSettings = in
 			return trysail.ServiceSettings{AccessLog: true}, nil
 		},
+		nodes: func() ([]control.Node, error) {
+			return []control.Node{{NodeState: trysail.NodeState{
+				Node: trysail.Node{Name: "n1", OS: "linux", Architecture: "amd64", CPUs: 2, Memory: 4096}, Version: "v1", CreatedAt: at, Ready: true, Pressures: []string{"disk"}, MaxPods: 9,
+				Pods: []trysail.NodePod{{ID: "p", ServiceID: "s", Reserved: trysail.Limits{MilliCPU: 5, Memory: 6}}},
+			}, Services: map[string]string{"s": "web"}}}, nil
+		},
+		cordon: func(name string, cordoned bool) (*control.Node, error) {
+			return &control.Node{NodeState: trysail.NodeState{Node: trysail.Node{Name: name}, Cordoned: cordoned, Ready: cordoned, CreatedAt: at}}, nil
+		},
 		nodeImages: func() (*control.NodeImages, error) {
 			return &control.NodeImages{RegistryBytes: 3, UnusedBytes: 2, Images: []control.NodeImage{
 				{NodeImage: trysail.NodeImage{Name: "nginx:1", Digest: "sha256:aa", Size: 1}, Kept: []string{"current version of web"}},
@@ -242,6 +251,9 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"GetAccessLog", `{"serviceName":"web","filterPattern":"x","pageToken":"t"}`, `{"logEvents":[{"createdAt":1800000000,"message":"{}"}]}`},
 		{"GetServiceSettings", `{"serviceName":"web"}`, `{"settings":{"accessLog":false,"accessLogHealthChecks":false}}`},
 		{"PutServiceSettings", `{"serviceName":"web","settings":{"accessLog":true}}`, `{"settings":{"accessLog":true,"accessLogHealthChecks":false}}`},
+		{"ListNodes", `{}`, `{"nodes":[{"name":"n1","state":"READY","cordoned":false,"pressures":["disk"],"os":"linux","architecture":"amd64","version":"v1","createdAt":1800000000,"milliCpu":2000,"memory":4096,"reservedMilliCpu":5,"reservedMemory":6,"maxPods":9,"pods":[{"id":"p","serviceName":"web"}]}]}`},
+		{"CordonNode", `{"nodeName":"n1"}`, `{"node":{"name":"n1","state":"CORDONED","cordoned":true,"pressures":[],"os":"","architecture":"","version":"","createdAt":1800000000,"milliCpu":0,"memory":0,"reservedMilliCpu":0,"reservedMemory":0,"pods":[]}}`},
+		{"UncordonNode", `{"nodeName":"n1"}`, `{"node":{"name":"n1","state":"NOT_READY","cordoned":false,"pressures":[],"os":"","architecture":"","version":"","createdAt":1800000000,"milliCpu":0,"memory":0,"reservedMilliCpu":0,"reservedMemory":0,"pods":[]}}`},
 		{"ListNodeImages", `{}`, `{"images":[{"name":"nginx:1","digest":"sha256:aa","size":1,"stored":false,"kept":["current version of web"]},{"name":":web.www.1","digest":"sha256:bb","size":2,"stored":true,"kept":[]}],"registryBytes":3,"unusedBytes":2}`},
 		{"PutRegistry", `{"host":"ghcr.io","username":"me","secret":"s","mirrors":[]}`, `{"registry":{"host":"ghcr.io","username":"me","hasSecret":true,"mirrors":[],"ca":"","plainHttp":false,"updatedAt":1800000000}}`},
 		{"ListRegistries", `{}`, `{"registries":[{"host":"ghcr.io","username":"","hasSecret":false,"mirrors":["https://m"],"ca":"PEM","plainHttp":true,"updatedAt":1800000000}]}`},

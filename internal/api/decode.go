@@ -136,7 +136,7 @@ func (m members) require(names ...string) members {
 
 // resource is the name of what the request is about, for the log; empty if there is none.
 func (m members) resource() string {
-	for _, name := range [...]string{"serviceName", "resourceName", "accessKeyId", "certificateName"} {
+	for _, name := range [...]string{"serviceName", "resourceName", "accessKeyId", "certificateName", "nodeName"} {
 		if s, ok := m.values[name].(string); ok {
 			return shorten(s)
 		}

@@ -68,6 +68,8 @@ type fake struct {
 	task          func(service, id string) (*trysail.Task, error)
 	stopTask      func(service, id string) error
 	nodeImages    func() (*control.NodeImages, error)
+	nodes         func() ([]control.Node, error)
+	cordon        func(name string, cordoned bool) (*control.Node, error)
 	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
 	registries    func() ([]control.Registry, error)
 	deleteReg     func(string) error
@@ -234,6 +236,16 @@ func (f *fake) PutServiceSettings(_ context.Context, _ trysail.Caller, in contro
 
 func (f *fake) ListPods(_ context.Context, _ trysail.Caller, in control.ListPodsInput) ([]trysail.PodRecord, error) {
 	return f.pods(in)
+}
+
+func (f *fake) ListNodes(context.Context, trysail.Caller) ([]control.Node, error) { return f.nodes() }
+
+func (f *fake) CordonNode(_ context.Context, _ trysail.Caller, name string) (*control.Node, error) {
+	return f.cordon(name, true)
+}
+
+func (f *fake) UncordonNode(_ context.Context, _ trysail.Caller, name string) (*control.Node, error) {
+	return f.cordon(name, false)
 }
 
 func (f *fake) ListNodeImages(context.Context, trysail.Caller) (*control.NodeImages, error) {

@@ -147,6 +147,11 @@ func ownOperations(c Control, v view) []operation {
 		own(reading("GetAccessLog", "0.3", readGetAccessLog, c.GetAccessLog, v.logResult)),
 		own(reading("GetServiceSettings", "0.3", readServiceName, c.GetServiceSettings, v.settingsResult)),
 		own(changing("PutServiceSettings", "0.3", readPutSettings, c.PutServiceSettings, v.settingsResult)),
+		own(reading("ListNodes", "0.7", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) ([]control.Node, error) {
+			return c.ListNodes(ctx, caller)
+		}, v.nodesResult)),
+		own(changing("CordonNode", "0.7", readNodeName, c.CordonNode, v.nodeResult)),
+		own(changing("UncordonNode", "0.7", readNodeName, c.UncordonNode, v.nodeResult)),
 		own(reading("ListNodeImages", "0.2", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) (*control.NodeImages, error) {
 			return c.ListNodeImages(ctx, caller)
 		}, v.nodeImagesResult)),

@@ -28,6 +28,7 @@ type fakeServer struct {
 	certs    []*fakeCert
 	task     map[string]any // the newest
 	taskLog  []any
+	nodes    []*node
 	pageSize int
 	// before runs at the begin of each call; it may answer the call itself and return true.
 	before func(w http.ResponseWriter, operation string) bool
@@ -191,6 +192,11 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 			path += "/tty"
 		}
 		return map[string]any{"path": path, "protocol": "v1.exec.trysail", "podId": "web-v1-0-a", "containerName": "app", "expiresAt": 1.8e9}, nil
+	case "Trysail_20261120.ListNodes":
+		f.moveOn()
+		return map[string]any{"nodes": f.nodes}, nil
+	case "Trysail_20261120.CordonNode", "Trysail_20261120.UncordonNode":
+		return f.cordon(in["nodeName"].(string), strings.HasSuffix(target, ".CordonNode"))
 	case "Trysail_20261120.ListPods":
 		return map[string]any{"pods": s.pods()}, nil
 	case "Trysail_20261120.GetAuditTrail":

@@ -55,6 +55,9 @@ func TestScripts(t *testing.T) {
 			f.services["idle"] = &fakeService{name: "idle", state: "READY", power: "small", scale: 2}
 			f.logs["web/app"] = []fakeLine{{1.7e9, "first"}, {1.7e9, "ERROR second"}, {1.7e9 + 60, "third"}}
 			f.logs["web/ACCESS"] = []fakeLine{{1.7e9, `{"status":200}`}, {1.7e9 + 1, `{"status":500}`}}
+			f.addNode("n1", "web-v1-0", "web-v1-1")
+			f.addNode("n2", "stuck")
+			f.addNode("n3")
 			env.Values["server"] = f
 			env.Setenv("SERVER", f.URL)
 			env.Setenv("AWS_ENDPOINT_URL_LIGHTSAIL", f.URL)

@@ -106,7 +106,7 @@ func (c *Control) RecordSignIn(ctx context.Context, caller trysail.Caller) error
 
 // ofService reports whether the resource of an operation is a service.
 func ofService(operation string) bool {
-	for _, other := range [...]string{"AccessKey", "Registry", "Certificate", trysail.ConsoleSignIn} {
+	for _, other := range [...]string{"AccessKey", "Registry", "Certificate", "Node", "Rows", "MovingFile", trysail.ConsoleSignIn} {
 		if strings.Contains(operation, other) {
 			return false
 		}

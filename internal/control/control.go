@@ -55,6 +55,8 @@ type Config struct {
 	LookAtDomain func(ctx context.Context, d trysail.DomainCertificate) (trysail.Domain, *trysail.Finding)
 	// Exec runs a command in a container to its end; nil if nobody can. Errors: trysail.ErrNotRunning, *trysail.CommandError.
 	Exec func(ctx context.Context, pod trysail.PodID, container string, c trysail.Command) (exit int, err error)
+	// Nodes are the machines that run pods; nil if nobody knows.
+	Nodes Nodes
 	// NodeImages lists what is unpacked on this machine.
 	NodeImages func(ctx context.Context) ([]trysail.NodeImage, error)
 	// StoredSizes tells how many bytes of blobs each manifest of the registry needs, by digest, and how many all are.

@@ -46,6 +46,16 @@ type Pruner interface {
 	Prune(ctx context.Context, keep []string) (freed int64, err error)
 }
 
+// Nodes is an optional ability of an Engine: saying what it runs pods on, and emptying one node for work on it.
+type Nodes interface {
+	// Nodes reports on every node, by name. A pod that has no node yet is on none.
+	Nodes(ctx context.Context) ([]trysail.NodeState, error)
+	// Cordon says whether the node takes new pods. While it does not, its pods are Leaving: whoever replaces them finds
+	// places elsewhere. It returns when Nodes and Pods show it. Saying it again changes nothing. Errors: trysail.ErrNoNode,
+	// trysail.ErrOnlyNode, ErrUnavailable.
+	Cordon(ctx context.Context, node string, cordoned bool) error
+}
+
 // Engine runs pods on nodes. Every method is idempotent and safe for concurrent use.
 type Engine interface {
 	// Node reports what the machine has and can run.

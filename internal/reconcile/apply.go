@@ -251,6 +251,9 @@ func (r *Reconciler) start(ctx context.Context, w *World, rec trysail.PodRecord)
 		}
 		return r.update(ctx, func(tx *store.Tx) error {
 			rec.StopAt, rec.Failed, rec.Reason = tx.Now(), true, "the engine could not start it"
+			if strings.HasPrefix(err.Error(), trysail.StartNoRoom) {
+				rec.Reason = "no node has room for it"
+			}
 			rec.Evidence = &trysail.PodEvidence{StartError: err.Error()}
 			return tx.UpdatePod(&rec)
 		})

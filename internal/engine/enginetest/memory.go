@@ -67,6 +67,8 @@ type Memory struct {
 	failures []error // of the next calls of Start
 	checkErr error
 	podsErr  error
+	others   []trysail.NodeState // besides node, by name; without Pods
+	cordoned map[string]bool
 }
 
 // NewMemory makes an engine without pods, on a node with 2 CPUs and 4 GiB. Every image name is known to it; SetImage
@@ -81,6 +83,7 @@ func NewMemory() *Memory {
 		pods:     map[trysail.PodID]*memoryPod{},
 		busy:     map[trysail.PodID]chan struct{}{},
 		watchers: map[chan struct{}]bool{},
+		cordoned: map[string]bool{},
 	}
 }
 
@@ -188,6 +191,7 @@ func (m *Memory) Pods(ctx context.Context) ([]trysail.Pod, error) {
 	for _, id := range slices.Sorted(maps.Keys(m.pods)) {
 		p := m.pods[id]
 		pod := p.pod
+		pod.Leaving = !pod.Lost && m.cordoned[p.node]
 		for _, name := range slices.Sorted(maps.Keys(p.containers)) {
 			pod.Containers = append(pod.Containers, p.containers[name].status)
 		}
@@ -365,7 +369,7 @@ func (m *Memory) sandbox(spec trysail.PodSpec) (*memoryPod, error) {
 	addr := m.base + m.next
 	m.next++
 	p := &memoryPod{
-		engine: m,
+		engine: m, node: m.chooseLocked(),
 		pod: trysail.Pod{
 			ID: spec.ID, ServiceID: spec.ServiceID, Version: spec.Version, CreatedAt: time.Now(),
 			Addr: netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, addr))),

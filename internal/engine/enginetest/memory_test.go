@@ -16,8 +16,20 @@ import (
 const digest = "@sha256:0000000000000000000000000000000000000000000000000000000000000000"
 
 func TestMemory_Conforms(t *testing.T) {
+	conforms(t)
+}
+
+func TestMemory_ConformsWithManyNodes(t *testing.T) {
+	conforms(t, "a", "z")
+}
+
+// conforms runs the suite on an engine that has these nodes besides the first.
+func conforms(t *testing.T, nodes ...string) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Fixture {
 		m := enginetest.NewMemory()
+		for _, n := range nodes {
+			m.AddNode(n)
+		}
 		t.Cleanup(func() { _ = m.Close() })
 		m.SetImage("program", enginetest.Image{
 			Entrypoint: []string{"/program", "--entry"}, Command: []string{"wait"}, Program: enginetest.TestProgram,

@@ -23,6 +23,7 @@ const oomExitCode = 137
 type memoryPod struct {
 	engine     *Memory
 	pod        trysail.Pod // without Containers
+	node       string
 	limits     trysail.Limits
 	logDir     string
 	containers map[string]*memoryContainer

@@ -66,6 +66,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"Usage_CountsRunningPods", (*suite).usage},
 		{"Check_IsNilWhenAllIsWell", (*suite).check},
 		{"Context_EndsCalls", (*suite).cancelled},
+		{"Nodes_ListEachPodOnce", (*suite).nodes},
+		{"Cordon_MakesPodsLeaveForOtherNodes", (*suite).cordon},
 		{"Exec_RunsACommandInTheContainer", (*suite).execRuns},
 		{"Exec_PassesOnTheInputToItsEnd", (*suite).execStdin},
 		{"Exec_HasATerminalThatChangesItsSize", (*suite).execTerminal},
