@@ -220,6 +220,10 @@ type Target struct {
 	Activating bool
 	// Serving puts the target in rotation as long as it is healthy.
 	Serving bool
+	// Unchecked targets are not probed and count as healthy.
+	Unchecked bool
+	// Trust says how the target's certificate is verified; nil means not at all.
+	Trust *TargetTrust
 	// PresumeHealthy makes a target that the edge did not know before begin as healthy: it was, before a restart.
 	PresumeHealthy bool
 }

@@ -71,6 +71,8 @@ type Service struct {
 	Settings  ServiceSettings
 	// Fallback is the capacity to go back to when the pods of an update do not become healthy; nil when none is pending.
 	Fallback *Capacity
+	// Forward is where the service has moved to; nil if it has not.
+	Forward *Forward
 	// Current is the ACTIVE deployment, nil if none.
 	Current *Deployment
 	// Next is the ACTIVATING deployment, nil if none.

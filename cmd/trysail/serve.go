@@ -376,6 +376,7 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		MaxCertificates: s.cfg.certs.max, MaxCertificateRequests: s.cfg.certs.maxRequests, Addresses: s.publicAddresses, LookAtDomain: s.certs.Look,
 	})
 	s.control.Nodes, _ = s.engine.(engine.Nodes)
+	s.moving()
 	key, err := s.control.EnsureAdminKey(ctx)
 	if err != nil {
 		return "", fmt.Errorf("making the admin key: %w", err)

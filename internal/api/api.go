@@ -86,6 +86,14 @@ type Control interface {
 	// ListTasks returns the newest task first.
 	ListTasks(ctx context.Context, caller trysail.Caller, serviceName string) ([]trysail.Task, error)
 	StopTask(ctx context.Context, caller trysail.Caller, serviceName, id string) error
+	ListForwards(context.Context, trysail.Caller) ([]control.ServiceForward, error)
+	ForwardService(context.Context, trysail.Caller, control.ForwardServiceInput) (*control.ServiceForward, error)
+	ExportRows(context.Context, trysail.Caller, control.ExportRowsInput) (*control.MovingRows, error)
+	// ImportRows returns how many of the rows have changed something.
+	ImportRows(context.Context, trysail.Caller, control.ImportRowsInput) (int, error)
+	ListMovingFiles(context.Context, trysail.Caller, control.ListMovingFilesInput) (*control.MovingFilePage, error)
+	ReadMovingFile(context.Context, trysail.Caller, control.ReadMovingFileInput) (*control.MovingChunk, error)
+	WriteMovingFile(context.Context, trysail.Caller, control.WriteMovingFileInput) error
 	ListNodes(context.Context, trysail.Caller) ([]control.Node, error)
 	CordonNode(ctx context.Context, caller trysail.Caller, name string) (*control.Node, error)
 	UncordonNode(ctx context.Context, caller trysail.Caller, name string) (*control.Node, error)

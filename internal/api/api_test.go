@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -141,6 +142,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 	var gotCheck control.CheckDeploymentInput
 	var gotPods control.ListPodsInput
 	var gotPut control.PutRegistryInput
+	var gotForward control.ForwardServiceInput
+	var gotWrite control.WriteMovingFileInput
 	var gotHold control.HoldDeploymentInput
 	var canceled string
 	var gotLog control.GetPodLogInput
@@ -176,6 +179,24 @@ func TestHandler_OwnOperations(t *testing.T) {
 			gotSettings = in
 			return trysail.ServiceSettings{AccessLog: true}, nil
 		},
+		forwards: func() ([]control.ServiceForward, error) {
+			return []control.ServiceForward{{ServiceName: "web", Forward: trysail.Forward{To: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}, CA: "PEM", Stop: true}}}, nil
+		},
+		forward: func(in control.ForwardServiceInput) (*control.ServiceForward, error) {
+			gotForward = in
+			return &control.ServiceForward{ServiceName: in.ServiceName}, nil
+		},
+		exportRows: func(in control.ExportRowsInput) (*control.MovingRows, error) {
+			return &control.MovingRows{Format: 9, Rows: []json.RawMessage{json.RawMessage(`{"a":1}`)}, NextPageToken: in.PageToken}, nil
+		},
+		importRows: func(in control.ImportRowsInput) (int, error) { return in.Format + len(in.Rows[0]), nil },
+		files: func(in control.ListMovingFilesInput) (*control.MovingFilePage, error) {
+			return &control.MovingFilePage{Files: []control.MovingFile{{Path: in.Dir + "/a", Size: 3, Digest: "d"}}}, nil
+		},
+		readFile: func(in control.ReadMovingFileInput) (*control.MovingChunk, error) {
+			return &control.MovingChunk{Data: []byte{255}, Size: in.Offset}, nil
+		},
+		writeFile: func(in control.WriteMovingFileInput) error { gotWrite = in; return nil },
 		nodes: func() ([]control.Node, error) {
 			return []control.Node{{NodeState: trysail.NodeState{
 				Node: trysail.Node{Name: "n1", OS: "linux", Architecture: "amd64", CPUs: 2, Memory: 4096}, Version: "v1", CreatedAt: at, Ready: true, Pressures: []string{"disk"}, MaxPods: 9,
@@ -251,6 +272,13 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"GetAccessLog", `{"serviceName":"web","filterPattern":"x","pageToken":"t"}`, `{"logEvents":[{"createdAt":1800000000,"message":"{}"}]}`},
 		{"GetServiceSettings", `{"serviceName":"web"}`, `{"settings":{"accessLog":false,"accessLogHealthChecks":false}}`},
 		{"PutServiceSettings", `{"serviceName":"web","settings":{"accessLog":true}}`, `{"settings":{"accessLog":true,"accessLogHealthChecks":false}}`},
+		{"ListForwards", `{}`, `{"forwards":[{"serviceName":"web","to":["192.0.2.1:443"],"stop":true,"back":false}]}`},
+		{"ForwardService", `{"serviceName":"web","version":3,"to":["a:443"],"caCertificate":"PEM","stop":true}`, `{"forward":{"serviceName":"web","to":[],"stop":false,"back":false}}`},
+		{"ExportRows", `{"table":"t","pageToken":"p"}`, `{"format":9,"rows":["{\"a\":1}"],"nextPageToken":"p"}`},
+		{"ImportRows", `{"table":"t","format":9,"rows":["{}"]}`, `{"changed":11}`},
+		{"ListMovingFiles", `{"dir":"logs","digests":true}`, `{"files":[{"path":"logs/a","size":3,"digest":"d"}]}`},
+		{"ReadMovingFile", `{"path":"logs/a","offset":7}`, `{"data":"/w==","size":7}`},
+		{"WriteMovingFile", `{"path":"logs/a","offset":7,"data":"/w==","last":true}`, `{}`},
 		{"ListNodes", `{}`, `{"nodes":[{"name":"n1","state":"READY","cordoned":false,"pressures":["disk"],"os":"linux","architecture":"amd64","version":"v1","createdAt":1800000000,"milliCpu":2000,"memory":4096,"reservedMilliCpu":5,"reservedMemory":6,"maxPods":9,"pods":[{"id":"p","serviceName":"web"}]}]}`},
 		{"CordonNode", `{"nodeName":"n1"}`, `{"node":{"name":"n1","state":"CORDONED","cordoned":true,"pressures":[],"os":"","architecture":"","version":"","createdAt":1800000000,"milliCpu":0,"memory":0,"reservedMilliCpu":0,"reservedMemory":0,"pods":[]}}`},
 		{"UncordonNode", `{"nodeName":"n1"}`, `{"node":{"name":"n1","state":"NOT_READY","cordoned":false,"pressures":[],"os":"","architecture":"","version":"","createdAt":1800000000,"milliCpu":0,"memory":0,"reservedMilliCpu":0,"reservedMemory":0,"pods":[]}}`},
@@ -266,6 +294,12 @@ func TestHandler_OwnOperations(t *testing.T) {
 	}
 	if want := (control.HoldDeploymentInput{ServiceName: "web", Hold: 90 * time.Second}); gotHold != want || canceled != "web" {
 		t.Errorf("held %+v, canceled %q", gotHold, canceled)
+	}
+	if d := cmp.Diff(control.ForwardServiceInput{ServiceName: "web", Version: 3, To: []string{"a:443"}, CA: "PEM", Stop: true}, gotForward); d != "" {
+		t.Errorf("ForwardService (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(control.WriteMovingFileInput{Path: "logs/a", Offset: 7, Data: []byte{255}, Last: true}, gotWrite); d != "" {
+		t.Errorf("WriteMovingFile (-want +got):\n%s", d)
 	}
 	if deleted != "TSAK1" || gotHost != "ghcr.io" {
 		t.Errorf("deleted %q and %q", deleted, gotHost)

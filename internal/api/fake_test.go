@@ -69,6 +69,13 @@ type fake struct {
 	stopTask      func(service, id string) error
 	nodeImages    func() (*control.NodeImages, error)
 	nodes         func() ([]control.Node, error)
+	forwards      func() ([]control.ServiceForward, error)
+	forward       func(control.ForwardServiceInput) (*control.ServiceForward, error)
+	exportRows    func(control.ExportRowsInput) (*control.MovingRows, error)
+	importRows    func(control.ImportRowsInput) (int, error)
+	files         func(control.ListMovingFilesInput) (*control.MovingFilePage, error)
+	readFile      func(control.ReadMovingFileInput) (*control.MovingChunk, error)
+	writeFile     func(control.WriteMovingFileInput) error
 	cordon        func(name string, cordoned bool) (*control.Node, error)
 	putRegistry   func(control.PutRegistryInput) (control.Registry, error)
 	registries    func() ([]control.Registry, error)
@@ -236,6 +243,34 @@ func (f *fake) PutServiceSettings(_ context.Context, _ trysail.Caller, in contro
 
 func (f *fake) ListPods(_ context.Context, _ trysail.Caller, in control.ListPodsInput) ([]trysail.PodRecord, error) {
 	return f.pods(in)
+}
+
+func (f *fake) ListForwards(context.Context, trysail.Caller) ([]control.ServiceForward, error) {
+	return f.forwards()
+}
+
+func (f *fake) ForwardService(_ context.Context, _ trysail.Caller, in control.ForwardServiceInput) (*control.ServiceForward, error) {
+	return f.forward(in)
+}
+
+func (f *fake) ExportRows(_ context.Context, _ trysail.Caller, in control.ExportRowsInput) (*control.MovingRows, error) {
+	return f.exportRows(in)
+}
+
+func (f *fake) ImportRows(_ context.Context, _ trysail.Caller, in control.ImportRowsInput) (int, error) {
+	return f.importRows(in)
+}
+
+func (f *fake) ListMovingFiles(_ context.Context, _ trysail.Caller, in control.ListMovingFilesInput) (*control.MovingFilePage, error) {
+	return f.files(in)
+}
+
+func (f *fake) ReadMovingFile(_ context.Context, _ trysail.Caller, in control.ReadMovingFileInput) (*control.MovingChunk, error) {
+	return f.readFile(in)
+}
+
+func (f *fake) WriteMovingFile(_ context.Context, _ trysail.Caller, in control.WriteMovingFileInput) error {
+	return f.writeFile(in)
 }
 
 func (f *fake) ListNodes(context.Context, trysail.Caller) ([]control.Node, error) { return f.nodes() }

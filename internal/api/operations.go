@@ -147,6 +147,15 @@ func ownOperations(c Control, v view) []operation {
 		own(reading("GetAccessLog", "0.3", readGetAccessLog, c.GetAccessLog, v.logResult)),
 		own(reading("GetServiceSettings", "0.3", readServiceName, c.GetServiceSettings, v.settingsResult)),
 		own(changing("PutServiceSettings", "0.3", readPutSettings, c.PutServiceSettings, v.settingsResult)),
+		own(reading("ListForwards", "0.7", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) ([]control.ServiceForward, error) {
+			return c.ListForwards(ctx, caller)
+		}, v.forwardsResult)),
+		own(changing("ForwardService", "0.7", readForward, c.ForwardService, v.forwardResult)),
+		own(changing("ExportRows", "0.7", readExportRows, c.ExportRows, v.exportRowsResult)), // not changing anything, but worth a line
+		own(changing("ImportRows", "0.7", readImportRows, c.ImportRows, v.importRowsResult)),
+		own(reading("ListMovingFiles", "0.7", readListFiles, c.ListMovingFiles, v.filesResult)),
+		own(reading("ReadMovingFile", "0.7", readReadFile, c.ReadMovingFile, v.fileResult)),
+		own(changing("WriteMovingFile", "0.7", readWriteFile, noOutput(c.WriteMovingFile), empty)),
 		own(reading("ListNodes", "0.7", readNothing, func(ctx context.Context, caller trysail.Caller, _ struct{}) ([]control.Node, error) {
 			return c.ListNodes(ctx, caller)
 		}, v.nodesResult)),

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -55,6 +56,10 @@ type Config struct {
 	LookAtDomain func(ctx context.Context, d trysail.DomainCertificate) (trysail.Domain, *trysail.Finding)
 	// Exec runs a command in a container to its end; nil if nobody can. Errors: trysail.ErrNotRunning, *trysail.CommandError.
 	Exec func(ctx context.Context, pod trysail.PodID, container string, c trysail.Command) (exit int, err error)
+	// Files are what moves to another installation besides the rows of the database; nil: nothing.
+	Files *MovingFiles
+	// TrustTLS is how to speak TLS to another installation; nil if nobody knows.
+	TrustTLS func(trysail.TargetTrust) *tls.Config
 	// Nodes are the machines that run pods; nil if nobody knows.
 	Nodes Nodes
 	// NodeImages lists what is unpacked on this machine.
@@ -132,6 +137,9 @@ func service(tx *store.Tx, name string) (*trysail.Service, error) {
 
 // busy refuses a change while another one is under way. The texts are those that Terraform retries on.
 func busy(s *trysail.Service) error {
+	if err := moved(s); err != nil {
+		return err
+	}
 	switch {
 	case s.Next != nil:
 		return trysail.Errorf(trysail.CodeInvalid, "Sorry, deployment %d is in progress for service %q. Please wait for it to complete before trying again.", s.Next.Version, s.Name)

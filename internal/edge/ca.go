@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -54,6 +55,8 @@ type CA struct {
 	root    *x509.Certificate
 	key     *ecdsa.PrivateKey
 	domains []string // configured ones that the root may not sign for are absent
+
+	moved atomic.Pointer[CA] // of the installation that has moved here; nil if none has
 
 	publishing sync.Mutex // held while rootFile and extra are written
 
@@ -91,7 +94,10 @@ func openCA(dir, domain string, names []string, log *slog.Logger) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ca, ca.publish()
+	if err := ca.publish(); err != nil {
+		return nil, err
+	}
+	return ca, ca.Adopt()
 }
 
 // RootFile is the path of the root certificate in PEM, which clients have to trust.
@@ -346,6 +352,9 @@ func (ca *CA) Publish() error {
 // are forgotten.
 func (ca *CA) publish() error {
 	want := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.root.Raw})
+	if m := ca.moved.Load(); m != nil {
+		want = append(want, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: m.root.Raw})...)
+	}
 	list, err := os.ReadDir(ca.extra)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading the roots of the local CA: %w", err)

@@ -236,6 +236,7 @@ func (e *Edge) Close(ctx context.Context) error {
 func (e *Edge) newTarget(s *service, spec trysail.Target) *target {
 	log := e.log.With("service", s.name, "version", spec.Version, "pod", spec.Pod, "addr", spec.Addr)
 	ctx, stop := context.WithCancel(context.Background())
+	secure := e.targetTLS(spec, log)
 	t := &target{
 		spec:      spec,
 		pod:       spec.Pod,
@@ -243,15 +244,15 @@ func (e *Edge) newTarget(s *service, spec trysail.Target) *target {
 		counters:  e.countersOf(s.name, spec.Version),
 		scheme:    "http",
 		addr:      spec.Addr.String(),
-		transport: newTransport(&e.cfg, e.dial, spec.Addr.String(), spec.TLS),
-		pool:      newPool(&e.cfg, e.dial, spec.Addr.String(), spec.TLS),
+		transport: newTransport(&e.cfg, e.dial, spec.Addr.String(), secure),
+		pool:      newPool(&e.cfg, e.dial, spec.Addr.String(), secure),
 		stop:      stop,
 		log:       log,
 	}
 	if spec.TLS {
 		t.scheme = "https"
 	}
-	if spec.PresumeHealthy {
+	if spec.PresumeHealthy || spec.Unchecked {
 		t.health.presume(time.Now())
 	}
 	t.prober = &prober{
@@ -268,7 +269,9 @@ func (e *Edge) newTarget(s *service, spec trysail.Target) *target {
 		},
 	}
 	t.prober.settings.Store(newProbeSettings(spec.Check, spec.Activating, log))
-	e.tasks.Go(func() { t.prober.run(ctx) })
+	if !spec.Unchecked {
+		e.tasks.Go(func() { t.prober.run(ctx) })
+	}
 	return t
 }
 

@@ -97,10 +97,10 @@ func (e *Edge) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 		return e.ca.certificate(e.cfg.Domain, "127.0.0.1", "::1")
 	}
 	name, ok := hostname(hello.ServerName)
-	if !ok || !e.serves(name) || !e.ca.permits(name) {
+	if !ok || !e.serves(name) || !e.ca.mayVouch(name) {
 		return nil, nil // crypto/tls sends unrecognized_name
 	}
-	return e.ca.certificate(name)
+	return e.ca.forService(name)
 }
 
 // serves reports whether the edge answers HTTPS under the name.

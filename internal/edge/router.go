@@ -104,7 +104,7 @@ func (s *service) apply(r trysail.Route, newTarget func(trysail.Target) *target,
 			continue // listed twice
 		}
 		t := s.targets[spec.Pod]
-		if t != nil && t.spec.Addr == spec.Addr && t.spec.TLS == spec.TLS {
+		if t != nil && t.spec.Addr == spec.Addr && t.spec.TLS == spec.TLS && sameTrust(t.spec.Trust, spec.Trust) {
 			configure(t, spec)
 		} else {
 			t = newTarget(spec)

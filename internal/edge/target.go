@@ -188,7 +188,7 @@ func (e *dialError) Unwrap() error { return e.err }
 
 // connectTo returns what makes connections to a target. wrap may put something around the bare ones. Every error of it is
 // a dialError.
-func connectTo(cfg *Config, dial dialFunc, addr string, secure bool, wrap func(net.Conn) net.Conn) func(context.Context) (net.Conn, error) {
+func connectTo(cfg *Config, dial dialFunc, addr string, secure *tls.Config, wrap func(net.Conn) net.Conn) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		dialing, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 		defer cancel()
@@ -199,12 +199,12 @@ func connectTo(cfg *Config, dial dialFunc, addr string, secure bool, wrap func(n
 		if wrap != nil {
 			conn = wrap(conn)
 		}
-		if !secure {
+		if secure == nil {
 			return conn, nil
 		}
 		shaking, cancelHandshake := context.WithTimeout(ctx, cfg.DialTimeout)
 		defer cancelHandshake()
-		c := tls.Client(conn, podTLS())
+		c := tls.Client(conn, secure)
 		if err := c.HandshakeContext(shaking); err != nil {
 			conn.Close()
 			return nil, &dialError{err}
@@ -214,12 +214,12 @@ func connectTo(cfg *Config, dial dialFunc, addr string, secure bool, wrap func(n
 }
 
 // newPool makes the connections to one target for our own engine.
-func newPool(cfg *Config, dial dialFunc, addr string, secure bool) *http1.Pool {
+func newPool(cfg *Config, dial dialFunc, addr string, secure *tls.Config) *http1.Pool {
 	return &http1.Pool{Dial: connectTo(cfg, dial, addr, secure, nil), MaxIdle: maxIdle, IdleTimeout: podIdle}
 }
 
 // newTransport makes the connections to one target for net/http: HTTP/1.1, never through a proxy, nothing added or decoded.
-func newTransport(cfg *Config, dial dialFunc, addr string, secure bool) *http.Transport {
+func newTransport(cfg *Config, dial dialFunc, addr string, secure *tls.Config) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	connect := connectTo(cfg, dial, addr, secure, func(c net.Conn) net.Conn { return &guardedConn{Conn: c, limit: cfg.IdleTimeout} })

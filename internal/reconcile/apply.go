@@ -70,6 +70,11 @@ func (r *Reconciler) apply(ctx context.Context, w *World, step Step) error {
 		return r.fail(ctx, w, s)
 	case Revert:
 		return r.revert(ctx, w, s)
+	case EndForward:
+		return r.change(ctx, w, func(tx *store.Tx, svc *trysail.Service) error {
+			svc.Forward = nil
+			return tx.UpdateService(svc)
+		})
 	case Settle:
 		return r.settle(ctx, w, s)
 	case RemoveService:

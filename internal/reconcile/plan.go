@@ -79,6 +79,8 @@ func Plan(w World, r Rules) (steps []Step, wake time.Time) {
 		p.delete()
 	case w.Service.Disabled:
 		p.disable()
+	case w.Service.Forward != nil && w.Service.Forward.Stop:
+		p.leave()
 	default:
 		p.run()
 	}
@@ -130,6 +132,13 @@ func (p *planner) disable() {
 	if p.Service.State != trysail.ServiceDisabled && p.unended() == 0 {
 		p.add(Settle{trysail.ServiceDisabled})
 	}
+}
+
+// leave ends all pods of a service that has moved to another installation; its requests are sent on.
+func (p *planner) leave() {
+	p.stopAll("the service has moved to another installation")
+	p.route(trysail.RouteServe)
+	p.finishPods()
 }
 
 // run keeps the current version at its capacity and brings the next one up.
@@ -360,6 +369,9 @@ func (p *planner) maintain(d *trysail.Deployment) {
 	if len(create) > 0 && !given && p.images(d) {
 		p.add(CreatePods{Version: d.Version, Pods: create})
 	}
+	if f := p.Service.Forward; f != nil && f.Back && complete {
+		p.add(EndForward{})
+	}
 	extra := p.extras(d)
 	if complete {
 		for _, rec := range extra {
@@ -524,6 +536,12 @@ func (p *planner) setRoute(serve *trysail.Deployment, mode trysail.RouteMode) {
 			serving := mode == trysail.RouteServe && d.Version == serve.Version && p.everHealthy(rec)
 			r.Targets = append(r.Targets, target(d, rec, o.Addr, serving))
 		}
+	}
+	if s.Forward != nil && mode == trysail.RouteServe {
+		for i := range r.Targets {
+			r.Targets[i].Serving = false
+		}
+		r.Targets = append(r.Targets, s.Forward.Targets(r.Host, serve.Version)...)
 	}
 	p.add(SetRoute{Route: r, Private: private})
 }

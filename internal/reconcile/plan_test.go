@@ -175,7 +175,7 @@ func (m *model) apply(step Step) {
 		m.route, m.private = s.Route, s.Private
 		m.checkPrivate(s.Private)
 		for _, target := range s.Route.Targets {
-			if m.crashedNow(target.Pod) {
+			if !target.Unchecked && m.crashedNow(target.Pod) {
 				m.t.Fatalf("the route has the crashed pod %s", target.Pod)
 			}
 		}
@@ -217,6 +217,8 @@ func (m *model) apply(step Step) {
 			svc.Capacity, svc.Fallback = *svc.Fallback, nil
 		}
 		svc.State, svc.Detail = trysail.ServiceRunning, trysail.StateDetail{}
+	case EndForward:
+		m.Service.Forward = nil
 	case Settle:
 		svc.State, svc.Fallback, svc.Detail = s.State, nil, trysail.StateDetail{}
 	case RemoveService:
@@ -264,7 +266,7 @@ func (m *model) checkCreate(p trysail.PodRecord) {
 
 // checkStop: the last healthy pod of the active version is never stopped while the service shall serve.
 func (m *model) checkStop(s StopPod) {
-	if m.Service.Disabled || m.Service.State == trysail.ServiceDeleting || m.Service.Current == nil || s.Pod.Version != m.Service.Current.Version {
+	if m.Service.Disabled || m.Service.Forward != nil && m.Service.Forward.Stop || m.Service.State == trysail.ServiceDeleting || m.Service.Current == nil || s.Pod.Version != m.Service.Current.Version {
 		return
 	}
 	if ids := m.healthyServing(s.Pod.Version); len(ids) == 1 && ids[0] == s.Pod.ID {
@@ -602,6 +604,54 @@ func TestPlan_ReplacesAPodThatLeavesWhileItServes(t *testing.T) {
 	}
 	if len(m.Pods) != 3 {
 		t.Errorf("%d pods were started, want one more than 2", len(m.Pods))
+	}
+}
+
+// TestPlan_SendsRequestsOnToWhereTheServiceHasMoved: first its pods stay, for other services here; then they go; and when
+// it comes back, requests come here when they can be answered here, and not before.
+func TestPlan_SendsRequestsOnToWhereTheServiceHasMoved(t *testing.T) {
+	m := activeModel(t, 2)
+	to := netip.MustParseAddrPort("192.0.2.1:443")
+	serving := func() (list []trysail.Target) {
+		s, ok := planned[SetRoute](m.World)
+		if !ok || s.Route.Mode != trysail.RouteServe {
+			t.Fatalf("route %+v", s)
+		}
+		for _, target := range s.Route.Targets {
+			if target.Serving {
+				list = append(list, target)
+			}
+		}
+		return list
+	}
+	m.Service.Forward = &trysail.Forward{To: []netip.AddrPort{to}, CA: "PEM"}
+	there := func() bool {
+		list := serving()
+		return len(list) == 1 && list[0].Addr == to && list[0].TLS && list[0].Unchecked && *list[0].Trust == trysail.TargetTrust{Name: m.Service.Host(rules.Region, rules.Domain), CA: "PEM"}
+	}
+	if !there() {
+		t.Errorf("requests go to %+v", serving())
+	}
+	s, _ := planned[SetRoute](m.World)
+	if len(m.Observed) != 2 || len(s.Private.Pods) != 2 {
+		t.Errorf("%d pods, of which others reach %d", len(m.Observed), len(s.Private.Pods))
+	}
+	m.Service.Forward.Stop = true
+	m.until("the pods are gone", func() bool {
+		if !there() {
+			t.Fatalf("requests go to %+v", serving())
+		}
+		return len(m.Observed) == 0
+	})
+	m.Service.Forward.Stop, m.Service.Forward.Back = false, true
+	m.until("requests come here again", func() bool {
+		if m.Service.Forward != nil && !there() {
+			t.Fatalf("requests go to %+v", serving())
+		}
+		return m.Service.Forward == nil
+	})
+	if list := serving(); len(list) != 2 {
+		t.Errorf("requests go to %+v", list)
 	}
 }
 

@@ -75,6 +75,9 @@ type (
 	// Revert gives an update up and goes back to the capacity before it.
 	Revert struct{ Reason string }
 
+	// EndForward makes a service that had moved away answer here again. Its pods are healthy.
+	EndForward struct{}
+
 	// Settle ends a transition.
 	Settle struct{ State trysail.ServiceState }
 
@@ -114,5 +117,6 @@ func (s Fail) String() string {
 	return fmt.Sprintf("fail version %d (too long: %v)", s.Version, s.TookTooLong)
 }
 func (s Revert) String() string        { return "revert update: " + s.Reason }
+func (s EndForward) String() string    { return "end forwarding" }
 func (s Settle) String() string        { return "settle " + string(s.State) }
 func (s RemoveService) String() string { return "remove service" }

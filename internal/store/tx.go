@@ -132,7 +132,7 @@ func fromUnix(n int64) time.Time {
 }
 
 const serviceColumns = `s.id, s.name, s.created_at, COALESCE(NULLIF(s.shared_label, ''), s.host_label), s.power, s.scale, s.state, s.detail_code, s.detail_message,
-	s.disabled, s.ecr_puller, s.fallback_power, s.fallback_scale, s.settings`
+	s.disabled, s.ecr_puller, s.fallback_power, s.fallback_scale, s.settings, s.forward`
 
 // Services lists all services by creation time, with tags, current and next deployment.
 func (t *Tx) Services() ([]trysail.Service, error) { return t.selectServices("1 = 1") }
@@ -206,11 +206,14 @@ func scanService(r *sql.Rows) (trysail.Service, error) {
 	var s trysail.Service
 	var created int64
 	var fallback trysail.Capacity
-	var settings string
+	var settings, forward string
 	err := r.Scan(&s.ID, &s.Name, &created, &s.HostLabel, &s.Power, &s.Scale, &s.State, &s.Detail.Code, &s.Detail.Message,
-		&s.Disabled, &s.ECRPuller, &fallback.Power, &fallback.Scale, &settings)
+		&s.Disabled, &s.ECRPuller, &fallback.Power, &fallback.Scale, &settings, &forward)
 	if err == nil {
 		err = json.Unmarshal([]byte(settings), &s.Settings)
+	}
+	if err == nil && forward != "" {
+		err = json.Unmarshal([]byte(forward), &s.Forward)
 	}
 	s.CreatedAt = fromUnix(created)
 	if fallback.Scale > 0 {
@@ -248,10 +251,16 @@ func (t *Tx) UpdateService(s *trysail.Service) error {
 	if err != nil {
 		return err
 	}
+	var forward []byte
+	if s.Forward != nil {
+		if forward, err = json.Marshal(s.Forward); err != nil {
+			return err
+		}
+	}
 	t.touch(s.ID)
 	return t.execOne(`UPDATE services SET power = $1, scale = $2, state = $3, detail_code = $4, detail_message = $5, disabled = $6,
-		ecr_puller = $7, fallback_power = $8, fallback_scale = $9, settings = $10 WHERE id = $11`,
-		s.Power, s.Scale, s.State, s.Detail.Code, s.Detail.Message, s.Disabled, s.ECRPuller, fallback.Power, fallback.Scale, string(settings), s.ID)
+		ecr_puller = $7, fallback_power = $8, fallback_scale = $9, settings = $10, forward = $11 WHERE id = $12`,
+		s.Power, s.Scale, s.State, s.Detail.Code, s.Detail.Message, s.Disabled, s.ECRPuller, fallback.Power, fallback.Scale, string(settings), string(forward), s.ID)
 }
 
 // DeleteService removes the service and everything that hangs on it.
