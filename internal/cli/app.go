@@ -128,7 +128,7 @@ The file is the JSON of aws lightsail create-container-service-deployment --cli-
 		a.deployCommand(), a.cancelCommand(), a.rollbackCommand(), a.deploymentsCommand(), a.diffCommand(), a.openCommand(),
 		a.psCommand(), a.explainCommand(), a.logsCommand(), a.metricsCommand(), a.execCommand(), a.runCommand(),
 		a.pushCommand(), a.imagesCommand(), a.registryCommand(), a.domainsCommand(), a.certsCommand(), a.settingsCommand(),
-		a.keysCommand(), a.auditCommand(), a.exportCommand(), a.importCommand(), a.nodesCommand(),
+		a.keysCommand(), a.auditCommand(), a.exportCommand(), a.importCommand(), a.nodesCommand(), a.migrateCommand(),
 		a.envCommand(), a.doctorCommand(), a.trustCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(),
 	)
 	return root

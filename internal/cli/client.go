@@ -97,6 +97,11 @@ func (a *App) connect(dataDir string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return connectTo(s)
+}
+
+// connectTo makes a client with these settings.
+func connectTo(s settings) (*client, error) {
 	if s.region == "" {
 		s.region = defaultRegion
 	}

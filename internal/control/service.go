@@ -222,6 +222,7 @@ func (c *Control) DeleteContainerService(ctx context.Context, caller trysail.Cal
 		return err
 	}
 	_, err = c.changeService(ctx, caller, "DeleteContainerService", serviceName, func(_ *store.Tx, s *trysail.Service) error {
+		s.Forward = nil // one that has moved away may be deleted here
 		if err := busy(s); err != nil {
 			return err
 		}

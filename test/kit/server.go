@@ -45,6 +45,8 @@ type ServerOptions struct {
 	Log     string   // file for the server's output; default server.log beside the data directory
 	// API, HTTP and HTTPS are addresses to listen on; default: free loopback ports.
 	API, HTTP, HTTPS string
+	// OneMachine runs pods on this machine, whatever the others do.
+	OneMachine bool
 }
 
 // NewServer prepares a server without starting it.
@@ -76,7 +78,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 			}
 		}
 	}
-	if os.Getenv(EngineVariable) == "kubernetes" {
+	if os.Getenv(EngineVariable) == "kubernetes" && !o.OneMachine {
 		if err := s.joinCluster(); err != nil {
 			return nil, errorsJoin(err, s.leaveCluster())
 		}
