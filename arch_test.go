@@ -67,7 +67,7 @@ var fences = map[string][]string{
 	"github.com/jackc/pgx":                   {"internal/store"},
 	"github.com/mholt/acmez/":                {"internal/certs"},
 	"github.com/miekg/dns":                   {"internal/certs"},
-	"github.com/aws/":                        {"internal/cli", "internal/image"},
+	"github.com/aws/":                        {"internal/cli", "internal/image", "internal/registry"},
 	"github.com/coder/websocket":             {"internal/api", "internal/cli"},
 	"github.com/quic-go/":                    {"internal/edge"},
 	"github.com/pires/go-proxyproto":         {"internal/edge"},

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"github.com/trysail/trysail/internal/cli"
 	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/logs"
+	"github.com/trysail/trysail/internal/registry"
 	"github.com/trysail/trysail/internal/ship"
 )
 
@@ -27,6 +29,7 @@ type config struct {
 	dataDir           string
 	listen            string
 	registry          string
+	registryStorage   string
 	http              string
 	https             string
 	edgeEngine        string
@@ -65,6 +68,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"host:port by which other servers with the same --database reach --listen; what only the leader can answer, such as logs, they pass on to it")
 	f.StringVar(&c.registry, "registry", "",
 		"host[:port] that clients are told to push images to; by default the address of --listen, where the registry is")
+	f.StringVar(&c.registryStorage, "registry-storage", "",
+		"where layers of pushed images are kept: s3://BUCKET/PREFIX?endpoint=https://HOST:PORT, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment; by default in --data-dir")
 	f.StringVar(&c.http, "http", ":80",
 		"address where requests for services are redirected to HTTPS")
 	f.StringVar(&c.https, "https", ":443",
@@ -183,6 +188,9 @@ func (c *config) validate() error {
 		return err
 	}
 	if err := checkAdvertise(c.advertise); err != nil {
+		return err
+	}
+	if _, err := c.bucket(os.Getenv); err != nil {
 		return err
 	}
 	if err := checkEndpoint(c.otlpEndpoint); err != nil {
@@ -339,4 +347,16 @@ func unknownVariables(f *pflag.FlagSet, environ []string) []string {
 	}
 	slices.Sort(unknown)
 	return unknown
+}
+
+// bucket is where layers of pushed images are kept; nil for the disk. Errors: usage.
+func (c *config) bucket(getenv func(string) string) (*registry.Bucket, error) {
+	if c.registryStorage == "" {
+		return nil, nil //nolint:nilnil // the disk needs no settings
+	}
+	b, err := registry.ParseBucket(c.registryStorage, getenv)
+	if err != nil {
+		return nil, cli.Usagef("--registry-storage: %v", err)
+	}
+	return b, nil
 }

@@ -184,7 +184,11 @@ func (s *server) openState(ctx context.Context) (err error) {
 		s.logs.Keep(ctx, s.cfg.logMaxBytes)
 		return nil
 	})
-	s.registry, err = registry.Open(ctx, registry.Config{Dir: filepath.Join(s.cfg.dataDir, "registry"), Store: s.store, Log: s.log.With("part", "registry")})
+	bucket, err := s.cfg.bucket(os.Getenv)
+	if err != nil {
+		return err
+	}
+	s.registry, err = registry.Open(ctx, registry.Config{Dir: filepath.Join(s.cfg.dataDir, "registry"), Bucket: bucket, Store: s.store, Log: s.log.With("part", "registry")})
 	if err != nil {
 		return err
 	}

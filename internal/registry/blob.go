@@ -1,11 +1,11 @@
 package registry
 
 import (
+	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +20,7 @@ func (r *Registry) getBlob(x *exchange, req *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f, err := r.openBlob(d, req.Method == http.MethodHead)
+	f, err := r.openBlob(req.Context(), d, req.Method == http.MethodHead)
 	if err != nil {
 		return err
 	}
@@ -33,16 +33,16 @@ func (r *Registry) getBlob(x *exchange, req *http.Request) error {
 	return nil
 }
 
-// openBlob opens the file of a blob. Error: BLOB_UNKNOWN.
-func (r *Registry) openBlob(d digest, young bool) (*os.File, error) {
+// openBlob opens a blob. Error: BLOB_UNKNOWN.
+func (r *Registry) openBlob(ctx context.Context, d digest, young bool) (io.ReadSeekCloser, error) {
 	r.sweep.RLock()
 	defer r.sweep.RUnlock()
 	if young {
-		if err := r.touchBlob(d); err != nil {
+		if err := r.touchBlob(ctx, d); err != nil {
 			return nil, err
 		}
 	}
-	f, err := os.Open(r.blobPath(d))
+	f, err := r.blobs.open(ctx, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, unknownBlob(d)
 	}
@@ -50,9 +50,8 @@ func (r *Registry) openBlob(d digest, young bool) (*os.File, error) {
 }
 
 // touchBlob makes a blob young. sweep is held. Error: BLOB_UNKNOWN.
-func (r *Registry) touchBlob(d digest) error {
-	now := time.Now()
-	err := os.Chtimes(r.blobPath(d), now, now)
+func (r *Registry) touchBlob(ctx context.Context, d digest) error {
+	err := r.blobs.touch(ctx, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return unknownBlob(d)
 	}
@@ -67,11 +66,11 @@ func (r *Registry) deleteBlob(x *exchange, req *http.Request) error {
 	if err != nil {
 		return err
 	}
-	trash, err := r.discard(req, d)
+	finish, err := r.discard(req, d)
 	if err != nil {
 		return err
 	}
-	if err := emptyTrash(trash); err != nil {
+	if err := finish(); err != nil {
 		return err
 	}
 	x.Header().Set("Docker-Content-Digest", d.String())
@@ -79,13 +78,12 @@ func (r *Registry) deleteBlob(x *exchange, req *http.Request) error {
 	return nil
 }
 
-// discard takes a blob that no manifest needs out of sight, and returns what it is called now. Errors: BLOB_UNKNOWN,
-// DENIED.
-func (r *Registry) discard(req *http.Request, d digest) (trash string, err error) {
+// discard takes a blob that no manifest needs out of sight. Errors: BLOB_UNKNOWN, DENIED.
+func (r *Registry) discard(req *http.Request, d digest) (finish func() error, err error) {
 	r.sweep.Lock()
 	defer r.sweep.Unlock()
-	if _, err := os.Stat(r.blobPath(d)); errors.Is(err, fs.ErrNotExist) {
-		return "", unknownBlob(d)
+	if _, err := r.blobs.stat(req.Context(), d); errors.Is(err, fs.ErrNotExist) {
+		return nil, unknownBlob(d)
 	}
 	var needing []string
 	err = r.cfg.Store.View(req.Context(), func(tx *store.Tx) (err error) {
@@ -93,27 +91,12 @@ func (r *Registry) discard(req *http.Request, d digest) (trash string, err error
 		return err
 	})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if len(needing) > 0 {
-		return "", errorf(codeDenied, "blob %s is needed by manifest %s: delete that first", d, needing[0])
+		return nil, errorf(codeDenied, "blob %s is needed by manifest %s: delete that first", d, needing[0])
 	}
-	return r.toTrash(d)
-}
-
-// toTrash renames the file of a blob, which is quicker than to delete it. sweep is held alone.
-func (r *Registry) toTrash(d digest) (string, error) {
-	trash := filepath.Join(r.trashDir(), d.algorithm+"-"+d.hex)
-	return trash, os.Rename(r.blobPath(d), trash)
-}
-
-// emptyTrash removes what toTrash has renamed.
-func emptyTrash(path string) error {
-	err := os.Remove(path) //nolint:gosec // toTrash made it
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return r.blobs.discard(req.Context(), d)
 }
 
 // available is how many bytes are free on the disk, or 0 when it does not tell.

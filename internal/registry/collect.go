@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -115,65 +114,34 @@ func reach(roots []string, leads map[string][]string) map[string]bool {
 	return seen
 }
 
-// collectBlobs removes the blobs that no manifest needs and that are not younger than until, one directory at a time.
+// collectBlobs removes the blobs that no manifest needs and that are not younger than until, some at a time.
 func (r *Registry) collectBlobs(ctx context.Context, until time.Time) (freed int64, err error) {
-	dirs, err := filepath.Glob(filepath.Join(r.blobsDir(), "*", "*"))
-	if err != nil {
-		return 0, err
-	}
 	count := 0
-	for _, dir := range dirs {
-		old, err := r.oldBlobs(dir, until)
-		if err != nil {
-			return freed, err
-		}
-		trash, bytes, err := r.sweepBlobs(ctx, old, until)
+	err = r.blobs.each(ctx, func(list []blobInfo) error {
+		old := slices.DeleteFunc(list, func(b blobInfo) bool { return b.young.After(until) })
+		finish, bytes, err := r.sweepBlobs(ctx, old, until)
 		freed += bytes
-		count += len(trash)
-		for _, path := range trash {
-			err = errors.Join(err, emptyTrash(path))
+		count += len(finish)
+		for _, f := range finish {
+			err = errors.Join(err, f())
 		}
-		if err != nil {
-			return freed, err
-		}
-	}
+		return err
+	})
 	if count > 0 {
 		r.cfg.Log.InfoContext(ctx, "blobs were collected", "count", count, "bytes", freed)
 	}
-	return freed, nil
+	return freed, errors.Join(err, r.blobs.tidy(ctx, until))
 }
 
-// oldBlobs lists the blobs of a directory that are not younger than until.
-func (r *Registry) oldBlobs(dir string, until time.Time) ([]digest, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var old []digest
-	for _, e := range entries {
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted by a client meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		if d, err := parseDigest(filepath.Base(filepath.Dir(dir)) + ":" + e.Name()); err == nil && !info.ModTime().After(until) {
-			old = append(old, d)
-		}
-	}
-	return old, nil
-}
-
-// sweepBlobs takes those of the blobs out of sight that are still old and unneeded, and returns what they are called now.
-// It holds up who asks for a blob or stores a manifest, so it only looks and renames.
-func (r *Registry) sweepBlobs(ctx context.Context, old []digest, until time.Time) (trash []string, bytes int64, err error) {
+// sweepBlobs takes those of the blobs out of sight that are still old and unneeded. It holds up who asks for a blob or
+// stores a manifest, so it leaves what takes long to be finished later.
+func (r *Registry) sweepBlobs(ctx context.Context, old []blobInfo, until time.Time) (finish []func() error, bytes int64, err error) {
 	if len(old) == 0 {
 		return nil, 0, nil
 	}
 	names := make([]string, len(old))
-	for i, d := range old {
-		names[i] = d.String()
+	for i, b := range old {
+		names[i] = b.digest.String()
 	}
 	r.sweep.Lock()
 	defer r.sweep.Unlock()
@@ -188,22 +156,25 @@ func (r *Registry) sweepBlobs(ctx context.Context, old []digest, until time.Time
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, d := range old {
-		info, err := os.Stat(r.blobPath(d))
-		if needed[d.String()] || errors.Is(err, fs.ErrNotExist) || err == nil && info.ModTime().After(until) {
+	for _, b := range old {
+		if needed[b.digest.String()] {
+			continue
+		}
+		info, err := r.blobs.stat(ctx, b.digest)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.young.After(until) {
 			continue
 		}
 		if err != nil {
-			return trash, bytes, err
+			return finish, bytes, err
 		}
-		path, err := r.toTrash(d)
+		f, err := r.blobs.discard(ctx, b.digest)
 		if err != nil {
-			return trash, bytes, err
+			return finish, bytes, err
 		}
-		trash = append(trash, path)
-		bytes += info.Size()
+		finish = append(finish, f)
+		bytes += info.size
 	}
-	return trash, bytes, nil
+	return finish, bytes, nil
 }
 
 // collectUploads gives up the uploads that no request works on and that none has since until.

@@ -5,7 +5,6 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"hash"
-	"path/filepath"
 	"strings"
 )
 
@@ -50,9 +49,4 @@ func digestOf(algorithm string, content []byte) digest {
 
 func sumOf(algorithm string, h hash.Hash) digest {
 	return digest{algorithm, hex.EncodeToString(h.Sum(nil))}
-}
-
-// blobPath is where the blob with a digest is, if it is here.
-func (r *Registry) blobPath(d digest) string {
-	return filepath.Join(r.blobsDir(), d.algorithm, d.hex[:2], d.hex)
 }

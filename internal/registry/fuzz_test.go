@@ -71,9 +71,9 @@ func checkPath(t *testing.T, r *Registry, s string) {
 	if err != nil {
 		t.Fatalf("%q was accepted: %v", s, err)
 	}
-	rel, err := filepath.Rel("/registry/blobs/"+d.algorithm, r.blobPath(d))
+	rel, err := filepath.Rel("/registry/blobs/"+d.algorithm, disk{r.cfg.Dir}.path(d))
 	if dir, file := filepath.Split(rel); err != nil || dir != d.hex[:2]+"/" || file != d.hex {
-		t.Fatalf("%q leads to %s", s, r.blobPath(d))
+		t.Fatalf("%q leads to %s", s, disk{r.cfg.Dir}.path(d))
 	}
 }
 

@@ -1,13 +1,13 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"strings"
 
 	oci "github.com/opencontainers/image-spec/specs-go/v1"
@@ -73,15 +73,15 @@ func parseReference(s string) (tag string, d digest, err error) {
 func (r *Registry) storeManifest(req *http.Request, m *manifest, d digest, content []byte, tag string) error {
 	r.sweep.RLock()
 	defer r.sweep.RUnlock()
-	needs, err := r.findBlobs(m)
+	needs, err := r.findBlobs(req.Context(), m)
 	if err != nil {
 		return err
 	}
-	if err := r.checkPlatform(m, tag != ""); err != nil {
+	if err := r.checkPlatform(req.Context(), m, tag != ""); err != nil {
 		return err
 	}
 	return r.cfg.Store.Update(req.Context(), func(tx *store.Tx) error {
-		children, err := r.findChildren(tx, m)
+		children, err := r.findChildren(req.Context(), tx, m)
 		if err != nil {
 			return err
 		}
@@ -93,41 +93,41 @@ func (r *Registry) storeManifest(req *http.Request, m *manifest, d digest, conte
 }
 
 // findBlobs looks for the blobs that a manifest needs.
-func (r *Registry) findBlobs(m *manifest) ([]store.ManifestReference, error) {
+func (r *Registry) findBlobs(ctx context.Context, m *manifest) ([]store.ManifestReference, error) {
 	var needs []store.ManifestReference
 	for _, b := range m.blobs {
-		if err := r.findBlob(b); err != nil {
+		if err := r.findBlob(ctx, b); err != nil {
 			return nil, err
 		}
 		needs = append(needs, store.ManifestReference{Digest: b.Digest.String(), Blob: true})
 	}
 	for _, b := range m.optional {
-		if r.findBlob(b) == nil {
+		if r.findBlob(ctx, b) == nil {
 			needs = append(needs, store.ManifestReference{Digest: b.Digest.String(), Blob: true})
 		}
 	}
 	return needs, nil
 }
 
-func (r *Registry) findBlob(desc oci.Descriptor) error {
+func (r *Registry) findBlob(ctx context.Context, desc oci.Descriptor) error {
 	d, err := parseDigest(desc.Digest.String())
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(r.blobPath(d))
+	info, err := r.blobs.stat(ctx, d)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return errorf(codeManifestBlobUnknown, "the manifest needs blob %s, which is not here", d)
 	case err != nil:
 		return err
-	case info.Size() != desc.Size:
-		return errorf(codeManifestInvalid, "the manifest says that blob %s has %d bytes, but it has %d", d, desc.Size, info.Size())
+	case info.size != desc.Size:
+		return errorf(codeManifestInvalid, "the manifest says that blob %s has %d bytes, but it has %d", d, desc.Size, info.size)
 	}
 	return nil
 }
 
 // findChildren looks for what an index lists. Some builders list blobs in an index that is a cache.
-func (r *Registry) findChildren(tx *store.Tx, m *manifest) ([]store.ManifestReference, error) {
+func (r *Registry) findChildren(ctx context.Context, tx *store.Tx, m *manifest) ([]store.ManifestReference, error) {
 	var needs []store.ManifestReference
 	for _, c := range m.children {
 		found, err := tx.HasManifest(c.Digest.String())
@@ -139,7 +139,7 @@ func (r *Registry) findChildren(tx *store.Tx, m *manifest) ([]store.ManifestRefe
 			if isManifest(c.MediaType) {
 				return nil, errorf(codeManifestBlobUnknown, "the index lists manifest %s, which is not here", c.Digest)
 			}
-			if err := r.findBlob(c); err != nil {
+			if err := r.findBlob(ctx, c); err != nil {
 				return nil, err
 			}
 			need.Blob = true
@@ -152,14 +152,14 @@ func (r *Registry) findChildren(tx *store.Tx, m *manifest) ([]store.ManifestRefe
 // checkPlatform refuses an index without an image for this machine, and an image for another machine if it has a tag:
 // one without is pushed before the index that lists it, which may be for many machines. Errors: UNSUPPORTED,
 // MANIFEST_INVALID.
-func (r *Registry) checkPlatform(m *manifest, tagged bool) error {
+func (r *Registry) checkPlatform(ctx context.Context, m *manifest, tagged bool) error {
 	if m.config == nil {
 		return r.cfg.Platform.check(m.platforms())
 	}
 	if !tagged || !isImageConfig(m.config.MediaType) || m.artifactType != m.config.MediaType {
 		return nil // part of an index, or an artifact
 	}
-	b, err := r.readSmallBlob(*m.config)
+	b, err := r.readSmallBlob(ctx, *m.config)
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (r *Registry) checkPlatform(m *manifest, tagged bool) error {
 }
 
 // readSmallBlob reads a blob that is part of an image's description.
-func (r *Registry) readSmallBlob(desc oci.Descriptor) ([]byte, error) {
+func (r *Registry) readSmallBlob(ctx context.Context, desc oci.Descriptor) ([]byte, error) {
 	if desc.Size > maxManifest {
 		return nil, errorf(codeManifestInvalid, "the config %s has %d bytes, the most is %d", desc.Digest, desc.Size, maxManifest)
 	}
@@ -182,7 +182,7 @@ func (r *Registry) readSmallBlob(desc oci.Descriptor) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(r.blobPath(d))
+	f, err := r.blobs.open(ctx, d)
 	if err != nil {
 		return nil, err
 	}

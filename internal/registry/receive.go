@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash"
@@ -149,15 +150,18 @@ func hashFile(f *os.File, algorithm string, buf []byte) (hash.Hash, error) {
 
 // complete makes a blob of an upload: when the client is told so, the content is what the digest promises, and durable.
 // Error: DIGEST_INVALID, after which the upload is gone.
-func (r *Registry) complete(w http.ResponseWriter, u *upload, d digest) error {
-	if err := r.commit(u, d); err != nil {
+func (r *Registry) complete(ctx context.Context, w http.ResponseWriter, u *upload, d digest) error {
+	if err := r.commit(ctx, u, d); err != nil {
+		if errors.Is(err, errStorage) {
+			return err // what was received is here, and completing it may be tried again
+		}
 		return errors.Join(err, r.giveUp(u))
 	}
 	answerBlob(w, d)
 	return nil
 }
 
-func (r *Registry) commit(u *upload, d digest) error {
+func (r *Registry) commit(ctx context.Context, u *upload, d digest) error {
 	f, err := os.Open(u.path) //nolint:gosec // the name is ours
 	if err != nil {
 		return fmt.Errorf("opening an upload: %w", err)
@@ -178,14 +182,9 @@ func (r *Registry) commit(u *upload, d digest) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("writing a blob to the disk: %w", err)
 	}
-	path := r.blobPath(d)
 	r.sweep.RLock()
 	defer r.sweep.RUnlock()
-	now := time.Now()
-	if err := os.Chtimes(u.path, now, now); err != nil {
-		return fmt.Errorf("naming a blob: %w", err)
-	}
-	if err := renameDurably(u.path, path); err != nil {
+	if err := r.blobs.put(ctx, d, u.path); err != nil {
 		return fmt.Errorf("naming a blob: %w", err)
 	}
 	r.forget(u)

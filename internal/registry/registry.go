@@ -50,6 +50,8 @@ func (p Platform) String() string { return p.OS + "/" + p.Architecture }
 type Config struct {
 	// Dir is where blobs are stored. It is made if it does not exist. Nobody else writes to it.
 	Dir string
+	// Bucket keeps the blobs instead of Dir, which then has the uploads under way and copies; nil: there is none.
+	Bucket *Bucket
 	// Store has the manifests, tags, logins and registered images.
 	Store *store.Store
 	// Platform is what images must be made for. Default: this machine's.
@@ -66,6 +68,7 @@ type Config struct {
 type Registry struct {
 	cfg     Config
 	handler http.Handler
+	blobs   blobs
 	buffers sync.Pool     // of *[]byte, receiveBuffer long
 	slots   chan struct{} // one per request that sends a blob
 
@@ -80,7 +83,7 @@ type Registry struct {
 
 // Open makes the directories it needs, and removes what a process that ended in the middle of its work has left there.
 // Uploads that were begun can be resumed.
-func Open(_ context.Context, cfg Config) (*Registry, error) {
+func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	if cfg.Platform == (Platform{}) {
 		cfg.Platform = Platform{OS: "linux", Architecture: runtime.GOARCH}
 	}
@@ -96,10 +99,7 @@ func Open(_ context.Context, cfg Config) (*Registry, error) {
 	r := &Registry{cfg: cfg, slots: make(chan struct{}, maxReceiving), uploads: map[string]*upload{}}
 	r.buffers.New = func() any { b := make([]byte, receiveBuffer); return &b }
 	r.handler = r.routes()
-	if err := os.RemoveAll(r.trashDir()); err != nil {
-		return nil, fmt.Errorf("opening the registry: %w", err)
-	}
-	if err := r.makeDirs(); err != nil {
+	if err := r.makeDirs(ctx); err != nil {
 		return nil, fmt.Errorf("opening the registry: %w", err)
 	}
 	if err := r.loadUploads(); err != nil {
@@ -145,31 +145,27 @@ func (r *Registry) Manifest(ctx context.Context, digest string) (mediaType strin
 
 // Blob returns the file of a blob, which must not be changed, and its size in bytes. Error: fs.ErrNotExist when there is
 // none.
-func (r *Registry) Blob(_ context.Context, digest string) (path string, size int64, err error) {
+func (r *Registry) Blob(ctx context.Context, digest string) (path string, size int64, err error) {
 	d, err := parseDigest(digest)
 	if err != nil {
 		return "", 0, fmt.Errorf("blob %q: %w", digest, fs.ErrNotExist)
 	}
-	path = r.blobPath(d)
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", 0, err
-	}
-	return path, info.Size(), nil
+	return r.blobs.file(ctx, d)
 }
 
-func (r *Registry) blobsDir() string   { return filepath.Join(r.cfg.Dir, "blobs") }
 func (r *Registry) uploadsDir() string { return filepath.Join(r.cfg.Dir, "uploads") }
-func (r *Registry) trashDir() string   { return filepath.Join(r.cfg.Dir, "trash") }
 
-// makeDirs makes the directories that are always there.
-func (r *Registry) makeDirs() error {
-	for _, dir := range []string{r.uploadsDir(), r.trashDir(), filepath.Join(r.blobsDir(), canonical), filepath.Join(r.blobsDir(), "sha512")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
+// makeDirs makes the directories that are always there, and the store of the blobs.
+func (r *Registry) makeDirs(ctx context.Context) (err error) {
+	if err := os.MkdirAll(r.uploadsDir(), 0o700); err != nil {
+		return err
 	}
-	return errors.Join(syncDir(r.blobsDir()), syncDir(r.cfg.Dir), syncDir(filepath.Dir(r.cfg.Dir)))
+	if r.cfg.Bucket != nil {
+		r.blobs, err = openBucket(ctx, *r.cfg.Bucket, filepath.Join(r.cfg.Dir, "cache"), r.cfg.Grace)
+	} else {
+		r.blobs, err = openDisk(r.cfg.Dir)
+	}
+	return errors.Join(err, syncDir(r.cfg.Dir), syncDir(filepath.Dir(r.cfg.Dir)))
 }
 
 // syncDir makes the names in a directory durable.

@@ -2,8 +2,6 @@ package registry
 
 import (
 	"context"
-	"io/fs"
-	"path/filepath"
 
 	"github.com/trysail/trysail/internal/store"
 )
@@ -12,18 +10,12 @@ import (
 // blobs are together.
 func (r *Registry) StoredSizes(ctx context.Context) (byDigest map[string]int64, total int64, err error) {
 	sizes := map[string]int64{}
-	err = filepath.WalkDir(r.blobsDir(), func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
+	err = r.blobs.each(ctx, func(list []blobInfo) error {
+		for _, b := range list {
+			sizes[b.digest.String()] = b.size
+			total += b.size
 		}
-		info, err := e.Info()
-		if err != nil {
-			return nil //nolint:nilerr // deleted meanwhile
-		}
-		algorithm := filepath.Base(filepath.Dir(filepath.Dir(path)))
-		sizes[algorithm+":"+e.Name()] = info.Size()
-		total += info.Size()
-		return ctx.Err()
+		return nil
 	})
 	if err != nil {
 		return nil, 0, err

@@ -149,7 +149,7 @@ func (r *Registry) postUpload(x *exchange, req *http.Request) error {
 			return err
 		}
 		r.sweep.RLock()
-		err = r.touchBlob(d)
+		err = r.touchBlob(req.Context(), d)
 		r.sweep.RUnlock()
 		if err == nil {
 			answerBlob(x, d)
@@ -179,7 +179,7 @@ func (r *Registry) postUpload(x *exchange, req *http.Request) error {
 	if err := r.receive(req, u); err != nil {
 		return errors.Join(err, r.giveUp(u)) // nobody knows its id to go on with it
 	}
-	return r.complete(x, u, whole)
+	return r.complete(req.Context(), x, u, whole)
 }
 
 // getUpload says how far an upload is.
@@ -224,7 +224,7 @@ func (r *Registry) putUpload(x *exchange, req *http.Request) error {
 	if err := r.receivePart(x, req, u); err != nil {
 		return err
 	}
-	return r.complete(x, u, d)
+	return r.complete(req.Context(), x, u, d)
 }
 
 // deleteUpload gives an upload up.
