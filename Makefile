@@ -26,7 +26,7 @@ export XDG_CACHE_HOME ?= $(HOME)/.cache
 ENGINE = ./internal/engine/cri
 UNIT   = $$(go list ./... | grep -vF internal/engine/cri)
 
-.PHONY: build demo test unit engine e2e conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test fuzz-edge bench-edge soak clean help
+.PHONY: build demo test unit engine e2e helm conformance wire lint fuzz vuln cover bench diagnose release release-verify package-test cluster cluster-down cluster-test fuzz-edge bench-edge soak clean help
 
 build: ## bin/trysail: one static program
 	@scripts/setup.sh build
@@ -74,6 +74,9 @@ cluster-test: cluster ## the engine's contract and the end-to-end scripts on tha
 	go test -tags cluster -count 1 -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/engine/kube
 	go test -tags cluster -count 1 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/replicas
 	TRYSAIL_TEST_ENGINE=kubernetes go test -tags e2e -count 1 -parallel 3 -timeout 20m $(if $(RUN),-run '$(RUN)') ./test/e2e
+
+helm: ## the chart of packaging/helm: linted, rendered, compared with the manifests of packaging/kubernetes
+	cd test/helm && go test -count 1 ./...
 
 conformance: ## the OCI's conformance suite for registries, whose program OCI_CONFORMANCE names
 	go test -tags conformance -count 1 -v -run TestConformance ./test/registry

@@ -97,7 +97,10 @@ func (a *App) connect(dataDir string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connectTo(s)
+	if a.client, err = connectTo(s); err != nil {
+		return nil, err
+	}
+	return a.client, nil
 }
 
 // connectTo makes a client with these settings.
@@ -126,7 +129,6 @@ func connectTo(s settings) (*client, error) {
 		Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return c.credentials(), nil }),
 		Retryer:      retry.NewStandard(retryOptions),
 	})
-	a.client = c
 	return c, nil
 }
 
