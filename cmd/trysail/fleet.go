@@ -187,7 +187,7 @@ func (s *server) followCA(ctx context.Context) error {
 			continue
 		}
 		_, err := s.takeCA(ctx, filepath.Join(s.cfg.dataDir, "ca"))
-		if err = errors.Join(err, s.edge.CA().Publish()); err != nil && ctx.Err() == nil {
+		if err = errors.Join(err, s.edge.CA().Adopt(), s.edge.CA().Publish()); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "the roots of the local CA cannot be followed", "error", err)
 		}
 	}

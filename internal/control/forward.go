@@ -65,7 +65,8 @@ func (c *Control) ListForwards(ctx context.Context, caller trysail.Caller) (list
 // ForwardService sends the requests for a service to another installation, which runs the same version, once it answers
 // from there; or, without To, back here, as soon as the pods here are healthy. Errors: Invalid (another version serves,
 // busy, the other installation does not answer), NotFound.
-func (c *Control) ForwardService(ctx context.Context, caller trysail.Caller, in ForwardServiceInput) (*ServiceForward, error) {
+func (c *Control) ForwardService(ctx context.Context, caller trysail.Caller, in ForwardServiceInput) (_ *ServiceForward, err error) {
+	defer c.auditFailure(ctx, caller, "ForwardService", in.ServiceName, &err)
 	if err := caller.May(trysail.RoleAdmin, "ForwardService", in.ServiceName); err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ import (
 type MovingFiles struct {
 	Dirs map[string]string
 	// Arrived is called with the path of a file that is complete; nil: nobody asks.
-	Arrived func(path string) error
+	Arrived func(ctx context.Context, path string) error
 
 	writing sync.Mutex
 }
@@ -106,7 +106,8 @@ type MovingChunk struct {
 }
 
 // ReadMovingFile reads up to MaxMovingChunk bytes of a file. Errors: Invalid, NotFound.
-func (c *Control) ReadMovingFile(ctx context.Context, caller trysail.Caller, in ReadMovingFileInput) (*MovingChunk, error) {
+func (c *Control) ReadMovingFile(ctx context.Context, caller trysail.Caller, in ReadMovingFileInput) (_ *MovingChunk, err error) {
+	defer c.auditFailure(ctx, caller, "ReadMovingFile", in.Path, &err)
 	if err := caller.May(trysail.RoleAdmin, "ReadMovingFile", ""); err != nil {
 		return nil, err
 	}
@@ -115,6 +116,11 @@ func (c *Control) ReadMovingFile(ctx context.Context, caller trysail.Caller, in 
 		return nil, err
 	}
 	defer root.Close()
+	if in.Offset == 0 && isSecret(in.Path) {
+		if _, err := c.change(ctx, caller, "ReadMovingFile", in.Path, func(*store.Tx) error { return nil }); err != nil {
+			return nil, err
+		}
+	}
 	f, err := root.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, trysail.Errorf(trysail.CodeNotFound, "File %.200q not found.", in.Path)
@@ -149,7 +155,8 @@ type WriteMovingFileInput struct {
 }
 
 // WriteMovingFile writes the next part of a file, which is on the disk when it returns. Errors: Invalid.
-func (c *Control) WriteMovingFile(ctx context.Context, caller trysail.Caller, in WriteMovingFileInput) error {
+func (c *Control) WriteMovingFile(ctx context.Context, caller trysail.Caller, in WriteMovingFileInput) (err error) {
+	defer c.auditFailure(ctx, caller, "WriteMovingFile", in.Path, &err)
 	if err := caller.May(trysail.RoleAdmin, "WriteMovingFile", ""); err != nil {
 		return err
 	}
@@ -158,7 +165,7 @@ func (c *Control) WriteMovingFile(ctx context.Context, caller trysail.Caller, in
 		return err
 	}
 	defer root.Close()
-	if in.Offset == 0 {
+	if in.Offset == 0 && isSecret(in.Path) {
 		if _, err := c.change(ctx, caller, "WriteMovingFile", in.Path, func(*store.Tx) error { return nil }); err != nil {
 			return err
 		}
@@ -169,9 +176,15 @@ func (c *Control) WriteMovingFile(ctx context.Context, caller trysail.Caller, in
 		return err
 	}
 	if in.Last && c.Files.Arrived != nil {
-		return c.Files.Arrived(in.Path)
+		return c.Files.Arrived(ctx, in.Path)
 	}
 	return nil
+}
+
+// isSecret reports whether a file may hold keys: who has read or written it is in the audit trail.
+func isSecret(file string) bool {
+	first, _, _ := strings.Cut(file, "/")
+	return first != "logs" && first != "metrics"
 }
 
 func write(root *os.Root, name string, in WriteMovingFileInput) (err error) {

@@ -33,7 +33,8 @@ type ExportRowsInput struct {
 }
 
 // ExportRows reads a page of the rows of a table, with their secrets, for another installation. Errors: Invalid.
-func (c *Control) ExportRows(ctx context.Context, caller trysail.Caller, in ExportRowsInput) (*MovingRows, error) {
+func (c *Control) ExportRows(ctx context.Context, caller trysail.Caller, in ExportRowsInput) (_ *MovingRows, err error) {
+	defer c.auditFailure(ctx, caller, "ExportRows", in.Table, &err)
 	if err := caller.May(trysail.RoleAdmin, "ExportRows", ""); err != nil {
 		return nil, err
 	}
@@ -97,6 +98,7 @@ type ImportRowsInput struct {
 // ImportRows writes rows that another installation's ExportRows has read, in one transaction, and returns how many of them
 // changed something. Services come disabled; what belongs to one that has been enabled here is left out. Errors: Invalid.
 func (c *Control) ImportRows(ctx context.Context, caller trysail.Caller, in ImportRowsInput) (changed int, err error) {
+	defer c.auditFailure(ctx, caller, "ImportRows", in.Table, &err)
 	if err := caller.May(trysail.RoleAdmin, "ImportRows", ""); err != nil {
 		return 0, err
 	}

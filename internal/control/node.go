@@ -56,7 +56,8 @@ func (c *Control) nodes(ctx context.Context) (list []Node, err error) {
 
 // CordonNode makes a node take no new pods. Those that it has are replaced on other nodes, one for one: each goes when
 // the one that replaces it is healthy. Errors: NotFound, Invalid (there is no other node, or none with room).
-func (c *Control) CordonNode(ctx context.Context, caller trysail.Caller, name string) (*Node, error) {
+func (c *Control) CordonNode(ctx context.Context, caller trysail.Caller, name string) (_ *Node, err error) {
+	defer c.auditFailure(ctx, caller, "CordonNode", name, &err)
 	if err := caller.May(trysail.RoleAdmin, "CordonNode", ""); err != nil {
 		return nil, err
 	}
@@ -71,7 +72,8 @@ func (c *Control) CordonNode(ctx context.Context, caller trysail.Caller, name st
 }
 
 // UncordonNode makes a node take pods again. What has moved stays where it is. Errors: NotFound, Invalid (the only node).
-func (c *Control) UncordonNode(ctx context.Context, caller trysail.Caller, name string) (*Node, error) {
+func (c *Control) UncordonNode(ctx context.Context, caller trysail.Caller, name string) (_ *Node, err error) {
+	defer c.auditFailure(ctx, caller, "UncordonNode", name, &err)
 	if err := caller.May(trysail.RoleAdmin, "UncordonNode", ""); err != nil {
 		return nil, err
 	}
