@@ -153,6 +153,7 @@ func (c *comparison) serve(conn net.Conn) {
 
 // send sends all of the requests at once and collects what both sides saw until the connection ends.
 func (c *comparison) send(tb testing.TB, stream string, methods []string) (answers []seenAnswer, requests []seenRequest) {
+	tb.Helper()
 	conn := dialTLS(tb, c.e)
 	defer conn.Close()
 	began := time.Now()

@@ -142,7 +142,7 @@ func openConns(ctx context.Context, s side, n int) ([]*edgeConn, time.Duration, 
 	}
 	group.Wait()
 	after, err := s.cpu()
-	return conns, after - before, errors.Join(append(errs, err)...)
+	return conns, after - before, errors.Join(errors.Join(errs...), err)
 }
 
 func closeConns(conns []*edgeConn) {
