@@ -61,6 +61,11 @@ func unstarted(t *testing.T, o kit.ServerOptions) *kit.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.LeaveCluster(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 

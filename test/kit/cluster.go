@@ -67,8 +67,13 @@ func (s *Server) leaveCluster() error {
 	if out, failed := exec.Command("ip", "addr", "del", s.cluster.address+"/32", "dev", "lo").CombinedOutput(); failed != nil {
 		err = fmt.Errorf("removing address %s: %w: %s", s.cluster.address, failed, out)
 	}
-	return errors.Join(err, clusterCommand("remove", s.cluster.namespace))
+	err = errors.Join(err, clusterCommand("remove", s.cluster.namespace))
+	s.cluster = nil
+	return err
 }
+
+// LeaveCluster removes what the server has in the test cluster, if it is there: of one that is never removed otherwise.
+func (s *Server) LeaveCluster() error { return s.leaveCluster() }
 
 // InCluster reports whether the server's pods run in the test cluster.
 func (s *Server) InCluster() bool { return s.cluster != nil }
