@@ -11,9 +11,6 @@ import (
 
 // Who has connected before the edge is told to stop gets an answer, whenever the request comes.
 func TestEdge_CloseAnswersThoseWhoHaveCome(t *testing.T) {
-	if engine != EngineNetHTTP {
-		t.Skip("http1 closes connections that have no request under way")
-	}
 	e := testEdge(t)
 	e.Apply(testRoute(testBackend(t, "a", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "a") })))
 	plain, err := net.Dial("tcp", e.HTTPAddr())

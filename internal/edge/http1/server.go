@@ -17,6 +17,9 @@ import (
 	"time"
 )
 
+// arrivalTime is how long a client that has connected, and has not asked for anything yet, may keep a server from stopping.
+const arrivalTime = 2 * time.Second
+
 // Config is what a Server is made from. All fields but TLS, Elsewhere and Malformed are required.
 type Config struct {
 	// Handler answers a request by Respond, or by Ask and Relay, or gives it away by HandOver. If it does none of these the
@@ -50,13 +53,15 @@ type Server struct {
 	bodies  buffers
 	outs    buffers
 	date    atomic.Pointer[dateLine]
-	closing atomic.Bool
+	closing atomic.Bool    // answers are the last ones on their connections
 	group   sync.WaitGroup // one per connection
+	accepts sync.WaitGroup // one per listener
 
 	// mu guards what follows.
 	mu        sync.Mutex
 	conns     map[*conn]struct{} // without those that are parked
 	listeners []net.Listener
+	stopped   bool // nothing is accepted any more
 	lot       *lot // nil before Serve
 }
 
@@ -75,7 +80,7 @@ func NewServer(cfg Config) *Server {
 // Serve accepts connections until Shutdown; then the error is http.ErrServerClosed.
 func (s *Server) Serve(l net.Listener) error {
 	s.mu.Lock()
-	if s.closing.Load() {
+	if s.stopped {
 		s.mu.Unlock()
 		return errors.Join(http.ErrServerClosed, l.Close())
 	}
@@ -83,15 +88,14 @@ func (s *Server) Serve(l net.Listener) error {
 		s.mu.Unlock()
 		return errors.Join(err, l.Close())
 	}
+	s.accepts.Add(1)
+	defer s.accepts.Done()
 	s.listeners = append(s.listeners, l)
 	s.mu.Unlock()
 	pause := time.Duration(0)
 	for {
 		nc, err := l.Accept()
-		if s.closing.Load() {
-			if err == nil {
-				nc.Close()
-			}
+		if err != nil && s.isStopped() {
 			return http.ErrServerClosed
 		}
 		if ne, ok := errors.AsType[net.Error](err); ok && ne.Temporary() { //nolint:staticcheck // too many open files, for one
@@ -104,8 +108,16 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		}
 		pause = 0
-		s.start(s.newConn(nc))
+		c := s.newConn(nc)
+		c.state.Store(fresh)
+		s.start(c)
 	}
+}
+
+func (s *Server) isStopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopped
 }
 
 // openLot makes the place for connections without requests. The caller holds s.mu.
@@ -172,40 +184,58 @@ func (s *Server) resume(p *parked) {
 	s.start(c)
 }
 
-// Shutdown stops accepting, closes idle connections and waits for requests and tunnels under way. When ctx ends first they
-// are cut, and ctx's error is returned. After it nothing of the server runs any more.
+// Shutdown stops accepting, closes idle connections and waits for requests and tunnels under way, and for arrivalTime for the
+// first requests of those who have just come. When ctx ends first they are cut, and ctx's error is returned. After it nothing
+// of the server runs any more.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
-	s.closing.Store(true)
+	s.stopped = true
 	for _, l := range s.listeners {
 		_ = l.Close() // nobody accepts from it any more
 	}
-	for c := range s.conns {
-		if c.state.CompareAndSwap(idle, gone) {
-			c.raw.Close()
-		}
-	}
+	s.mu.Unlock()
+	s.accepts.Wait() // who was accepted is served
+	s.mu.Lock()
+	s.closing.Store(true)
 	if s.lot != nil {
 		for _, p := range s.lot.close() {
 			p.raw.Close()
 		}
 	}
 	s.mu.Unlock()
+	s.closeThose(idle)
 	done := make(chan struct{})
 	go func() { s.group.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
+	late := time.NewTimer(arrivalTime)
+	defer late.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-late.C:
+			s.closeThose(fresh)
+		case <-ctx.Done():
+			s.mu.Lock()
+			for c := range s.conns {
+				c.raw.Close()
+				c.x.Interrupt()
+			}
+			s.mu.Unlock()
+			<-done
+			return ctx.Err()
+		}
 	}
+}
+
+// closeThose closes the connections in a state.
+func (s *Server) closeThose(state int32) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.raw.Close()
-		c.x.Interrupt()
+		if c.state.CompareAndSwap(state, gone) {
+			c.raw.Close()
+		}
 	}
-	s.mu.Unlock()
-	<-done
-	return ctx.Err()
 }
 
 // dateLine is a Date field of one second.
@@ -228,7 +258,8 @@ func (s *Server) appendDate(b []byte, now time.Time) []byte {
 // The states of a connection.
 const (
 	idle   int32 = iota // no request is under way: it may be closed
-	active              // a request is
+	fresh               // likewise, but whoever has just connected is about to ask for something
+	active              // a request is under way
 	gone                // Shutdown closed it
 )
 
@@ -293,6 +324,22 @@ func (c *conn) run() (p *parked) {
 	return c.parked
 }
 
+// busy says that a request is under way, and reports whether it can be: the connection is not closed.
+func (c *conn) busy() bool {
+	for {
+		switch was := c.state.Load(); was {
+		case active:
+			return true
+		case gone:
+			return false
+		default:
+			if c.state.CompareAndSwap(was, active) {
+				return true
+			}
+		}
+	}
+}
+
 // release gives the buffer back.
 func (c *conn) release() {
 	if c.head != nil {
@@ -317,7 +364,7 @@ func (c *conn) handshake() bool {
 	state := secure.ConnectionState()
 	c.tls = &state
 	if p := state.NegotiatedProtocol; p != "" && p != "http/1.1" && c.srv.cfg.Elsewhere != nil {
-		if c.state.CompareAndSwap(idle, active) {
+		if c.busy() {
 			c.moved = true
 			c.srv.cfg.Elsewhere(secure)
 		}
@@ -352,7 +399,7 @@ func (c *conn) readHead() bool {
 			c.hadBody = false
 		}
 		if c.n > c.pos {
-			if c.state.Load() == idle && !c.state.CompareAndSwap(idle, active) {
+			if !c.busy() {
 				return false
 			}
 			end, err := headEnd(c.in[c.pos:c.n], scanned, true)
