@@ -45,7 +45,7 @@ func (a *App) migrateCommand() *cobra.Command {
 	m := &migration{app: a}
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Move everything to another Trysail, such as one on a cluster, while services go on serving",
+		Short: "Move everything to another Trysail while services go on serving",
 		Long: `Move everything to another Trysail, such as one on a cluster, while services go on serving: services with all their versions,
 pushed images, certificates and the local CA with their keys, access keys with their secrets, domains, settings, logins at
 registries, logs, metrics and the audit trail. The other Trysail must be of the same version, with the same --domain and

@@ -137,7 +137,10 @@ func (a *App) nodeNames() completer {
 
 // nodeCommand makes a command that changes one node.
 func (a *App) nodeCommand(use, short, long string) *cobra.Command {
-	return &cobra.Command{Use: use + " NODE", Short: short, Long: short + ".\n\n" + long, Args: exactArgs("NODE"), ValidArgsFunction: inOrder(a.nodeNames())}
+	return &cobra.Command{
+		Use: use + " NODE", Short: short, Long: short + ".\n\n" + long, Example: "  trysail nodes " + use + " n1",
+		Args: exactArgs("NODE"), ValidArgsFunction: inOrder(a.nodeNames()),
+	}
 }
 
 func (a *App) cordonCommand() *cobra.Command {
@@ -194,7 +197,7 @@ func (c *client) changeNode(ctx context.Context, operation, name string) (node, 
 
 func (a *App) drainCommand() *cobra.Command {
 	var w waiting
-	cmd := a.nodeCommand("drain", "Empty a node: move all its pods to others and wait until it has none",
+	cmd := a.nodeCommand("drain", "Move all pods of a node to others, and wait until it has none",
 		`No service has fewer healthy pods than its scale at any time, and no request is cut. If the other nodes have no room,
 nothing is begun. Commands that trysail run has started are not moved: the drain waits for their end.
 

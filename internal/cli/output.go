@@ -85,8 +85,8 @@ func (s screen) table(header []string, rows [][]string) error {
 	if s.terminal {
 		fits = sideBySide(widths, s.width())
 	}
-	below := func(i int, cell string) bool { // a column without content is left out there
-		return cell != "" && cell != "-" && slices.ContainsFunc(rows, func(r []string) bool { return i < len(r) && r[i] != "" && r[i] != "-" })
+	below := func(i int) bool { // a column without content is left out there
+		return slices.ContainsFunc(rows, func(r []string) bool { return i < len(r) && r[i] != "" && r[i] != "-" })
 	}
 	var text strings.Builder
 	for _, row := range all {
@@ -95,10 +95,14 @@ func (s screen) table(header []string, rows [][]string) error {
 			line.WriteString(cell + strings.Repeat(" ", widths[i]-columns(cell)+gap))
 		}
 		text.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+		var rest []string
 		for i := fits; i < len(row); i++ {
-			if cell := row[i]; below(i, cell) {
-				text.WriteString(wrap("  "+cell, max(s.width(), 20)) + "\n")
+			if cell := row[i]; cell != "" && below(i) {
+				rest = append(rest, cell)
 			}
+		}
+		if more := strings.Join(rest, strings.Repeat(" ", gap)); more != "" && more != "-" {
+			text.WriteString(wrap("  "+more, max(s.width(), 20)) + "\n")
 		}
 	}
 	_, err := io.WriteString(s, text.String())
