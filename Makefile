@@ -20,6 +20,8 @@ GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 # A bare chroot may have no home; Go wants one for its caches.
 export HOME ?= /root
 export XDG_CACHE_HOME ?= $(HOME)/.cache
+# Where the end-to-end tests leave pictures of all pages of the console, at three widths, light and dark.
+export TRYSAIL_TEST_SCREENS ?= $(CURDIR)/screens
 
 # The tests of the engine on real containerd need root. They run without the race detector: containerd and the shims are
 # the test program itself, and with the detector in them each takes ten times as long.
@@ -148,7 +150,7 @@ package-test: ## as root: the .deb and the OCI image, installed as users do, on 
 	go test -tags package -count 1 -timeout 30m -v $(if $(RUN),-run '$(RUN)') ./test/package
 
 clean: ## remove what the targets made in this folder
-	rm -rf bin coverage dist test/js/node_modules
+	rm -rf bin coverage dist screens test/js/node_modules
 
 help: ## this list
 	@grep -hP '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 10
