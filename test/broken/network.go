@@ -23,7 +23,7 @@ func network() []corpus.Case {
 		{Name: "net-loopback", Deployment: corpus.Web("serve", "addr=127.0.0.1:8080"), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Fix: "0.0.0.0:8080", Confidence: certain},
 		{Name: "net-loopback-env", Deployment: corpus.WebImage("node:1", "server.js").Env("HOST", "127.0.0.1"), Code: "NET-LOOPBACK", Says: "127.0.0.1:8080", Fix: `set "HOST"`, Confidence: certain},
 		{Name: "net-loopback-v6", Deployment: corpus.Web("serve", "addr=[::1]:8080"), Code: "NET-LOOPBACK", Says: "[::1]:8080", Confidence: certain},
-		{Name: "net-inuse", Deployment: slowly(corpus.Web("serve", "wait=300ms")).With("admin", corpus.Steps("sleep 500ms", "serve")), Container: "admin", Code: "NET-INUSE", Says: "8080", Fix: "another port", Quick: true},
+		{Name: "net-inuse", Deployment: corpus.Web("serve", "status=/:503").With("admin", corpus.Steps("sleep 500ms", "serve")), Container: "admin", Code: "NET-INUSE", Says: "8080", Fix: "another port", Quick: true},
 		{Name: "net-inuse-node", Deployment: slowly(corpus.WebImage("node:1", "server.js").Env("DELAY", "500")).With("admin", corpus.Container{
 			Image: "node:1", Command: []string{"-e", "setTimeout(() => require('./server.js'), 1000)"},
 		}), Container: "admin", Code: "NET-INUSE", Says: "8080"},

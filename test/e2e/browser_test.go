@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	neturl "net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,8 +36,14 @@ func browserHome(t *testing.T) (home, store string) {
 // visit loads a page in a new headless Chromium whose home this is.
 func visit(t *testing.T, home, url string) (*network.Response, string, error) {
 	t.Helper()
+	to, err := neturl.Parse(url)
+	if err != nil {
+		return nil, "", err
+	}
+	quiet := newIsland(t)
+	quiet.show("127.0.0.1:" + to.Port())
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.UserDataDir(filepath.Join(home, "profile")),
+		chromedp.ExecPath(quiet.chromium()), chromedp.NoSandbox, chromedp.UserDataDir(filepath.Join(home, "profile")),
 		chromedp.Env("HOME="+home, "XDG_CONFIG_HOME="+filepath.Join(home, ".config"), "XDG_DATA_HOME="+filepath.Join(home, ".local", "share")),
 		chromedp.Flag("host-resolver-rules", "MAP * 127.0.0.1"), chromedp.WSURLReadTimeout(2*time.Minute),
 	)
@@ -47,9 +54,6 @@ func visit(t *testing.T, home, url string) (*network.Response, string, error) {
 	ctx, closeTab := chromedp.NewContext(ctx)
 	defer closeTab()
 	page, err := chromedp.Run(ctx, chromedp.NavigateResponse(url))
-	for err != nil && strings.Contains(err.Error(), "ERR_NETWORK_CHANGED") && ctx.Err() == nil {
-		page, err = chromedp.Run(ctx, chromedp.NavigateResponse(url)) // other tests make and remove bridges
-	}
 	if err != nil {
 		return nil, "", err
 	}

@@ -46,7 +46,11 @@ type browser struct {
 
 func newBrowser(t *testing.T, s *kit.Server, base string, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath("/usr/bin/chromium"),
+	quiet := newIsland(t)
+	for _, address := range []string{s.API, s.HTTP, s.HTTPS} {
+		quiet.show(address)
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(quiet.chromium()),
 		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("hide-scrollbars", true))
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox)

@@ -119,9 +119,7 @@ func TestMigrate_NoRequestFails(t *testing.T) {
 	}
 	migrate(0, []string{"everything is there"})
 	for _, name := range []string{"web", "pushed"} {
-		if s := d.service(name); s.State != types.ContainerServiceStateRunning {
-			t.Errorf("%s is %s there", name, s.State)
-		}
+		d.waitState(name, types.ContainerServiceStateRunning) // one whose move was broken off may still be UPDATING
 	}
 	moreAnswers()
 	migrate(0, []string{"web: its requests go there", "its containers here are being stopped"}, "--forward", next.HTTPS)

@@ -316,7 +316,7 @@ var variable = []struct {
 	{regexp.MustCompile(`\b\d+\.\d MB`), "N.N MB"},
 	{regexp.MustCompile(` *\b\d+(\.\d+)? ?(ms|µs|s)\b`), " N.Ns"},
 	// What the service is doing is seen, or over before anybody looked.
-	{regexp.MustCompile(`(?m)^ N\.Ns  (PENDING|READY|UPDATING|DEPLOYING|RUNNING|DELETING|DISABLED)\b.*\n`), ""},
+	{regexp.MustCompile(`(?m)^ N\.Ns  (PENDING|PENDING_VALIDATION|READY|UPDATING|DEPLOYING|RUNNING|DELETING|DISABLED)\b.*\n`), ""},
 	// A version serves before the one before it is gone.
 	{regexp.MustCompile(`(?m)^[✓…]( N\.Ns  drained).*$`), "…$1"},
 	// The deployment's own times and the order of what it did.
