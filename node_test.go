@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/trysail/trysail"
 	"pgregory.net/rapid"
+
+	"github.com/trysail/trysail"
 )
 
 func nodeState(name string, memory int64, pods ...int64) trysail.NodeState {

@@ -20,8 +20,6 @@ import (
 const (
 	// maxImport is about how many bytes of rows go with one call.
 	maxImport = 400 << 10
-	// movingChunk is how many bytes of a file go with one call.
-	movingChunk = 512 << 10
 )
 
 // table is a table of the database that moves.
@@ -35,9 +33,23 @@ type table struct {
 // tables are in the order in which they have to be written.
 func movingTables() []table {
 	return []table{
-		{"access_keys", ""}, {"registries", ""}, {"registry_logins", ""}, {"installation", ""}, {"certificates", ""}, {"certificate_domains", ""},
-		{"certificate_tags", ""}, {"domains", ""}, {"services", "id"}, {"tags", "service_id"}, {"deployments", "service_id"}, {"images", "service_id"},
-		{"public_domains", "service_id"}, {"pods", ""}, {"tasks", ""}, {"operations", ""}, {"audit", ""},
+		{"access_keys", ""},
+		{"registries", ""},
+		{"registry_logins", ""},
+		{"installation", ""},
+		{"certificates", ""},
+		{"certificate_domains", ""},
+		{"certificate_tags", ""},
+		{"domains", ""},
+		{"services", "id"},
+		{"tags", "service_id"},
+		{"deployments", "service_id"},
+		{"images", "service_id"},
+		{"public_domains", "service_id"},
+		{"pods", ""},
+		{"tasks", ""},
+		{"operations", ""},
+		{"audit", ""},
 	}
 }
 

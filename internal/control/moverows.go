@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -80,10 +81,8 @@ func (c *Control) ExportRows(ctx context.Context, caller trysail.Caller, in Expo
 }
 
 func knownTable(table string) error {
-	for _, t := range store.MovingTables() {
-		if t == table {
-			return nil
-		}
+	if slices.Contains(store.MovingTables(), table) {
+		return nil
 	}
 	return trysail.Errorf(trysail.CodeInvalid, "Table %.40q does not move. Those that do are: %s.", table, strings.Join(store.MovingTables(), ", "))
 }

@@ -15,7 +15,6 @@ import (
 // machines are nodes without an engine.
 type machines struct {
 	list []trysail.NodeState
-	only bool
 }
 
 func (m *machines) Nodes(context.Context) ([]trysail.NodeState, error) {

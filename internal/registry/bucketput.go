@@ -44,7 +44,7 @@ func (b *bucket) put(ctx context.Context, d digest, path string) error {
 	}
 	// What was acknowledged is there, whole.
 	if stored, err := b.stat(ctx, d); err != nil || stored.size != info.Size() {
-		return fmt.Errorf("%w: it has %d of %d bytes there (%v)", errStorage, stored.size, info.Size(), err)
+		return errors.Join(fmt.Errorf("%w: it has %d of %d bytes there", errStorage, stored.size, info.Size()), err)
 	}
 	return os.Remove(path)
 }

@@ -73,7 +73,7 @@ func prepareCgroups(root string) error {
 	}
 	for pid := range strings.FieldsSeq(string(procs)) {
 		// One that has ended meanwhile is no loss.
-		err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0o600) //nolint:gosec // a file of the kernel
+		err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0o600)
 		if err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
 		}

@@ -430,7 +430,7 @@ func (b *browser) consoleRules() {
 		b.Fatal(err)
 	}
 	err = kit.Until(b.Context(), time.Minute, func() error {
-		resp, err := h.Get(*clientOf(b.T, b.server).service("web").Url) //nolint:noctx // the client has a timeout
+		resp, err := h.Get(*clientOf(b.T, b.server).service("web").Url)
 		if err != nil {
 			return err
 		}

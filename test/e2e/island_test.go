@@ -73,7 +73,7 @@ func (i *island) there(f func() error) error {
 func (i *island) show(address string) {
 	i.t.Helper()
 	var l net.Listener
-	err := i.there(func() (err error) { l, err = net.Listen("tcp", address); return err }) //nolint:noctx // to loopback
+	err := i.there(func() (err error) { l, err = net.Listen("tcp", address); return err })
 	if err != nil {
 		i.t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func (i *island) show(address string) {
 			}
 			go func() {
 				defer near.Close()
-				far, err := net.Dial("tcp", address) //nolint:noctx // to loopback
+				far, err := net.Dial("tcp", address)
 				if err != nil {
 					return
 				}
@@ -120,7 +120,7 @@ func (i *island) chromium() string {
 	i.t.Helper()
 	program := filepath.Join(i.t.TempDir(), "chromium")
 	script := fmt.Sprintf("#!/bin/sh\nexec nsenter --net=/proc/%d/fd/%d chromium \"$@\"\n", os.Getpid(), i.ns.Fd())
-	if err := os.WriteFile(program, []byte(script), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
 		i.t.Fatal(err)
 	}
 	return program
