@@ -300,6 +300,7 @@ for_test() {
 	need zsh zsh
 	need fish fish
 	need mandoc mandoc # reads the manual pages
+	need jq jq
 	need postgresql /usr/lib/postgresql/*/bin/initdb
 	if ! have node || ! have npm; then
 		need nodejs node
