@@ -135,7 +135,7 @@ func (a *App) nodeNames() completer {
 	})
 }
 
-// nodeCommand makes a command that changes one node.
+// nodeCommand makes a command that is about one node.
 func (a *App) nodeCommand(use, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " NODE", Short: short, Long: short + ".\n\n" + long, Example: "  trysail nodes " + use + " n1",
@@ -147,41 +147,32 @@ func (a *App) cordonCommand() *cobra.Command {
 	cmd := a.nodeCommand("cordon", "Put no new pods on a node, and move those that it has",
 		`The pods are moved one for one, while the command has long returned: each is started on another node, and the old one
 is stopped when the new one is healthy. trysail nodes drain is the same and waits for the end.`)
-	f := a.commonFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, asJSON, err := a.begin(f)
-		if err != nil {
-			return err
-		}
-		n, err := c.changeNode(cmd.Context(), "CordonNode", args[0])
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			return printJSON(a.Out, n)
-		}
-		fmt.Fprintf(a.Out, "Node %s takes no new pods; the %d that it has are being moved.\n", n.Name, len(n.Pods))
-		return nil
-	}
-	return cmd
+	return a.changing(cmd, "CordonNode", func(n node) string {
+		return fmt.Sprintf("Node %s takes no new pods; the %d that it has are being moved.", n.Name, len(n.Pods))
+	})
 }
 
 func (a *App) uncordonCommand() *cobra.Command {
 	cmd := a.nodeCommand("uncordon", "Let a node take pods again", "What has moved away stays where it is; new pods are spread over all nodes.")
+	return a.changing(cmd, "UncordonNode", func(n node) string { return fmt.Sprintf("Node %s takes pods.", n.Name) })
+}
+
+// changing makes a command call an operation that changes its node, and say what came of it.
+func (a *App) changing(cmd *cobra.Command, operation string, say func(node) string) *cobra.Command {
 	f := a.commonFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, asJSON, err := a.begin(f)
 		if err != nil {
 			return err
 		}
-		n, err := c.changeNode(cmd.Context(), "UncordonNode", args[0])
+		n, err := c.changeNode(cmd.Context(), operation, args[0])
 		if err != nil {
 			return err
 		}
 		if asJSON {
 			return printJSON(a.Out, n)
 		}
-		fmt.Fprintf(a.Out, "Node %s takes pods.\n", n.Name)
+		fmt.Fprintln(a.Out, say(n))
 		return nil
 	}
 	return cmd

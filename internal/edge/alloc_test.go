@@ -5,7 +5,6 @@ package edge
 import (
 	"bytes"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,35 +16,20 @@ func TestEngine_AllocatesLittle(t *testing.T) {
 	if engine == EngineNetHTTP {
 		t.Skip("net/http allocates for every request")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var group sync.WaitGroup
-	group.Go(func() {
+	addr := acceptConns(t, func(c net.Conn) {
+		buf, answer := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
 		for {
-			c, err := l.Accept()
-			if err != nil {
+			if _, err := c.Read(buf); err != nil {
 				return
 			}
-			group.Go(func() {
-				defer c.Close()
-				buf, answer := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
-				for {
-					if _, err := c.Read(buf); err != nil {
-						return
-					}
-					if _, err := c.Write(answer); err != nil {
-						return
-					}
-				}
-			})
+			if _, err := c.Write(answer); err != nil {
+				return
+			}
 		}
 	})
-	t.Cleanup(func() { l.Close(); group.Wait() })
 	var lines atomic.Int64
 	e := testEdge(t, func(c *Config) { c.AccessLog = func(string, time.Time, []byte) { lines.Add(1) } })
-	target := testTarget("a", l.Addr())
+	target := testTarget("a", addr)
 	target.Check.IntervalSeconds = 300
 	e.Apply(loggedRoute(target))
 	c := dialTLS(t, e)

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -81,29 +80,7 @@ type comparison struct {
 func newComparison(tb testing.TB, engine string) *comparison {
 	tb.Helper()
 	c := &comparison{seen: make(chan seenRequest, 1000)}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var group sync.WaitGroup
-	group.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			group.Go(func() {
-				defer conn.Close()
-				_ = conn.SetDeadline(time.Now().Add(time.Minute))
-				c.serve(conn)
-			})
-		}
-	})
-	tb.Cleanup(func() {
-		l.Close()
-		group.Wait()
-	})
-	target := testTarget("a", l.Addr())
+	target := testTarget("a", acceptConns(tb, c.serve))
 	target.Check.IntervalSeconds = 300
 	c.e = testEdge(tb, func(c *Config) { c.Engine = engine }) // after the pod, so that it is closed before
 	c.e.Apply(testRoute(target))

@@ -24,9 +24,15 @@ type rawPod struct {
 func newRawPod(t *testing.T) (*rawPod, net.Addr) {
 	t.Helper()
 	p := &rawPod{seen: map[string][]string{}}
+	return p, acceptConns(t, p.serve)
+}
+
+// acceptConns is a pod made of bytes: serve gets each of its connections, and a minute for it.
+func acceptConns(tb testing.TB, serve func(net.Conn)) net.Addr {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var group sync.WaitGroup
 	group.Go(func() {
@@ -38,12 +44,15 @@ func newRawPod(t *testing.T) (*rawPod, net.Addr) {
 			group.Go(func() {
 				defer conn.Close()
 				_ = conn.SetDeadline(time.Now().Add(time.Minute))
-				p.serve(conn)
+				serve(conn)
 			})
 		}
 	})
-	t.Cleanup(func() { l.Close(); group.Wait() })
-	return p, l.Addr()
+	tb.Cleanup(func() {
+		l.Close()
+		group.Wait()
+	})
+	return l.Addr()
 }
 
 func (p *rawPod) serve(conn net.Conn) {

@@ -311,7 +311,7 @@ var variable = []struct {
 	{regexp.MustCompile(`-task-[0-9a-z]{10}\b`), "-task-xxxxxxxxxx"},
 	{regexp.MustCompile(`sha256:[0-9a-f]{64}`), "sha256:DIGEST"},
 	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "xxxxxxxxxxxx"},
-	{regexp.MustCompile(`AKIA[A-Z0-9]{16}`), "AKIAXXXXXXXXXXXXXXXX"},
+	{regexp.MustCompile(`AKIA[A-Z0-9]{16}`), "AKIA0000000000000000"},
 	{regexp.MustCompile(`(AWS_SECRET_ACCESS_KEY=).*`), "${1}SECRET"},
 	{regexp.MustCompile(`\b\d+\.\d MB`), "N.N MB"},
 	{regexp.MustCompile(` *\b\d+(\.\d+)? ?(ms|µs|s)\b`), " N.Ns"},
