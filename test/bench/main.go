@@ -41,7 +41,9 @@ func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 20, "how often each start is measured")
 	flag.IntVar(&o.transfers, "transfers", 5, "how often each transfer of a large image is measured")
-	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access, tls, dns, edge or console")
+	flag.StringVar(&o.only, "only", "", "measure only: starts, evidence, rates, metrics, images, logs, access, tls, dns, edge, console or scale")
+	flag.IntVar(&o.pods, "pods", 1000, "the largest number of pods of -only scale: 100, 1000 or 10000")
+	flag.StringVar(&o.flags, "flags", "", "further flags of the server of -only scale")
 	flag.IntVar(&o.logs, "logs", 5, "how often the ingestion and the search of logs are measured")
 	flag.Int64Var(&o.logBytes, "log-bytes", 1<<30, "how much log is searched")
 	flag.IntVar(&o.services, "services", 1000, "the largest number of services that the API is asked for")
@@ -60,7 +62,7 @@ func main() {
 }
 
 type options struct {
-	runs, services, transfers, logs int
+	runs, services, transfers, logs, pods int
 
 	logBytes int64
 
@@ -68,6 +70,7 @@ type options struct {
 	docker bool
 	short  bool
 	part   string
+	flags  string
 	only   string
 }
 
@@ -102,8 +105,9 @@ func run(ctx context.Context, o options) error {
 		{"dns", func() error { return measureDNS(ctx, t, o, dir) }},
 		{"edge", func() error { return measureEdge(ctx, t, o, dir) }},
 		{"console", func() error { return measureConsole(ctx, t, images) }},
+		{"scale", func() error { return measureScale(ctx, t, o, images, dir) }},
 	} {
-		if o.only != "" && o.only != part.name {
+		if o.only != part.name && (o.only != "" || part.name == "scale") { // that needs what scripts/setup.sh cluster builds
 			continue
 		}
 		if err := part.measure(); err != nil {

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lightsail"
+	"github.com/aws/aws-sdk-go-v2/service/lightsail/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/trysail/trysail/test/kit"
+)
+
+const (
+	podsPerService = 10
+	podsPerNode    = 20
+	// scaleCallers is how many API calls of ours are under way at a time.
+	scaleCallers = 8
+	// aloneChanges is how many changes are made one after the other, with nothing else going on.
+	aloneChanges = 10
+	// idleTime is how long what is done without changes is measured.
+	idleTime = 10 * time.Second
+	// fillTime bounds how long it takes until all services run.
+	fillTime = 20 * time.Minute
+)
+
+// measureScale lets a server fill a cluster with more and more pods, and measures at each size what a change costs. The
+// server, its database and the API server with its etcd are real; the nodes, the scheduler and the kubelets are played.
+func measureScale(ctx context.Context, t *table, o options, img images, dir string) (err error) {
+	var sizes []int
+	for _, n := range []int{100, 1000, 10_000} {
+		if n <= o.pods {
+			sizes = append(sizes, n)
+		}
+	}
+	if len(sizes) == 0 {
+		return fmt.Errorf("-pods %d is too few; the smallest size is 100", o.pods)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	clusterDir := filepath.Join(dir, "cluster")
+	if err := os.MkdirAll(clusterDir, 0o700); err != nil {
+		return err
+	}
+	cluster, err := startControlPlane(ctx, clusterDir)
+	if err != nil {
+		cancel()
+		return err
+	}
+	defer cluster.close()
+	nodes, err := cluster.simulate(ctx)
+	if err != nil {
+		cancel()
+		return err
+	}
+	defer nodes.wg.Wait()
+	defer cancel()
+	if err := nodes.addNodes(ctx, sizes[0]/podsPerNode); err != nil {
+		return err
+	}
+	kubeconfig, err := cluster.kubeconfig()
+	if err != nil {
+		return err
+	}
+	pulls, err := kit.FreeAddr()
+	if err != nil {
+		return err
+	}
+	s, err := kit.StartServer(ctx, kit.ServerOptions{OneMachine: true, Log: filepath.Join(dir, "scale.log"), Flags: append([]string{
+		"--engine", "kubernetes", "--kubeconfig", kubeconfig, "--kube-namespace", scaleNamespace, "--kube-listen", pulls,
+		"--max-services", fmt.Sprint(sizes[len(sizes)-1]/podsPerService + 1),
+	}, strings.Fields(o.flags)...)})
+	if err != nil {
+		return err
+	}
+	// Its pods are gone with the cluster, so nothing is deleted one by one.
+	defer func() { err = errors.Join(err, s.Kill(), os.RemoveAll(filepath.Dir(s.DataDir))) }()
+	m := &scaling{server: s, api: s.Client(), cluster: cluster, nodes: nodes, image: img.web, versions: map[int]int{}}
+	for _, n := range sizes {
+		if err := m.measure(ctx, t, n); err != nil {
+			return fmt.Errorf("%d pods: %w\n%s", n, err, s.LogTail(20))
+		}
+	}
+	return nil
+}
+
+// scaling is a server whose cluster becomes fuller and fuller.
+type scaling struct {
+	server   *kit.Server
+	api      *lightsail.Client
+	cluster  *controlPlane
+	nodes    *simulation
+	image    string
+	services int
+
+	mu       sync.Mutex  // guards versions
+	versions map[int]int // by service, the newest
+}
+
+func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
+	if err := m.nodes.addNodes(ctx, pods/podsPerNode); err != nil {
+		return err
+	}
+	title := fmt.Sprintf("%d pods, %d services, %d nodes: ", pods, pods/podsPerService, m.nodes.nodes)
+	filled, err := m.watching(func() error { return m.fill(ctx, pods/podsPerService) })
+	if err != nil {
+		return err
+	}
+	t.add(title+"until all run", fmt.Sprintf("%.1f s", filled.took.Seconds()), fmt.Sprintf("%d more pods, CPU %.1f s", filled.new*podsPerService, filled.cpu.Seconds()))
+	idle, err := m.watching(func() error { return sleep(ctx, idleTime) })
+	if err != nil {
+		return err
+	}
+	memory, err := kit.MemoryOf(m.server.PID())
+	if err != nil {
+		return err
+	}
+	t.add(title+"memory", fmt.Sprintf("RSS %d MB", memory.RSS/mib), fmt.Sprintf("%.1f KB per pod", float64(memory.RSS)/1024/float64(pods)))
+	t.add(title+"nothing changes", fmt.Sprintf("CPU %.1f %%", 100*idle.cpu.Seconds()/idle.took.Seconds()), fmt.Sprintf("%.1f requests/s", float64(len(idle.requests))/idle.took.Seconds()))
+	var changes []change
+	alone, err := m.watching(func() error {
+		for i := range aloneChanges {
+			one, err := m.deploy(ctx, i*m.services/aloneChanges)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, one)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	m.report(t, title+"one change at a time", changes, alone)
+	many := max(1, m.services/10)
+	changes = make([]change, many)
+	busy, err := m.watching(func() error {
+		var g errgroup.Group
+		for i := range many {
+			g.Go(func() (err error) {
+				changes[i], err = m.deploy(ctx, i*m.services/many)
+				return err
+			})
+		}
+		return g.Wait()
+	})
+	if err != nil {
+		return err
+	}
+	m.report(t, fmt.Sprintf("%s%d changes at once", title, many), changes, busy)
+	return nil
+}
+
+// change is one deployment.
+type change struct {
+	service           string
+	asked             time.Time
+	lag, active, done time.Duration // until the first request to the cluster, until it is ACTIVE, and until the old pods are gone
+}
+
+// report says what became of changes.
+func (m *scaling) report(t *table, title string, changes []change, w watched) {
+	first := map[string][]time.Time{} // by service
+	kinds := map[string]int{}
+	for _, r := range w.requests {
+		kinds[r.what()]++
+		if r.Verb == "patch" && r.Object.Resource == "pods" {
+			first[serviceOf(r.Object.Name)] = append(first[serviceOf(r.Object.Name)], r.At)
+		}
+	}
+	var lags, actives, dones []time.Duration
+	for i, c := range changes {
+		for _, at := range first[c.service] {
+			if d := at.Sub(c.asked); d >= 0 && (changes[i].lag == 0 || d < changes[i].lag) {
+				changes[i].lag = d
+			}
+		}
+		lags, actives, dones = append(lags, changes[i].lag), append(actives, c.active), append(dones, c.done)
+	}
+	for _, one := range []struct {
+		what string
+		all  []time.Duration
+	}{{"first request to the cluster", lags}, {"ACTIVE", actives}, {"old pods gone", dones}} {
+		slices.Sort(one.all)
+		at := func(p int) time.Duration { return one.all[min(len(one.all)-1, len(one.all)*p/100)] }
+		t.add(title+", until "+one.what, "p50 "+millis(at(50)), "p99 "+millis(at(99)))
+	}
+	n := float64(len(changes))
+	t.add(title+", for each", fmt.Sprintf("CPU %.0f ms", float64(w.cpu.Milliseconds())/n), fmt.Sprintf("%.1f requests", float64(len(w.requests))/n))
+	var text []string
+	for _, kind := range slices.SortedFunc(maps.Keys(kinds), func(a, b string) int { return cmp.Or(kinds[b]-kinds[a], strings.Compare(a, b)) }) {
+		text = append(text, fmt.Sprintf("%s %.1f", kind, float64(kinds[kind])/n))
+	}
+	t.add(title+", requests", "", strings.Join(text, ", "))
+}
+
+// watched is what the server did meanwhile.
+type watched struct {
+	took, cpu time.Duration
+	requests  []request
+	new       int // services
+}
+
+func (m *scaling) watching(do func() error) (w watched, err error) {
+	if _, err := m.cluster.audit.next(); err != nil {
+		return w, err
+	}
+	services, began := m.services, time.Now()
+	before, err := kit.CPUOf(m.server.PID())
+	if err != nil {
+		return w, err
+	}
+	if err := do(); err != nil {
+		return w, err
+	}
+	w.took, w.new = time.Since(began), m.services-services
+	after, err := kit.CPUOf(m.server.PID())
+	if err != nil {
+		return w, err
+	}
+	w.cpu = after - before
+	w.requests, err = m.cluster.audit.next()
+	return w, err
+}
+
+func scaleName(i int) string { return fmt.Sprintf("scale-%d", i) }
+
+func (m *scaling) container() map[string]types.Container {
+	return map[string]types.Container{"web": {Image: aws.String(m.image)}}
+}
+
+// fill makes more services until there are n, and waits until all run.
+func (m *scaling) fill(ctx context.Context, n int) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(scaleCallers)
+	for i := m.services; i < n; i++ {
+		g.Go(func() error {
+			_, err := m.api.CreateContainerService(gctx, &lightsail.CreateContainerServiceInput{
+				ServiceName: aws.String(scaleName(i)), Power: types.ContainerServicePowerNameNano, Scale: aws.Int32(podsPerService),
+				Deployment: &types.ContainerServiceDeploymentRequest{Containers: m.container()},
+			})
+			m.mu.Lock()
+			m.versions[i] = 1
+			m.mu.Unlock()
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	m.services = n
+	said := time.Now()
+	for began := time.Now(); ; {
+		out, err := m.api.GetContainerServices(ctx, &lightsail.GetContainerServicesInput{})
+		if err != nil {
+			return err
+		}
+		running := 0
+		for _, s := range out.ContainerServices {
+			if s.State == types.ContainerServiceStateRunning {
+				running++
+			}
+		}
+		if running == n {
+			return nil
+		}
+		if time.Since(began) > fillTime {
+			return fmt.Errorf("after %s %d of %d services run", fillTime, running, n)
+		}
+		if time.Since(said) > 10*time.Second {
+			said = time.Now()
+			fmt.Fprintf(os.Stderr, "%d of %d services run\n", running, n)
+		}
+		if err := sleep(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// deploy makes a new version of a service and waits until its old pods are gone.
+func (m *scaling) deploy(ctx context.Context, i int) (c change, err error) {
+	c = change{service: scaleName(i), asked: time.Now()}
+	if _, err := m.api.CreateContainerServiceDeployment(ctx, &lightsail.CreateContainerServiceDeploymentInput{ServiceName: &c.service, Containers: m.container()}); err != nil {
+		return c, err
+	}
+	m.mu.Lock()
+	m.versions[i]++
+	want := m.versions[i]
+	m.mu.Unlock()
+	for {
+		out, err := m.api.GetContainerServices(ctx, &lightsail.GetContainerServicesInput{ServiceName: &c.service})
+		if err != nil {
+			return c, err
+		}
+		s := out.ContainerServices[0]
+		if d := s.CurrentDeployment; c.active == 0 && d != nil && int(aws.ToInt32(d.Version)) == want {
+			c.active = time.Since(c.asked)
+		}
+		if c.active != 0 && s.State == types.ContainerServiceStateRunning && m.nodes.podsOf(c.service) == podsPerService {
+			c.done = time.Since(c.asked)
+			return c, nil
+		}
+		if time.Since(c.asked) > fillTime {
+			return c, fmt.Errorf("service %s is %s with %d pods after %s", c.service, s.State, m.nodes.podsOf(c.service), fillTime)
+		}
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return c, err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
