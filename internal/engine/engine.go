@@ -39,6 +39,16 @@ type Adopter interface {
 	Adopt(id trysail.PodID, logDir string) error
 }
 
+// Scoped is an optional ability of an Engine that may have very many pods: to speak of those of single services, so that
+// the change of a pod costs the same however many others there are.
+type Scoped interface {
+	// ServicePods is Pods for one service.
+	ServicePods(ctx context.Context, serviceID string) ([]trysail.Pod, error)
+	// ServiceChanges is Changes with the ids of the services whose pods may have changed since the last time. None at all
+	// (nil) means that those of any may have; that is what it begins with.
+	ServiceChanges(ctx context.Context) iter.Seq[[]string]
+}
+
 // Pruner is an optional ability of an Engine: removing images.
 type Pruner interface {
 	// Prune removes the images that no pod uses and that are not in keep (names by digest; the digest decides), and

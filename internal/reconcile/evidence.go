@@ -74,7 +74,7 @@ func (r *Reconciler) glance(ctx context.Context, w *World, rec trysail.PodRecord
 // lookAgain takes what the engine has at this moment into the world: what a plan rests on may be a moment old, and a
 // verdict shall not.
 func (r *Reconciler) lookAgain(ctx context.Context, w *World) {
-	r.observe(ctx)
+	r.look(ctx, w.Service.ID)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w.Observed = r.observed[w.Service.ID]

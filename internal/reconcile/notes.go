@@ -36,10 +36,13 @@ type notes struct {
 func (r *Reconciler) note(key versionKey, change func(*notes)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := r.notes[key]
+	if r.notes[key.service] == nil {
+		r.notes[key.service] = map[int]*notes{}
+	}
+	n := r.notes[key.service][key.version]
 	if n == nil {
 		n = &notes{trials: map[trysail.PodID][]trysail.Trial{}, oomKills: map[trysail.PodID]int64{}}
-		r.notes[key] = n
+		r.notes[key.service][key.version] = n
 	}
 	change(n)
 }
@@ -48,7 +51,7 @@ func (r *Reconciler) note(key versionKey, change func(*notes)) {
 func (r *Reconciler) noted(key versionKey) (n notes) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if have := r.notes[key]; have != nil {
+	if have := r.notes[key.service][key.version]; have != nil {
 		n = *have
 		n.trials, n.oomKills = maps.Clone(have.trials), maps.Clone(have.oomKills)
 	}
@@ -59,7 +62,11 @@ func (r *Reconciler) noted(key versionKey) (n notes) {
 func (r *Reconciler) forget(serviceID string, keep int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.notes, func(key versionKey, _ *notes) bool { return key.service == serviceID && key.version != keep })
+	all := r.notes[serviceID]
+	maps.DeleteFunc(all, func(version int, _ *notes) bool { return version != keep })
+	if len(all) == 0 {
+		delete(r.notes, serviceID)
+	}
 }
 
 // examine looks into the images before anything is started, and notes what it sees.

@@ -109,7 +109,7 @@ type Reconciler struct {
 	queue    map[string]*entry                        // by service id
 	observed map[string]map[trysail.PodID]trysail.Pod // by service id
 	actions  map[string]context.CancelFunc            // actions under way, by key
-	notes    map[versionKey]*notes
+	notes    map[string]map[int]*notes                // by service id and version
 }
 
 // entry is the state of a service in the queue.
@@ -132,7 +132,7 @@ func New(cfg Config) *Reconciler {
 	}
 	return &Reconciler{
 		Config: cfg, ids: map[string]string{}, queue: map[string]*entry{}, observed: map[string]map[trysail.PodID]trysail.Pod{},
-		actions: map[string]context.CancelFunc{}, notes: map[versionKey]*notes{},
+		actions: map[string]context.CancelFunc{}, notes: map[string]map[int]*notes{},
 	}
 }
 
@@ -147,11 +147,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	r.wg.Go(func() {
-		for range r.Engine.Changes(ctx) {
-			r.observe(ctx)
-		}
-	})
+	r.wg.Go(func() { r.follow(ctx) })
 	r.wg.Go(func() { r.keepHouse(ctx) })
 	changes := r.Router.Changes()
 	poll := time.NewTicker(pollEvery)
@@ -249,6 +245,60 @@ func (r *Reconciler) adoptPods(ctx context.Context, services []trysail.Service) 
 		}
 	}
 	return nil
+}
+
+// follow looks at what the engine says has changed, until ctx ends.
+func (r *Reconciler) follow(ctx context.Context) {
+	scoped, ok := r.Engine.(engine.Scoped)
+	if !ok {
+		for range r.Engine.Changes(ctx) {
+			r.observe(ctx)
+		}
+		return
+	}
+	for ids := range scoped.ServiceChanges(ctx) {
+		if ids == nil {
+			r.observe(ctx)
+		}
+		for _, id := range ids {
+			r.look(ctx, id)
+		}
+	}
+}
+
+// look is observe for one service, as far as the engine can tell its pods from all others.
+func (r *Reconciler) look(ctx context.Context, id string) {
+	scoped, ok := r.Engine.(engine.Scoped)
+	if !ok {
+		r.observe(ctx)
+		return
+	}
+	r.observing.Lock()
+	defer r.observing.Unlock()
+	pods, err := scoped.ServicePods(ctx, id)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.Log.WarnContext(ctx, "the engine does not say which pods a service has", "service_id", id, "error", err)
+		}
+		return
+	}
+	var now map[trysail.PodID]trysail.Pod
+	if len(pods) > 0 {
+		now = map[trysail.PodID]trysail.Pod{}
+	}
+	for _, p := range pods {
+		now[p.ID] = p
+	}
+	r.mu.Lock()
+	before := r.observed[id]
+	r.observed[id] = now
+	if now == nil {
+		delete(r.observed, id)
+	}
+	r.mu.Unlock()
+	if !reflect.DeepEqual(before, now) {
+		r.enqueue(ctx, id)
+	}
 }
 
 // observe asks the engine for its pods and wakes the services whose pods have changed.
@@ -423,12 +473,10 @@ func (r *Reconciler) world(ctx context.Context, id string) (w World, tasks []try
 	r.ids[w.Service.Name] = id
 	w.Observed = withoutTasks(r.observed[id], tasks)
 	w.Images, w.Tried = map[int]Images{}, map[trysail.PodID]bool{}
-	for key, n := range r.notes {
-		if key.service == id {
-			w.Images[key.version] = n.images
-			for pod := range n.trials {
-				w.Tried[pod] = true
-			}
+	for version, n := range r.notes[id] {
+		w.Images[version] = n.images
+		for pod := range n.trials {
+			w.Tried[pod] = true
 		}
 	}
 	r.mu.Unlock()
@@ -470,7 +518,7 @@ func (r *Reconciler) act(ctx context.Context, key, service string, do func(conte
 	r.wg.Go(func() {
 		err := do(actx)
 		defer cancel()
-		r.observe(ctx)
+		r.look(ctx, service)
 		r.mu.Lock()
 		delete(r.actions, key)
 		r.mu.Unlock()

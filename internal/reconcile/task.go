@@ -74,7 +74,7 @@ func (r *Reconciler) runTask(ctx context.Context, service string, k trysail.Task
 		case time.Now().After(now.Deadline):
 			return r.endTask(ctx, k, taskGrace, 0, fmt.Sprintf("It was stopped, as its time of %v was over.", now.Deadline.Sub(now.CreatedAt)))
 		case !seen && time.Since(started) > pollEvery:
-			r.observe(ctx)
+			r.look(ctx, k.ServiceID)
 			if _, seen := r.observedPod(k.ServiceID, k.ID); !seen {
 				return r.endTask(ctx, k, 0, 0, "Its pod was gone.")
 			}
@@ -147,7 +147,7 @@ func (r *Reconciler) startTask(ctx context.Context, service string, k trysail.Ta
 		Containers: []trysail.ContainerSpec{{Name: k.Container, Image: image, Command: k.Command, Environment: c.Environment}},
 	})
 	if err == nil {
-		r.observe(ctx)
+		r.look(ctx, k.ServiceID)
 	}
 	return err
 }

@@ -67,8 +67,8 @@ func (b *budgets) run(ctx context.Context) {
 func (b *budgets) settle(ctx context.Context, id string) error {
 	e := b.engine
 	count, service := 0, ""
-	for _, p := range e.watch.allPods() {
-		if p.Labels[labelServiceID] == id && p.DeletionTimestamp == nil {
+	for _, p := range e.watch.servicePods(id) {
+		if p.DeletionTimestamp == nil {
 			count, service = count+1, p.Labels[labelName]
 		}
 	}

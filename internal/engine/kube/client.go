@@ -29,12 +29,20 @@ import (
 // manager names us as the owner of the fields that we set.
 const manager = "trysail"
 
+// How many requests per second there may be of each kind (pods and names, logs, budgets), and how many at once after a
+// while without any. The API server has its own means against too many; this is for mistakes of ours.
+const (
+	maxRate  = 200
+	maxBurst = 400
+)
+
 // client asks the API server. It knows the few kinds that we use, and is made of client-go's REST client instead of its
 // set of typed clients: those would make the program, and with it every container's shim, half as large again.
 type client struct {
 	config    *rest.Config
 	namespace string
 	core      rest.Interface
+	logs      rest.Interface // core again, for reading logs: a server that begins to follow thousands must not keep pods waiting
 	policy    rest.Interface
 	discovery rest.Interface
 	codec     runtime.ParameterCodec
@@ -46,7 +54,7 @@ func newClient(cfg Config) (*client, error) {
 		return nil, err
 	}
 	config.UserAgent = "trysail"
-	config.QPS, config.Burst = 50, 100
+	config.QPS, config.Burst = maxRate, maxBurst
 	config.WarningHandler = rest.NoWarnings{}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), policyv1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme)); err != nil {
@@ -66,6 +74,9 @@ func newClient(cfg Config) (*client, error) {
 		return rest.RESTClientForConfigAndClient(config, httpClient)
 	}
 	if c.core, err = group("/api", corev1.SchemeGroupVersion); err != nil {
+		return nil, fmt.Errorf("making a client for the cluster: %w", err)
+	}
+	if c.logs, err = group("/api", corev1.SchemeGroupVersion); err != nil {
 		return nil, fmt.Errorf("making a client for the cluster: %w", err)
 	}
 	if c.policy, err = group("/apis", policyv1.SchemeGroupVersion); err != nil {

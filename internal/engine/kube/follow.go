@@ -181,7 +181,7 @@ func (f *follower) read(ctx context.Context, id trysail.PodID, container, stream
 	if !end.last.IsZero() {
 		options.SinceTime = &metav1.Time{Time: end.last.Truncate(time.Second)}
 	}
-	body, err := f.engine.api.core.Get().Namespace(f.engine.api.namespace).Resource("pods").Name(string(id)).SubResource("log").
+	body, err := f.engine.api.logs.Get().Namespace(f.engine.api.namespace).Resource("pods").Name(string(id)).SubResource("log").
 		VersionedParams(options, f.engine.api.codec).Stream(ctx)
 	if err != nil {
 		return false, err

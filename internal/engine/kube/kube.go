@@ -79,6 +79,7 @@ var (
 	_ engine.Engine  = (*Engine)(nil)
 	_ engine.Witness = (*Engine)(nil)
 	_ engine.Adopter = (*Engine)(nil)
+	_ engine.Scoped  = (*Engine)(nil)
 )
 
 // Open connects to the cluster. End it with Close; pods run on. Errors: what keeps it from working, in a form for the

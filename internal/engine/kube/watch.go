@@ -24,15 +24,28 @@ import (
 type watch struct {
 	pods, nodes cache.SharedIndexInformer
 	log         *slog.Logger
+	namespace   string
 
-	mu      sync.Mutex    // guards changes
-	changes chan struct{} // closed with the next change
+	mu      sync.Mutex                        // guards all below
+	changes chan struct{}                     // closed with the next change
+	waiting map[string]map[chan struct{}]bool // by name of the pod that somebody waits for
+	feeds   map[*feed]bool
+}
+
+// The index of the pods by their service's id.
+const byService = "service"
+
+func serviceIndex(o any) ([]string, error) {
+	if p, ok := o.(*corev1.Pod); ok {
+		return []string{p.Labels[labelServiceID]}, nil
+	}
+	return nil, nil
 }
 
 func newWatch(api *client, log *slog.Logger, see func(before, now *corev1.Pod)) *watch {
-	w := &watch{log: log, changes: make(chan struct{})}
+	w := &watch{log: log, namespace: api.namespace, changes: make(chan struct{}), waiting: map[string]map[chan struct{}]bool{}, feeds: map[*feed]bool{}}
 	ours := func(o *metav1.ListOptions) { o.LabelSelector = labelManagedBy + "=" + manager }
-	w.pods = cache.NewSharedIndexInformer(cache.NewFilteredListWatchFromClient(api.core, "pods", api.namespace, ours), &corev1.Pod{}, 0, cache.Indexers{})
+	w.pods = cache.NewSharedIndexInformer(cache.NewFilteredListWatchFromClient(api.core, "pods", api.namespace, ours), &corev1.Pod{}, 0, cache.Indexers{byService: serviceIndex})
 	w.nodes = cache.NewSharedIndexInformer(cache.NewListWatchFromClient(api.core, "nodes", "", fields.Everything()), &corev1.Node{}, 0, cache.Indexers{})
 	for _, i := range []cache.SharedIndexInformer{w.pods, w.nodes} {
 		_ = i.SetTransform(slim)
@@ -46,15 +59,15 @@ func newWatch(api *client, log *slog.Logger, see func(before, now *corev1.Pod)) 
 		AddFunc: func(o any) {
 			if now, ok := o.(*corev1.Pod); ok {
 				see(nil, now)
+				w.tell(now)
 			}
-			w.tell()
 		},
 		UpdateFunc: func(a, b any) {
 			before, _ := a.(*corev1.Pod)
 			if now, ok := b.(*corev1.Pod); ok {
 				see(before, now)
+				w.tell(now)
 			}
-			w.tell()
 		},
 		DeleteFunc: func(o any) {
 			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
@@ -62,18 +75,18 @@ func newWatch(api *client, log *slog.Logger, see func(before, now *corev1.Pod)) 
 			}
 			if before, ok := o.(*corev1.Pod); ok {
 				see(before, nil)
+				w.tell(before)
 			}
-			w.tell()
 		},
 	})
 	_, _ = w.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { w.tell() },
-		DeleteFunc: func(any) { w.tell() },
+		AddFunc:    func(any) { w.tell(nil) },
+		DeleteFunc: func(any) { w.tell(nil) },
 		UpdateFunc: func(a, b any) {
 			before, _ := a.(*corev1.Node)
 			now, _ := b.(*corev1.Node)
 			if before == nil || now == nil || isAwayNode(before) != isAwayNode(now) || before.Spec.Unschedulable != now.Spec.Unschedulable {
-				w.tell()
+				w.tell(nil)
 			}
 		},
 	})
@@ -106,12 +119,31 @@ func (w *watch) synced(ctx context.Context) error {
 	return nil
 }
 
-// tell wakes all who wait for a change.
-func (w *watch) tell() {
+// tell wakes all who wait for a change of the pod, or of any if it is nil: nodes concern all of theirs.
+func (w *watch) tell(p *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	close(w.changes)
 	w.changes = make(chan struct{})
+	for f := range w.feeds {
+		f.note(p)
+	}
+	if p != nil {
+		wake(w.waiting[p.Name])
+		return
+	}
+	for _, all := range w.waiting {
+		wake(all)
+	}
+}
+
+func wake(waiting map[chan struct{}]bool) {
+	for c := range waiting {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // changed is closed with the next change.
@@ -130,10 +162,11 @@ const lookEvery = time.Second
 // wait calls look with the pod, nil while there is none, after every change and now and then, until it returns an error.
 // errEnough ends the wait well.
 func (w *watch) wait(ctx context.Context, id trysail.PodID, look func(*corev1.Pod) error) error {
+	changed, stop := w.attend(string(id))
+	defer stop()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		changed := w.changed()
 		if err := look(w.pod(id)); errors.Is(err, errEnough) {
 			return nil
 		} else if err != nil {
@@ -148,13 +181,45 @@ func (w *watch) wait(ctx context.Context, id trysail.PodID, look func(*corev1.Po
 	}
 }
 
-func (w *watch) pod(id trysail.PodID) *corev1.Pod {
-	for _, p := range w.allPods() {
-		if p.Name == string(id) {
-			return p
+// attend returns a channel that gets something after each change of the pod, and what ends that.
+func (w *watch) attend(pod string) (changed <-chan struct{}, stop func()) {
+	c := make(chan struct{}, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting[pod] == nil {
+		w.waiting[pod] = map[chan struct{}]bool{}
+	}
+	w.waiting[pod][c] = true
+	return c, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if delete(w.waiting[pod], c); len(w.waiting[pod]) == 0 {
+			delete(w.waiting, pod)
 		}
 	}
-	return nil
+}
+
+func (w *watch) pod(id trysail.PodID) *corev1.Pod {
+	o, ok, err := w.pods.GetStore().GetByKey(w.namespace + "/" + string(id))
+	if err != nil || !ok {
+		return nil
+	}
+	p, _ := o.(*corev1.Pod)
+	return p
+}
+
+// servicePods are the pods of one service.
+func (w *watch) servicePods(id string) (list []*corev1.Pod) {
+	all, err := w.pods.GetIndexer().ByIndex(byService, id)
+	if err != nil {
+		return nil // there is that index
+	}
+	for _, o := range all {
+		if p, ok := o.(*corev1.Pod); ok {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 func (w *watch) node(name string) *corev1.Node {
