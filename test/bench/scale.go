@@ -8,9 +8,9 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -47,23 +47,24 @@ func measureScale(ctx context.Context, t *table, o options, img images, dir stri
 		return fmt.Errorf("-pods %d is too few; the smallest size is 100", o.pods)
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	clusterDir := filepath.Join(dir, "cluster")
 	if err := os.MkdirAll(clusterDir, 0o700); err != nil {
 		return err
 	}
 	cluster, err := startControlPlane(ctx, clusterDir)
 	if err != nil {
-		cancel()
 		return err
 	}
 	defer cluster.close()
 	nodes, err := cluster.simulate(ctx)
 	if err != nil {
-		cancel()
 		return err
 	}
-	defer nodes.wg.Wait()
-	defer cancel()
+	defer func() {
+		cancel()
+		nodes.wg.Wait()
+	}()
 	if err := nodes.addNodes(ctx, sizes[0]/podsPerNode); err != nil {
 		return err
 	}
@@ -75,7 +76,8 @@ func measureScale(ctx context.Context, t *table, o options, img images, dir stri
 	if err != nil {
 		return err
 	}
-	s, err := kit.StartServer(ctx, kit.ServerOptions{OneMachine: true, Log: filepath.Join(dir, "scale.log"), Flags: append([]string{
+	logFile := filepath.Join(dir, "scale.log")
+	s, err := kit.StartServer(ctx, kit.ServerOptions{OneMachine: true, Log: logFile, Flags: append([]string{
 		"--engine", "kubernetes", "--kubeconfig", kubeconfig, "--kube-namespace", scaleNamespace, "--kube-listen", pulls,
 		"--max-services", fmt.Sprint(sizes[len(sizes)-1]/podsPerService + 1),
 	}, strings.Fields(o.flags)...)})
@@ -84,7 +86,7 @@ func measureScale(ctx context.Context, t *table, o options, img images, dir stri
 	}
 	// Its pods are gone with the cluster, so nothing is deleted one by one.
 	defer func() { err = errors.Join(err, s.Kill(), os.RemoveAll(filepath.Dir(s.DataDir))) }()
-	m := &scaling{server: s, api: s.Client(), cluster: cluster, nodes: nodes, image: img.web, versions: map[int]int{}}
+	m := &scaling{server: s, api: s.Client(), cluster: cluster, nodes: nodes, image: img.web, log: logFile}
 	for _, n := range sizes {
 		if err := m.measure(ctx, t, n); err != nil {
 			return fmt.Errorf("%d pods: %w\n%s", n, err, s.LogTail(20))
@@ -100,10 +102,8 @@ type scaling struct {
 	cluster  *controlPlane
 	nodes    *simulation
 	image    string
+	log      string // of the server
 	services int
-
-	mu       sync.Mutex  // guards versions
-	versions map[int]int // by service, the newest
 }
 
 func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
@@ -129,7 +129,7 @@ func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
 	var changes []change
 	alone, err := m.watching(func() error {
 		for i := range aloneChanges {
-			one, err := m.deploy(ctx, i*m.services/aloneChanges)
+			one, err := m.deploy(ctx, i*m.services/aloneChanges, 20*time.Millisecond)
 			if err != nil {
 				return err
 			}
@@ -140,14 +140,16 @@ func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
 	if err != nil {
 		return err
 	}
-	m.report(t, title+"one change at a time", changes, alone)
+	if err := m.report(t, title+"one change at a time", changes, alone); err != nil {
+		return err
+	}
 	many := max(1, m.services/10)
 	changes = make([]change, many)
 	busy, err := m.watching(func() error {
 		var g errgroup.Group
 		for i := range many {
 			g.Go(func() (err error) {
-				changes[i], err = m.deploy(ctx, i*m.services/many)
+				changes[i], err = m.deploy(ctx, i*m.services/many, time.Duration(many)*20*time.Millisecond)
 				return err
 			})
 		}
@@ -156,35 +158,41 @@ func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
 	if err != nil {
 		return err
 	}
-	m.report(t, fmt.Sprintf("%s%d changes at once", title, many), changes, busy)
-	return nil
+	return m.report(t, fmt.Sprintf("%s%d changes at once", title, many), changes, busy)
 }
 
 // change is one deployment.
 type change struct {
-	service           string
-	asked             time.Time
-	lag, active, done time.Duration // until the first request to the cluster, until it is ACTIVE, and until the old pods are gone
+	service string
+	version int
+	asked   time.Time
+	done    time.Duration // until the old pods are gone
 }
 
 // report says what became of changes.
-func (m *scaling) report(t *table, title string, changes []change, w watched) {
-	first := map[string][]time.Time{} // by service
+func (m *scaling) report(t *table, title string, changes []change, w watched) error {
+	first := map[string]time.Time{} // by service and version
 	kinds := map[string]int{}
 	for _, r := range w.requests {
 		kinds[r.what()]++
-		if r.Verb == "patch" && r.Object.Resource == "pods" {
-			first[serviceOf(r.Object.Name)] = append(first[serviceOf(r.Object.Name)], r.At)
+		service, rest, _ := strings.Cut(r.Object.Name, "-v")
+		version, _, _ := strings.Cut(rest, "-")
+		key := service + "/" + version
+		if at := first[key]; r.Verb == "patch" && r.Object.Resource == "pods" && (at.IsZero() || r.At.Before(at)) {
+			first[key] = r.At
 		}
 	}
+	became, err := m.active()
+	if err != nil {
+		return err
+	}
 	var lags, actives, dones []time.Duration
-	for i, c := range changes {
-		for _, at := range first[c.service] {
-			if d := at.Sub(c.asked); d >= 0 && (changes[i].lag == 0 || d < changes[i].lag) {
-				changes[i].lag = d
-			}
+	for _, c := range changes {
+		key := fmt.Sprintf("%s/%d", c.service, c.version)
+		if first[key].IsZero() || became[key].IsZero() {
+			return fmt.Errorf("nobody has noted when version %d of %s began, or became ACTIVE", c.version, c.service)
 		}
-		lags, actives, dones = append(lags, changes[i].lag), append(actives, c.active), append(dones, c.done)
+		lags, actives, dones = append(lags, first[key].Sub(c.asked)), append(actives, became[key].Sub(c.asked)), append(dones, c.done)
 	}
 	for _, one := range []struct {
 		what string
@@ -201,6 +209,28 @@ func (m *scaling) report(t *table, title string, changes []change, w watched) {
 		text = append(text, fmt.Sprintf("%s %.1f", kind, float64(kinds[kind])/n))
 	}
 	t.add(title+", requests", "", strings.Join(text, ", "))
+	return nil
+}
+
+// becameActive is what the server writes when a version becomes ACTIVE.
+var becameActive = regexp.MustCompile(`(?m)^time=(\S+) .*msg="deployment is active" service=(\S+) version=(\d+)`)
+
+// active is when each version became ACTIVE, as the server's log has it: asking for all of them again and again would be
+// the larger part of what is measured.
+func (m *scaling) active() (map[string]time.Time, error) {
+	text, err := os.ReadFile(m.log)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]time.Time{}
+	for _, found := range becameActive.FindAllStringSubmatch(string(text), -1) {
+		at, err := time.Parse(time.RFC3339Nano, found[1])
+		if err != nil {
+			return nil, err
+		}
+		all[found[2]+"/"+found[3]] = at
+	}
+	return all, nil
 }
 
 // watched is what the server did meanwhile.
@@ -248,9 +278,6 @@ func (m *scaling) fill(ctx context.Context, n int) error {
 				ServiceName: aws.String(scaleName(i)), Power: types.ContainerServicePowerNameNano, Scale: aws.Int32(podsPerService),
 				Deployment: &types.ContainerServiceDeploymentRequest{Containers: m.container()},
 			})
-			m.mu.Lock()
-			m.versions[i] = 1
-			m.mu.Unlock()
 			return err
 		})
 	}
@@ -286,33 +313,28 @@ func (m *scaling) fill(ctx context.Context, n int) error {
 	}
 }
 
-// deploy makes a new version of a service and waits until its old pods are gone.
-func (m *scaling) deploy(ctx context.Context, i int) (c change, err error) {
+// deploy makes a new version of a service and waits until its old pods are gone, asking for that now and then.
+func (m *scaling) deploy(ctx context.Context, i int, every time.Duration) (c change, err error) {
 	c = change{service: scaleName(i), asked: time.Now()}
-	if _, err := m.api.CreateContainerServiceDeployment(ctx, &lightsail.CreateContainerServiceDeploymentInput{ServiceName: &c.service, Containers: m.container()}); err != nil {
+	out, err := m.api.CreateContainerServiceDeployment(ctx, &lightsail.CreateContainerServiceDeploymentInput{ServiceName: &c.service, Containers: m.container()})
+	if err != nil {
 		return c, err
 	}
-	m.mu.Lock()
-	m.versions[i]++
-	want := m.versions[i]
-	m.mu.Unlock()
+	c.version = int(aws.ToInt32(out.ContainerService.NextDeployment.Version))
 	for {
 		out, err := m.api.GetContainerServices(ctx, &lightsail.GetContainerServicesInput{ServiceName: &c.service})
 		if err != nil {
 			return c, err
 		}
 		s := out.ContainerServices[0]
-		if d := s.CurrentDeployment; c.active == 0 && d != nil && int(aws.ToInt32(d.Version)) == want {
-			c.active = time.Since(c.asked)
-		}
-		if c.active != 0 && s.State == types.ContainerServiceStateRunning && m.nodes.podsOf(c.service) == podsPerService {
+		if s.State == types.ContainerServiceStateRunning && int(aws.ToInt32(s.CurrentDeployment.Version)) == c.version && m.nodes.podsOf(c.service) == podsPerService {
 			c.done = time.Since(c.asked)
 			return c, nil
 		}
 		if time.Since(c.asked) > fillTime {
 			return c, fmt.Errorf("service %s is %s with %d pods after %s", c.service, s.State, m.nodes.podsOf(c.service), fillTime)
 		}
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+		if err := sleep(ctx, every); err != nil {
 			return c, err
 		}
 	}
