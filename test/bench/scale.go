@@ -129,7 +129,7 @@ func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
 	var changes []change
 	alone, err := m.watching(func() error {
 		for i := range aloneChanges {
-			one, err := m.deploy(ctx, i*m.services/aloneChanges, 20*time.Millisecond)
+			one, err := m.deploy(ctx, i*m.services/aloneChanges)
 			if err != nil {
 				return err
 			}
@@ -149,7 +149,7 @@ func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
 		var g errgroup.Group
 		for i := range many {
 			g.Go(func() (err error) {
-				changes[i], err = m.deploy(ctx, i*m.services/many, time.Duration(many)*20*time.Millisecond)
+				changes[i], err = m.deploy(ctx, i*m.services/many)
 				return err
 			})
 		}
@@ -313,31 +313,36 @@ func (m *scaling) fill(ctx context.Context, n int) error {
 	}
 }
 
-// deploy makes a new version of a service and waits until its old pods are gone, asking for that now and then.
-func (m *scaling) deploy(ctx context.Context, i int, every time.Duration) (c change, err error) {
+// deploy makes a new version of a service and waits until its old pods are gone. It looks at the cluster that is played,
+// which costs the server nothing, until there is a reason to ask.
+func (m *scaling) deploy(ctx context.Context, i int) (c change, err error) {
 	c = change{service: scaleName(i), asked: time.Now()}
 	out, err := m.api.CreateContainerServiceDeployment(ctx, &lightsail.CreateContainerServiceDeploymentInput{ServiceName: &c.service, Containers: m.container()})
 	if err != nil {
 		return c, err
 	}
 	c.version = int(aws.ToInt32(out.ContainerService.NextDeployment.Version))
-	for {
-		out, err := m.api.GetContainerServices(ctx, &lightsail.GetContainerServicesInput{ServiceName: &c.service})
-		if err != nil {
-			return c, err
-		}
-		s := out.ContainerServices[0]
-		if s.State == types.ContainerServiceStateRunning && int(aws.ToInt32(s.CurrentDeployment.Version)) == c.version && m.nodes.podsOf(c.service) == podsPerService {
-			c.done = time.Since(c.asked)
-			return c, nil
+	for begun := false; ; {
+		n := m.nodes.podsOf(c.service)
+		if begun = begun || n > podsPerService; begun && n == podsPerService {
+			break
 		}
 		if time.Since(c.asked) > fillTime {
-			return c, fmt.Errorf("service %s is %s with %d pods after %s", c.service, s.State, m.nodes.podsOf(c.service), fillTime)
+			return c, fmt.Errorf("service %s has %d pods after %s", c.service, n, fillTime)
 		}
-		if err := sleep(ctx, every); err != nil {
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
 			return c, err
 		}
 	}
+	c.done = time.Since(c.asked)
+	answer, err := m.api.GetContainerServices(ctx, &lightsail.GetContainerServicesInput{ServiceName: &c.service})
+	if err != nil {
+		return c, err
+	}
+	if s := answer.ContainerServices[0]; s.State != types.ContainerServiceStateRunning || int(aws.ToInt32(s.CurrentDeployment.Version)) != c.version {
+		return c, fmt.Errorf("service %s is %s, and version %d is not ACTIVE", c.service, s.State, c.version)
+	}
+	return c, nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
