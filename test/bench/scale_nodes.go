@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -110,7 +111,7 @@ func (c *controlPlane) simulate(ctx context.Context) (*simulation, error) {
 					return
 				}
 				if err := s.play(ctx, name); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
-					log.Printf("bench: pod %s: %v", name, err)
+					fmt.Fprintf(os.Stderr, "bench: pod %s: %v\n", name, err)
 				}
 				s.queue.Done(name)
 			}
@@ -195,7 +196,7 @@ func (s *simulation) play(ctx context.Context, name string) error {
 
 // serveKubelet serves the logs of all pods at an address of its own, at the port where kubelets are expected.
 func (s *simulation) serveKubelet() error {
-	addr := fmt.Sprintf("127.%d.%d.1:10250", 64+mathrand.IntN(128), mathrand.IntN(250)) //nolint:gosec // nothing secret
+	addr := fmt.Sprintf("127.%d.%d.1:10250", 64+mathrand.IntN(128), mathrand.IntN(250))
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -215,7 +216,7 @@ func (s *simulation) serveKubelet() error {
 	s.kubelet = httptest.NewUnstartedServer(mux)
 	_ = s.kubelet.Listener.Close()
 	s.kubelet.Listener, s.kubelet.EnableHTTP2 = l, true
-	s.kubelet.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.kubelet.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	s.kubelet.StartTLS()
 	return nil
 }
