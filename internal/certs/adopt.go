@@ -11,10 +11,12 @@ import (
 // Adopt begins to use a file that has come from another installation: names/<domain>.pem or accounts/…, which is in the
 // folder of the certificates already. The other servers get it, too.
 func (m *Manager) Adopt(ctx context.Context, path string) error {
-	if !filepath.IsLocal(path) {
-		return fmt.Errorf("adopting %q: it is not in the folder of the certificates", path)
+	root, err := os.OpenRoot(m.files.dir)
+	if err != nil {
+		return fmt.Errorf("adopting a certificate: %w", err)
 	}
-	data, err := os.ReadFile(filepath.Join(m.files.dir, path))
+	defer root.Close()
+	data, err := root.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("adopting a certificate: %w", err)
 	}

@@ -128,7 +128,7 @@ func TestBucket_KeepsImages(t *testing.T) {
 	large := noise(1, 12<<20) // three parts
 	m, blobs := image("linux/amd64", []byte("small"), large)
 	digest := must(b.pushImage(m, blobs, "v1"))(t)
-	b.register(t, "web", digest)
+	b.register(t, digest)
 	b.intact(t, m)
 	if w := b.do("GET", "sr/blobs/"+digestOf(large), nil, "Range", "bytes=6000000-6000009"); w.Code != http.StatusPartialContent || !bytes.Equal(w.Body.Bytes(), large[6000000:6000010]) {
 		t.Errorf("a range: %d %q", w.Code, w.Body)

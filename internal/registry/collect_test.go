@@ -47,7 +47,7 @@ func (b *bench) collect(t *testing.T, keep ...string) int64 {
 func TestCollect_RemovesWhatNothingNeedsAndIsOld(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		registered, blobs := image("linux/amd64", []byte("shared"), []byte("registered"))
-		b.register(t, "web", must(b.pushImage(registered, blobs, "registered"))(t))
+		b.register(t, must(b.pushImage(registered, blobs, "registered"))(t))
 		deployed, more := image("linux/amd64", []byte("shared"), []byte("deployed"))
 		keep := must(b.pushImage(deployed, more, "deployed"))(t)
 		blobs = append(blobs, more...)

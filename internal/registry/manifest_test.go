@@ -148,7 +148,7 @@ func TestDelete_KeepsWhatIsNeeded(t *testing.T) {
 	m, blobs := image("linux/amd64", []byte("layer"))
 	child := must(b.pushImage(m, blobs, "child"))(t)
 	parent := must(b.pushManifest(mediaIndex, index([][]byte{m}, "linux/amd64"), "parent"))(t)
-	img := b.register(t, "web", parent)
+	img := b.register(t, parent)
 	refuse := func(path, says string) {
 		t.Helper()
 		if got := refused(t, b.do("DELETE", path, nil), 403, "DENIED"); !strings.Contains(got, says) {

@@ -42,7 +42,7 @@ func (r *Registry) putManifest(x *exchange, req *http.Request) error {
 	if err := r.checkRoom(int64(len(content))); err != nil {
 		return err
 	}
-	if err := r.storeManifest(req, m, d, content, tag); err != nil {
+	if err := r.storeManifest(req.Context(), m, d, content, tag); err != nil {
 		return err
 	}
 	r.cfg.Log.InfoContext(req.Context(), "a manifest was pushed", "digest", d.String(), "tag", tag, "media_type", m.mediaType)
@@ -70,18 +70,18 @@ func parseReference(s string) (tag string, d digest, err error) {
 
 // storeManifest stores a manifest if all that it needs is here, which then stays.
 // Errors: MANIFEST_BLOB_UNKNOWN, MANIFEST_INVALID, UNSUPPORTED.
-func (r *Registry) storeManifest(req *http.Request, m *manifest, d digest, content []byte, tag string) error {
+func (r *Registry) storeManifest(ctx context.Context, m *manifest, d digest, content []byte, tag string) error {
 	r.sweep.RLock()
 	defer r.sweep.RUnlock()
-	needs, err := r.findBlobs(req.Context(), m)
+	needs, err := r.findBlobs(ctx, m)
 	if err != nil {
 		return err
 	}
-	if err := r.checkPlatform(req.Context(), m, tag != ""); err != nil {
+	if err := r.checkPlatform(ctx, m, tag != ""); err != nil {
 		return err
 	}
-	return r.cfg.Store.Update(req.Context(), func(tx *store.Tx) error {
-		children, err := r.findChildren(req.Context(), tx, m)
+	return r.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		children, err := r.findChildren(ctx, tx, m)
 		if err != nil {
 			return err
 		}

@@ -121,7 +121,7 @@ func TestRegistry_GivesTheEngineItsFiles(t *testing.T) {
 	if e, ok := errors.AsType[*trysail.ImageError](err); !ok || e.Code != trysail.CodeImageLocal || !e.Final || e.Image != ":web.www.latest" {
 		t.Errorf("an image that is not registered: %v", err)
 	}
-	b.register(t, "web", digest)
+	b.register(t, digest)
 	if got, err := b.Digest(ctx, name); err != nil || got != digest {
 		t.Errorf("Digest: %s, %v", got, err)
 	}
@@ -151,9 +151,10 @@ func TestRegistry_GivesTheEngineItsFiles(t *testing.T) {
 	}
 }
 
-// register puts an image on a service, which is made if need be.
-func (b *bench) register(t *testing.T, service, digest string) trysail.RegisteredImage {
+// register puts an image on the service web, which is made if need be.
+func (b *bench) register(t *testing.T, digest string) trysail.RegisteredImage {
 	t.Helper()
+	const service = "web"
 	var img trysail.RegisteredImage
 	err := b.store.Update(t.Context(), func(tx *store.Tx) error {
 		s, err := tx.Service(service)
