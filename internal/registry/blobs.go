@@ -63,7 +63,7 @@ func openDisk(dir string) (disk, error) {
 }
 
 func (s disk) stat(_ context.Context, d digest) (blobInfo, error) {
-	info, err := os.Stat(s.path(d)) //nolint:gosec // see path
+	info, err := os.Stat(s.path(d))
 	if err != nil {
 		return blobInfo{}, err
 	}
@@ -76,7 +76,7 @@ func (s disk) touch(_ context.Context, d digest) error {
 }
 
 func (s disk) open(_ context.Context, d digest) (io.ReadSeekCloser, error) {
-	return os.Open(s.path(d)) //nolint:gosec // see path
+	return os.Open(s.path(d))
 }
 
 func (s disk) file(ctx context.Context, d digest) (string, int64, error) {
@@ -131,7 +131,7 @@ func (s disk) discard(_ context.Context, d digest) (finish func() error, err err
 			return nil
 		}
 		return err
-	}, os.Rename(s.path(d), trash) //nolint:gosec // see path
+	}, os.Rename(s.path(d), trash)
 }
 
 func (disk) tidy(context.Context, time.Time) error { return nil }

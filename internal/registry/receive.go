@@ -79,7 +79,7 @@ func (r *Registry) receive(req *http.Request, u *upload) error {
 	defer release()
 	buf := r.buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer r.buffers.Put(buf)
-	f, err := os.OpenFile(u.path, os.O_RDWR|os.O_APPEND, 0) //nolint:gosec // the name is ours
+	f, err := os.OpenFile(u.path, os.O_RDWR|os.O_APPEND, 0)
 	if err != nil {
 		return fmt.Errorf("opening an upload: %w", err)
 	}
@@ -162,7 +162,7 @@ func (r *Registry) complete(ctx context.Context, w http.ResponseWriter, u *uploa
 }
 
 func (r *Registry) commit(ctx context.Context, u *upload, d digest) error {
-	f, err := os.Open(u.path) //nolint:gosec // the name is ours
+	f, err := os.Open(u.path)
 	if err != nil {
 		return fmt.Errorf("opening an upload: %w", err)
 	}
@@ -194,12 +194,12 @@ func (r *Registry) commit(ctx context.Context, u *upload, d digest) error {
 // renameDurably renames a file into a directory that may not exist yet.
 func renameDurably(from, to string) error {
 	dir := filepath.Dir(to)
-	err := os.Rename(from, to) //nolint:gosec // both names are ours
+	err := os.Rename(from, to)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		err = os.Rename(from, to) //nolint:gosec // both names are ours
+		err = os.Rename(from, to)
 	}
 	if err != nil {
 		return err

@@ -134,7 +134,7 @@ func (r *Registry) forget(u *upload) {
 // giveUp ends an upload without a blob. The caller has its turn.
 func (r *Registry) giveUp(u *upload) error {
 	r.forget(u)
-	if err := os.Remove(u.path); err != nil && !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the name is ours
+	if err := os.Remove(u.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("giving up an upload: %w", err)
 	}
 	return nil
