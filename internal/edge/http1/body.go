@@ -148,6 +148,7 @@ func (up *upload) ended() bool {
 
 // startUpload begins to send the body to the pod.
 func (x *Exchange) startUpload() {
+	x.c.leave()
 	x.touched = true
 	x.upload = &upload{done: make(chan struct{})}
 	go func(up *upload, u *upstream) {

@@ -81,6 +81,7 @@ type Exchange struct {
 	buf      []byte  // *resp, or a larger one
 	large    bool    // how large out and resp are; see resize
 	rpos, rn int
+	relayed  int // bytes that came from the pod before those
 
 	expecting  bool      // the client waits for 100 Continue,
 	continueAt time.Time // until then
@@ -104,7 +105,7 @@ type Exchange struct {
 // begin readies the exchange for a request.
 func (x *Exchange) begin() {
 	x.Meter, x.MaxBody, x.up, x.upload, x.touched = nil, 0, nil, nil, false
-	x.rpos, x.rn, x.buf = 0, 0, nil
+	x.rpos, x.rn, x.relayed, x.buf = 0, 0, 0, nil
 	x.expecting, x.slow, x.waiting, x.surplus = false, false, false, false
 	x.answerBy, x.status = time.Time{}, 0
 	x.halt.Store(false)
@@ -305,9 +306,9 @@ func (x *Exchange) connect(p *Pool, fresh bool) (*upstream, error) {
 		return nil, ErrInterrupted
 	}
 	if !fresh {
-		if u := p.get(time.Now()); u != nil {
+		if u := p.get(x.c.now(), x.c.loop); u != nil {
 			x.reused = true
-			return u, nil
+			return x.bring(u), nil
 		}
 	}
 	x.reused = false
@@ -316,7 +317,9 @@ func (x *Exchange) connect(p *Pool, fresh bool) (*upstream, error) {
 	x.mu.Lock()
 	x.cancelDial = cancel
 	x.mu.Unlock()
-	conn, err := p.Dial(ctx)
+	var conn net.Conn
+	var err error
+	x.c.aside(func() { conn, err = p.Dial(ctx) })
 	x.mu.Lock()
 	x.cancelDial = nil
 	x.mu.Unlock()
@@ -329,7 +332,15 @@ func (x *Exchange) connect(p *Pool, fresh bool) (*upstream, error) {
 	case err != nil:
 		return nil, err
 	}
-	return newUpstream(conn), nil
+	return x.bring(newUpstream(conn, x.c.sock != nil)), nil
+}
+
+// bring brings a pod's connection to the client's loop, or that one away from it: both are served by the same.
+func (x *Exchange) bring(u *upstream) *upstream {
+	if l := x.c.loop; l != nil && !u.moveTo(l) {
+		x.c.leave()
+	}
+	return u
 }
 
 // appendRequest appends the head as it goes to the pod, and the body if all of it came with the head.
@@ -400,7 +411,7 @@ func appendPath(b, path []byte) []byte {
 
 // ask sends what b holds, and the rest of the body, and reads the head of the answer.
 func (x *Exchange) ask(u *upstream, b []byte) error {
-	now := time.Now()
+	now := x.c.now()
 	cfg := &x.c.srv.cfg
 	u.writeWithin(now, cfg.IdleTimeout)
 	if x.HasBody() && x.c.body.whole() {
@@ -518,7 +529,7 @@ func (x *Exchange) await(at int) (int, error) {
 	u := x.up
 	for {
 		pokes := x.pokes.Load()
-		now := time.Now()
+		now := x.c.now()
 		if err := x.lookAround(now); err != nil {
 			return 0, err
 		}
@@ -539,7 +550,7 @@ func (x *Exchange) await(at int) (int, error) {
 		if n > 0 || !isTimeout(err) {
 			return n, err
 		}
-		if !u.read.IsZero() && !time.Now().Before(u.read) {
+		if !u.read.IsZero() && !x.c.now().Before(u.read) {
 			x.slow = true
 			if at == 0 {
 				x.resize(false)
@@ -583,7 +594,7 @@ func (x *Exchange) lookAround(now time.Time) error {
 
 // write sends b to the client.
 func (c *conn) write(b []byte) error {
-	c.writeWithin(time.Now(), c.srv.cfg.IdleTimeout)
+	c.writeWithin(c.now(), c.srv.cfg.IdleTimeout)
 	if c.x.interrupted.Load() && c.x.answered {
 		return ErrInterrupted
 	}

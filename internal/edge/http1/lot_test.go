@@ -24,10 +24,30 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// parked is how many connections wait in the lot, or cold in a loop.
 func (r *rig) parked() int {
 	r.srv.mu.Lock()
-	defer r.srv.mu.Unlock()
-	return r.srv.lot.size()
+	n := r.srv.lot.size()
+	r.srv.mu.Unlock() // which the loops want
+	for _, l := range r.srv.loops {
+		n += l.count(func() *socket { return l.cold.first })
+	}
+	return n
+}
+
+// count is how long a list of a loop is.
+func (l *loop) count(first func() *socket) int {
+	counted := make(chan int, 1)
+	if !l.post(func() {
+		n := 0
+		for s := first(); s != nil; s = s.guest.next {
+			n++
+		}
+		counted <- n
+	}) {
+		return 0
+	}
+	return <-counted
 }
 
 func (r *rig) connections() int {

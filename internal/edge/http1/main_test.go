@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -16,7 +18,29 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// loops is how many the servers of the tests have now.
+var loops int
+
+// bothWays runs all tests without loops, and with them; -loops runs them with so many only.
+type bothWays struct{ *testing.M }
+
+// Run runs the tests and returns the exit status.
+func (m bothWays) Run() int {
+	only := flag.Int("loops", -1, "test only with so many loops")
+	flag.Parse()
+	if f := flag.Lookup("test.fuzz"); *only >= 0 || f != nil && f.Value.String() != "" {
+		loops = max(*only, 0)
+		return m.M.Run()
+	}
+	status := 0
+	for _, loops = range []int{0, 2} {
+		fmt.Println("loops:", loops)
+		status = max(status, m.M.Run())
+	}
+	return status
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(bothWays{m}) }
 
 // rig is a server whose handler sends everything to one pod.
 type rig struct {
@@ -46,7 +70,7 @@ func newRig(t *testing.T, pod string, change ...func(*Config)) *rig {
 		Handler:       r.handle,
 		Elsewhere:     func(c net.Conn) { r.moved <- c },
 		HeaderTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second, ResponseTimeout: 20 * time.Second, Grace: time.Second,
-		MaxHeadBytes: 16 << 10, MaxPodHeadBytes: 64 << 10,
+		MaxHeadBytes: 16 << 10, MaxPodHeadBytes: 64 << 10, Loops: loops, early: loops > 0,
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, c := range change {

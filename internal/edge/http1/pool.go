@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,16 +22,58 @@ type Pool struct {
 	IdleTimeout time.Duration
 
 	// mu guards what follows.
-	mu     sync.Mutex
-	idle   []*upstream // the one used last is the last
-	closed bool
-	sweep  *time.Timer // nil while nothing is idle
+	mu      sync.Mutex
+	shelves []shelf // the first is that of the goroutines
+	idle    int
+	closed  bool
+	sweep   *time.Timer // nil while nothing is idle
+}
+
+// shelf has the idle connections that are with a loop, or with none. The one used last is the last.
+type shelf struct {
+	loop *loop
+	idle []*upstream
+}
+
+// take takes the last one, nil if there is none. One that has been idle since before the loop last heard of its sockets is known
+// to be quiet, and goes before those that the kernel would have to be asked about.
+func (s *shelf) take() *upstream {
+	i := len(s.idle) - 1
+	for s.loop != nil && i >= 0 && s.idle[i].sock.turn == s.loop.turn {
+		i--
+	}
+	if i < 0 {
+		i = len(s.idle) - 1
+	}
+	if i < 0 {
+		return nil
+	}
+	u := s.idle[i]
+	s.idle = slices.Delete(s.idle, i, i+1)
+	return u
+}
+
+// shelf finds the one of a loop, or of none. The caller holds p.mu.
+func (p *Pool) shelf(l *loop) *shelf {
+	for i := range p.shelves {
+		if p.shelves[i].loop == l {
+			return &p.shelves[i]
+		}
+	}
+	if len(p.shelves) == 0 {
+		p.shelves = append(p.shelves, shelf{})
+	}
+	if l != nil {
+		p.shelves = append(p.shelves, shelf{loop: l})
+	}
+	return &p.shelves[len(p.shelves)-1]
 }
 
 // upstream is a connection to a pod.
 type upstream struct {
 	net.Conn
 	deadlines
+	sock  *socket         // Conn, if loops can have it; nil otherwise
 	raw   syscall.RawConn // nil if it has no descriptor
 	tls   bool
 	since time.Time // when it became idle
@@ -40,13 +83,19 @@ type upstream struct {
 	calm bool           // what look found: nothing came and nobody closed
 }
 
-func newUpstream(conn net.Conn) *upstream {
-	u := &upstream{Conn: conn, deadlines: deadlines{conn: conn}}
+// newUpstream makes one of a connection that was just made. movable says that there are loops.
+func newUpstream(conn net.Conn, movable bool) *upstream {
+	u := &upstream{}
 	bottom := conn
 	if secure, ok := conn.(*tls.Conn); ok {
 		u.tls, bottom = true, secure.NetConn()
+	} else if movable {
+		if u.sock = newSocket(conn); u.sock != nil {
+			conn = u.sock
+		}
 	}
-	if sc, ok := bottom.(syscall.Conn); ok {
+	u.Conn, u.deadlines = conn, deadlines{conn: conn}
+	if sc, ok := bottom.(syscall.Conn); ok && u.sock == nil {
 		u.raw, _ = sc.SyscallConn() // nil if it fails: then reads tell
 	}
 	u.look = func(fd uintptr) {
@@ -57,9 +106,37 @@ func newUpstream(conn net.Conn) *upstream {
 	return u
 }
 
+// home is the loop that it is with, nil if it is with the runtime.
+func (u *upstream) home() *loop {
+	if u.sock == nil {
+		return nil
+	}
+	return u.sock.loop
+}
+
+// moveTo brings it to a loop, which calls this, and reports whether it is there.
+func (u *upstream) moveTo(l *loop) bool {
+	switch {
+	case u.sock == nil:
+		return false
+	case u.sock.loop == l:
+		return true
+	case u.sock.detach(l) != nil:
+		return false
+	}
+	if l.take(u.sock) != nil {
+		u.sock.attach()
+		return false
+	}
+	return true
+}
+
 // quiet reports whether the connection can take a request: the pod has not closed it, and has sent nothing that would be
 // taken for the answer.
 func (u *upstream) quiet() bool {
+	if u.sock != nil {
+		return u.sock.quiet(u)
+	}
 	if u.raw != nil {
 		u.calm = false
 		if err := u.raw.Control(u.look); err != nil || !u.calm {
@@ -79,18 +156,20 @@ func (u *upstream) quiet() bool {
 	return n == 0 && isTimeout(err)
 }
 
-// get returns a connection that was used before and is quiet, nil if there is none.
-func (p *Pool) get(now time.Time) *upstream {
+// get returns a connection that was used before and is quiet, nil if there is none. For a loop it is one that is with it or with
+// none: others belong to their loops.
+func (p *Pool) get(now time.Time, l *loop) *upstream {
 	for {
 		p.mu.Lock()
-		n := len(p.idle)
-		if n == 0 {
+		u := p.shelf(l).take()
+		if u == nil && l != nil {
+			u = p.shelf(nil).take()
+		}
+		if u == nil {
 			p.mu.Unlock()
 			return nil
 		}
-		u := p.idle[n-1]
-		p.idle[n-1] = nil
-		p.idle = p.idle[:n-1]
+		p.idle--
 		p.mu.Unlock()
 		if now.Sub(u.since) < p.IdleTimeout && u.quiet() {
 			return u
@@ -103,12 +182,14 @@ func (p *Pool) get(now time.Time) *upstream {
 func (p *Pool) put(u *upstream, now time.Time) {
 	u.since = now
 	p.mu.Lock()
-	if p.closed || len(p.idle) >= p.MaxIdle {
+	if p.closed || p.idle >= p.MaxIdle {
 		p.mu.Unlock()
 		u.Close()
 		return
 	}
-	p.idle = append(p.idle, u)
+	s := p.shelf(u.home())
+	s.idle = append(s.idle, u)
+	p.idle++
 	if p.sweep == nil {
 		p.sweep = time.AfterFunc(p.IdleTimeout, p.expire)
 	}
@@ -117,20 +198,26 @@ func (p *Pool) put(u *upstream, now time.Time) {
 
 // expire closes what was idle for too long and comes back while there is more.
 func (p *Pool) expire() {
+	var old []*upstream
 	p.mu.Lock()
-	now, n := time.Now(), 0
-	for n < len(p.idle) && now.Sub(p.idle[n].since) >= p.IdleTimeout {
-		n++
+	now, next := time.Now(), p.IdleTimeout
+	for i := range p.shelves {
+		s, n := &p.shelves[i], 0
+		for n < len(s.idle) && now.Sub(s.idle[n].since) >= p.IdleTimeout {
+			n++
+		}
+		old = append(old, s.idle[:n]...)
+		s.idle = slices.Delete(s.idle, 0, n)
+		if len(s.idle) > 0 {
+			next = min(next, p.IdleTimeout-now.Sub(s.idle[0].since))
+		}
 	}
-	old := append([]*upstream(nil), p.idle[:n]...)
-	rest := copy(p.idle, p.idle[n:])
-	clear(p.idle[rest:])
-	p.idle = p.idle[:rest]
+	p.idle -= len(old)
 	switch {
-	case rest == 0:
+	case p.idle == 0:
 		p.sweep = nil
 	case !p.closed:
-		p.sweep.Reset(p.IdleTimeout - now.Sub(p.idle[0].since))
+		p.sweep.Reset(next)
 	}
 	p.mu.Unlock()
 	for _, u := range old {
@@ -141,15 +228,17 @@ func (p *Pool) expire() {
 // Close closes the idle connections now, and those in use when they are given back.
 func (p *Pool) Close() {
 	p.mu.Lock()
-	idle := p.idle
-	p.idle, p.closed = nil, true
+	all := p.shelves
+	p.shelves, p.idle, p.closed = nil, 0, true
 	if p.sweep != nil {
 		p.sweep.Stop()
 		p.sweep = nil
 	}
 	p.mu.Unlock()
-	for _, u := range idle {
-		u.Close()
+	for _, s := range all {
+		for _, u := range s.idle {
+			u.Close()
+		}
 	}
 }
 
@@ -157,5 +246,5 @@ func (p *Pool) Close() {
 func (p *Pool) Idle() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.idle)
+	return p.idle
 }

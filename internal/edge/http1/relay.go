@@ -74,7 +74,7 @@ func (x *Exchange) appendHead(out outFraming, fields []byte, without FieldSet) [
 	b := x.appendStatus((*x.out)[:0], r.Status, r.Reason)
 	b = x.appendFields(b, without)
 	if _, n := r.Field(Date); n == 0 {
-		b = x.c.srv.appendDate(b, time.Now())
+		b = x.c.srv.appendDate(b, x.c.now())
 	}
 	switch {
 	case out.chunked:
@@ -157,6 +157,9 @@ func (x *Exchange) relayLength(b []byte) error {
 
 // readMore reads the next part of the answer into the buffer. What was in out is gone then.
 func (x *Exchange) readMore() error {
+	if x.relayed += x.rn; x.relayed > bodySize {
+		x.c.leave()
+	}
 	if x.slow { // now little, now much may come
 		x.resize(x.rn == len(x.buf) || x.large && x.rn > headSize)
 	}
@@ -278,7 +281,7 @@ func (x *Exchange) giveBack() {
 		return // finish closes it
 	}
 	x.setUp(nil)
-	x.pool.put(u, time.Now())
+	x.pool.put(u, x.c.now())
 }
 
 // Respond answers the request. fields are lines of the head, besides those for date, length and connection.
@@ -293,7 +296,7 @@ func (x *Exchange) Respond(status int, fields, body []byte) error {
 		x.c.closeAfter, x.c.linger = true, true
 	}
 	b := x.appendStatus((*x.out)[:0], status, []byte(http.StatusText(status)))
-	b = x.c.srv.appendDate(b, time.Now())
+	b = x.c.srv.appendDate(b, x.c.now())
 	b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10), crlf...)
 	b = append(append(x.appendConnection(b), fields...), crlf...)
 	x.interrupted.Store(false) // that is what may be answered here; another one ends this as well
@@ -311,6 +314,7 @@ func (x *Exchange) Respond(status int, fields, body []byte) error {
 
 // relayTunnel relays a 101 answer and then what both sides send, until both have ended.
 func (x *Exchange) relayTunnel(fields []byte, without FieldSet) error {
+	x.c.leave()
 	x.c.unwatch()
 	r := &x.Response
 	b := x.appendStatus((*x.out)[:0], r.Status, r.Reason)

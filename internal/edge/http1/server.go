@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -41,9 +42,13 @@ type Config struct {
 	// MaxHeadBytes and MaxPodHeadBytes bound the heads of requests and answers.
 	MaxHeadBytes, MaxPodHeadBytes int
 
+	// Loops is how many loops serve what is simple; 0: none. The runtime is made to have more Ps than loops, since they keep theirs.
+	Loops int
+
 	Log *slog.Logger
 
 	parkAfter time.Duration // as the constant, if it is zero
+	early     bool          // for tests: a loop serves the first request as well
 }
 
 // Server serves HTTP/1.1.
@@ -61,8 +66,9 @@ type Server struct {
 	mu        sync.Mutex
 	conns     map[*conn]struct{} // without those that are parked
 	listeners []net.Listener
-	stopped   bool // nothing is accepted any more
-	lot       *lot // nil before Serve
+	stopped   bool    // nothing is accepted any more
+	lot       *lot    // nil before Serve
+	loops     []*loop // likewise; does not change then
 }
 
 // parkAfter is how long a connection may be without a request before its goroutine and its buffers go.
@@ -84,7 +90,7 @@ func (s *Server) Serve(l net.Listener) error {
 		s.mu.Unlock()
 		return errors.Join(http.ErrServerClosed, l.Close())
 	}
-	if err := s.openLot(); err != nil {
+	if err := errors.Join(s.openLot(), s.openLoops()); err != nil {
 		s.mu.Unlock()
 		return errors.Join(err, l.Close())
 	}
@@ -108,7 +114,7 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		}
 		pause = 0
-		c := s.newConn(nc)
+		c := s.accepted(nc)
 		c.state.Store(fresh)
 		s.start(c)
 	}
@@ -140,6 +146,39 @@ func (s *Server) newConn(nc net.Conn) *conn {
 	return c
 }
 
+// openLoops starts the loops. The caller holds s.mu.
+func (s *Server) openLoops() error {
+	if len(s.loops) > 0 {
+		return nil
+	}
+	for range s.cfg.Loops {
+		l, err := newLoop(s)
+		if err != nil {
+			return err
+		}
+		s.loops = append(s.loops, l)
+		go l.run() // Shutdown waits for it
+	}
+	if enough := s.cfg.Loops + 2; s.cfg.Loops > 0 && runtime.GOMAXPROCS(0) < enough {
+		runtime.GOMAXPROCS(enough)
+	}
+	return nil
+}
+
+// accepted makes a conn of what a listener gave.
+func (s *Server) accepted(nc net.Conn) *conn {
+	if len(s.loops) == 0 {
+		return s.newConn(nc)
+	}
+	sock := newSocket(nc)
+	if sock == nil {
+		return s.newConn(nc)
+	}
+	c := s.newConn(sock)
+	c.sock = sock
+	return c
+}
+
 // start serves a connection on a goroutine of its own.
 func (s *Server) start(c *conn) {
 	s.mu.Lock()
@@ -149,22 +188,44 @@ func (s *Server) start(c *conn) {
 		return
 	}
 	s.conns[c] = struct{}{}
-	s.group.Go(func() {
-		p := c.run()
-		s.mu.Lock()
-		delete(s.conns, c)
-		lot := s.lot
-		s.mu.Unlock()
-		if p != nil && (lot == nil || !lot.park(p)) {
-			p.net.Close()
-		}
-	})
+	s.group.Go(func() { s.serve(c) })
+}
+
+// serve serves a connection as long as there is something to do, and brings it to where it waits for more. It is called by a
+// goroutine of the connection's own, or by its loop, or begins with one and ends with the other.
+func (s *Server) serve(c *conn) {
+	c.run()
+	l := c.loop
+	switch {
+	case c.resting && l != nil:
+		l.rest(c.sock)
+		return
+	case c.resting && emptiest(s.loops).adopt(c):
+		return
+	}
+	s.forget(c)
+	switch {
+	case c.parked != nil && s.lot.park(c.parked):
+	case c.parked != nil, c.resting:
+		c.net.Close()
+	}
+	if l != nil {
+		c.sock.guest.c = nil
+		l.leave()
+	}
+}
+
+// forget is the counterpart of start and revive.
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
 }
 
 // canPark reports whether the connection can wait for its next request in the lot.
 func (c *conn) canPark() bool {
 	_, ok := c.raw.(syscall.Conn)
-	return ok && c.srv.cfg.IdleTimeout > c.srv.cfg.parkAfter
+	return (ok || c.sock != nil) && c.srv.cfg.IdleTimeout > c.srv.cfg.parkAfter
 }
 
 // park is what waits there.
@@ -174,14 +235,29 @@ func (c *conn) park() *parked {
 
 // resume serves a parked connection again.
 func (s *Server) resume(p *parked) {
-	c := s.newConn(p.raw)
-	c.net, c.conn = p.net, p.net
-	if secure, ok := p.net.(*tls.Conn); ok {
+	s.start(s.known(p.raw, p.net, p.hadBody))
+}
+
+// known makes a conn of one that has had requests before. What speaks to the client is raw, or the *tls.Conn on it.
+func (s *Server) known(raw, speaks net.Conn, hadBody bool) *conn {
+	c := s.newConn(raw)
+	c.net, c.conn = speaks, speaks
+	if secure, ok := speaks.(*tls.Conn); ok {
 		state := secure.ConnectionState()
 		c.tls = &state
 	}
-	c.requests, c.hadBody = 1, p.hadBody
-	s.start(c)
+	c.requests, c.hadBody = 1, hadBody
+	return c
+}
+
+// revive makes the conn of a connection that was cold.
+func (s *Server) revive(speaks net.Conn, sock *socket, hadBody bool) *conn {
+	c := s.known(sock, speaks, hadBody)
+	c.sock = sock
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
+	return c
 }
 
 // Shutdown stops accepting, closes idle connections and waits for requests and tunnels under way, and for arrivalTime for the
@@ -203,9 +279,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	s.mu.Unlock()
+	for _, l := range s.loops {
+		l.post(l.closeResting)
+	}
 	s.closeThose(idle)
 	done := make(chan struct{})
-	go func() { s.group.Wait(); close(done) }()
+	go func() {
+		s.group.Wait()
+		for _, l := range s.loops {
+			l.halt()
+		}
+		close(done)
+	}()
 	late := time.NewTimer(arrivalTime)
 	defer late.Stop()
 	for {
@@ -283,6 +368,12 @@ type conn struct {
 	linger         bool    // what the client still sends has to be read before the connection is closed
 	moved          bool    // somebody else has the connection now
 	parked         *parked // likewise, if it is not nil
+	sock           *socket // raw, if loops can have it
+	loop           *loop   // which serves it now; nil: a goroutine does
+	resting        bool    // a loop shall wait for the next request
+	heavy          bool    // it left its loop, where it comes back to when it has had no requests for a while
+	streak         int     // requests served since it began to run
+	watched        bool    // its loop pokes it when something comes
 	body           body
 	x              Exchange
 	watcher        *watcher
@@ -290,38 +381,42 @@ type conn struct {
 }
 
 // run serves the connection until it ends, or is to be parked.
-func (c *conn) run() (p *parked) {
+func (c *conn) run() {
+	c.resting, c.streak = false, 0
 	defer func() {
 		if fault := recover(); fault != nil {
 			c.srv.cfg.Log.Error("panic while serving a request", "panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
 			c.x.finish()
 		}
-		if !c.moved && p == nil {
+		if !c.moved && c.parked == nil && !c.resting {
 			c.net.Close()
 		}
 		c.release()
 	}()
 	if c.srv.cfg.TLS != nil && c.net == c.raw && !c.handshake() {
-		return nil
+		return
 	}
 	for c.readHead() {
 		c.serve()
 		if c.moved {
+			c.leave()
 			c.srv.cfg.Elsewhere(c.replay())
-			return nil
+			return
 		}
 		c.requests++
 		if c.closeAfter || !c.state.CompareAndSwap(active, idle) {
 			break
 		}
 		if c.srv.closing.Load() {
-			return nil
+			return
+		}
+		if c.streak++; c.streak%maxStreak == 0 {
+			c.turnOver()
 		}
 	}
 	if c.linger || c.pos < c.n {
 		c.lingeringClose()
 	}
-	return c.parked
 }
 
 // busy says that a request is under way, and reports whether it can be: the connection is not closed.
@@ -391,6 +486,7 @@ func (c *conn) readHead() bool {
 	} else if c.canPark() {
 		limit = c.srv.cfg.parkAfter
 	}
+	light := c.sock != nil && !c.heavy && (c.requests > 0 || c.srv.cfg.early)
 	var headBy time.Time // when it must be whole
 	scanned := 0
 	for {
@@ -427,14 +523,39 @@ func (c *conn) readHead() bool {
 			}
 		} else {
 			c.pos, c.n = 0, 0
-			c.readWithin(time.Now(), limit)
+			switch {
+			case c.loop != nil:
+				c.sock.try = true
+			case light:
+				c.resting = true
+				return false
+			default:
+				c.readWithin(time.Now(), limit)
+			}
 		}
-		if err := c.fill(); err != nil {
-			if c.pos == c.n && c.requests > 0 && c.canPark() && isTimeout(err) {
-				c.parked = c.park()
+		err := c.fill()
+		if c.sock != nil {
+			c.sock.try = false
+		}
+		if err != nil {
+			if c.pos == c.n && isTimeout(err) {
+				c.idle()
 			}
 			return false
 		}
+	}
+}
+
+// idle has the connection wait for its next request somewhere else.
+func (c *conn) idle() {
+	switch {
+	case c.loop != nil:
+		c.resting = true
+	case c.requests == 0 || !c.canPark(): // its time is over
+	case c.sock != nil:
+		c.resting = true
+	default:
+		c.parked = c.park()
 	}
 }
 
@@ -514,6 +635,7 @@ func (c *conn) lingeringClose() {
 	if c.state.Swap(idle) == gone {
 		return
 	}
+	c.leave()
 	_ = c.raw.SetDeadline(time.Now().Add(c.srv.cfg.Grace)) // also bounds what follows
 	if secure, ok := c.net.(*tls.Conn); ok {
 		_ = secure.CloseWrite() // the alert that ends the stream
@@ -595,6 +717,13 @@ func (c *conn) watch() {
 	if c.watcher != nil || c.n == len(c.in) {
 		return
 	}
+	if c.loop != nil && !c.sock.readable { // the loop sees it
+		c.watched = true
+		return
+	}
+	heavy := c.heavy
+	c.leave()
+	c.heavy = heavy // it is just a pod that takes its time
 	w := &watcher{done: make(chan struct{})}
 	c.watcher = w
 	c.readBy(time.Time{})
@@ -613,6 +742,7 @@ func (c *conn) watch() {
 // unwatch ends the watch.
 func (c *conn) unwatch() {
 	w := c.watcher
+	c.watched = false
 	if w == nil {
 		return
 	}

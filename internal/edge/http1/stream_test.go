@@ -22,7 +22,13 @@ import (
 // FuzzStream serves what a client sends with what a pod answers, both any bytes at all, and compares what the other side got with
 // how net/http reads them: a pod sees no request that the client did not send, a client no answer that the pod did not give, and
 // nothing that is broken looks whole.
-func FuzzStream(f *testing.F) {
+func FuzzStream(f *testing.F) { fuzzStream(f, loops) }
+
+// FuzzStreamLoops does it with a loop.
+func FuzzStreamLoops(f *testing.F) { fuzzStream(f, 1) }
+
+func fuzzStream(f *testing.F, loops int) {
+	f.Helper()
 	const get, answer = "GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 	for _, client := range []string{
 		get, get + get, "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n" + get, get + "nonsense\r\n\r\n" + get, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + get,
@@ -44,7 +50,7 @@ func FuzzStream(f *testing.F) {
 		if len(client)+len(pod) > 32<<10 || bytes.Contains(bytes.ToLower(client), []byte("expect")) {
 			return // one who waits for 100 Continue and then sends nothing is tested elsewhere, as it takes a second
 		}
-		s := &stream{t: t, client: client, pod: pod, how: how}
+		s := &stream{t: t, client: client, pod: pod, how: how, loops: loops}
 		s.run()
 		s.check()
 	})
@@ -61,6 +67,7 @@ type stream struct {
 	t           *testing.T
 	client, pod []byte
 	how         uint16
+	loops       int
 
 	mu   sync.Mutex
 	seen []podRequest
@@ -92,12 +99,16 @@ func (s *stream) run() {
 		},
 		Malformed:     func(x *Exchange, status int) { _ = x.Respond(status, []byte("X-Edge: 1\r\n"), []byte("malformed")) },
 		HeaderTimeout: fuzzPatience, IdleTimeout: fuzzPatience, ResponseTimeout: fuzzPatience, Grace: fuzzPatience,
-		MaxHeadBytes: 16 << 10, MaxPodHeadBytes: 16 << 10, Log: slog.New(slog.DiscardHandler),
+		MaxHeadBytes: 16 << 10, MaxPodHeadBytes: 16 << 10, Log: slog.New(slog.DiscardHandler), Loops: s.loops, early: true,
 	})
+	if err := srv.openLoops(); err != nil {
+		s.t.Error(err)
+		return
+	}
 	near, far := socketPair(s.t)
 	defer near.Close()
 	_ = near.SetDeadline(time.Now().Add(fuzzPatience))
-	srv.start(srv.newConn(far))
+	srv.start(srv.accepted(far))
 	group.Go(func() {
 		s.write(near, s.client) // fails when the server has seen enough
 		_ = closeWrite(near)
