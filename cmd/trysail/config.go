@@ -81,7 +81,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.proxyProtocol, "proxy-protocol", nil,
 		"networks of load balancers that begin each connection to --http and --https with a PROXY protocol header, version 1 or 2; from them it is required, from others it is not taken")
 	f.StringVar(&c.edgeEngine, "edge-engine", edge.EngineNetHTTP,
-		"what moves the bytes of HTTP/1.1 between clients and pods: net/http, which is Go's, or http1, which is Trysail's own, stricter, and needs a fraction of the CPU; HTTP/2 is net/http's with both")
+		"what moves the bytes of HTTP/1.1 between clients and pods: net/http, which is Go's, http1, which is Trysail's own, stricter, and needs a fraction of the CPU, or loops, which is http1 with an event loop per core and needs the least; HTTP/2 is net/http's with all")
 	f.StringVar(&c.domain, "domain", "localhost",
 		"base of the services' host names, <service>.<13 characters>.<region>.cs.<domain>; for one of your own, point it and *.<domain> at this machine: the API is then at api.<domain> and the registry at registry.<domain> on the edge, too")
 	f.StringVar(&c.region, "region", "us-east-1",
@@ -161,8 +161,8 @@ func (c *config) validate() error {
 		}
 	}
 	switch {
-	case c.edgeEngine != edge.EngineNetHTTP && c.edgeEngine != edge.EngineHTTP1:
-		return cli.Usagef("--edge-engine %q is neither %s nor %s", c.edgeEngine, edge.EngineNetHTTP, edge.EngineHTTP1)
+	case !slices.Contains(edge.Engines(), c.edgeEngine):
+		return cli.Usagef("--edge-engine %q is none of %s", c.edgeEngine, strings.Join(edge.Engines(), ", "))
 	case c.registry != "" && trysail.ValidateImageName(c.registry+"/sr") != nil:
 		return cli.Usagef("--registry %q is not a host name with an optional port, such as registry.example.com or 192.0.2.10:4500", c.registry)
 	case !isDNSName(c.domain) || len(c.domain) > maxDomain:

@@ -64,7 +64,7 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--data-dir=", "--data-dir is empty"},
 		{"--listen=4500", `--listen "4500" is not an address`},
 		{"--listen=127.0.0.1:99999", `--listen "127.0.0.1:99999" has no port`},
-		{"--edge-engine=nginx", `--edge-engine "nginx" is neither net/http nor http1`},
+		{"--edge-engine=nginx", `--edge-engine "nginx" is none of net/http, http1, loops`},
 		{"--https=:https", `--https ":https" has no port`},
 		{"--listen=127.0.0.1:", `--listen "127.0.0.1:" has no port`},
 		{"--http=http://x:80", `--http "http://x:80" is not an address`},

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -44,7 +46,7 @@ type Config struct {
 	ProxyProtocol []netip.Prefix
 	// HTTP3 serves HTTP/3 as well, on the UDP port with the number of HTTPSAddr's.
 	HTTP3 bool
-	// Engine moves the bytes of HTTP/1.1: EngineNetHTTP or EngineHTTP1. Default EngineNetHTTP.
+	// Engine moves the bytes of HTTP/1.1: one of Engines. Default EngineNetHTTP.
 	Engine string
 
 	// HeaderTimeout bounds the TLS handshake and, on its own, the header of a request. Default 10 s.
@@ -118,8 +120,8 @@ func (c Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.HTTPSAddr); err != nil {
 		return fmt.Errorf("--https %q is not an address such as :443: %w", c.HTTPSAddr, err)
 	}
-	if c.Engine != EngineNetHTTP && c.Engine != EngineHTTP1 {
-		return fmt.Errorf("--edge-engine %q is neither %s nor %s", c.Engine, EngineNetHTTP, EngineHTTP1)
+	if !slices.Contains(Engines(), c.Engine) {
+		return fmt.Errorf("--edge-engine %q is none of %s", c.Engine, strings.Join(Engines(), ", "))
 	}
 	if min(c.HeaderTimeout, c.IdleTimeout, c.ResponseTimeout, c.DialTimeout) < 0 {
 		return errors.New("edge: a timeout is negative")

@@ -106,5 +106,8 @@ func rawConn(conn net.Conn) (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
+// Detach gives the connection itself out, and the place in the limits with it.
+func (c *limitConn) Detach() (net.Conn, func()) { return c.Conn, c.release }
+
 // CloseWrite lets the server end its side first, so that a client can still read the answer.
 func (c *limitConn) CloseWrite() error { return closeWrite(c.Conn) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -12,11 +13,16 @@ import (
 	"github.com/trysail/trysail/internal/edge/http1"
 )
 
-// The engines that move the bytes of HTTP/1.1. HTTP/2 is net/http's with both.
+// The engines that move the bytes of HTTP/1.1. HTTP/2 is net/http's with all of them. EngineLoops is EngineHTTP1 with an event loop
+// per core for what is simple.
 const (
 	EngineNetHTTP = "net/http"
 	EngineHTTP1   = "http1"
+	EngineLoops   = "loops"
 )
+
+// Engines are all of them.
+func Engines() []string { return []string{EngineNetHTTP, EngineHTTP1, EngineLoops} }
 
 // edgeFields are those that the edge says itself, whatever the client claims.
 var edgeFields = http1.Fields(http1.Forwarded, http1.XForwardedFor, http1.XForwardedHost, http1.XForwardedPort, http1.XForwardedProto, http1.XRequestID)
@@ -29,8 +35,12 @@ func (e *Edge) newEngine(elsewhere func(net.Conn)) *http1.Server {
 			tlsConfig.NextProtos = append([]string{p}, tlsConfig.NextProtos...)
 		}
 	}
+	loops := 0
+	if e.cfg.Engine == EngineLoops {
+		loops = min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) // which a limit of the container may have made less
+	}
 	return http1.NewServer(http1.Config{
-		Handler: e.serve, Malformed: e.malformed, TLS: tlsConfig, Elsewhere: elsewhere,
+		Loops: loops, Handler: e.serve, Malformed: e.malformed, TLS: tlsConfig, Elsewhere: elsewhere,
 		HeaderTimeout: e.cfg.HeaderTimeout, IdleTimeout: e.cfg.IdleTimeout, ResponseTimeout: e.cfg.ResponseTimeout, Grace: e.cfg.grace(),
 		MaxHeadBytes: e.cfg.MaxHeaderBytes, MaxPodHeadBytes: maxPodHeader, Log: e.log,
 	})

@@ -19,7 +19,7 @@ import (
 
 // TestEngine_IsTheOneAskedFor: net/http takes a line without CR, our own engine does not.
 func TestEngine_IsTheOneAskedFor(t *testing.T) {
-	for engine, want := range map[string]string{EngineNetHTTP: "HTTP/1.1 404 ", EngineHTTP1: "HTTP/1.1 400 "} {
+	for engine, want := range map[string]string{EngineNetHTTP: "HTTP/1.1 404 ", EngineHTTP1: "HTTP/1.1 400 ", EngineLoops: "HTTP/1.1 400 "} {
 		e := testEdge(t, func(c *Config) { c.Engine = engine })
 		conn := dialTLS(t, e)
 		fmt.Fprintf(conn, "GET / HTTP/1.1\nHost: %s\r\nConnection: close\r\n\r\n", testHost)
@@ -196,10 +196,10 @@ func (c *comparison) drain() (list []seenRequest) {
 
 // TestEngine_BothDoTheSame sends generated streams of requests through both engines: the client and the pod see no difference.
 func TestEngine_BothDoTheSame(t *testing.T) {
-	if engine != EngineHTTP1 {
-		t.Skip("it uses both engines, so once is enough")
+	if engine == EngineNetHTTP {
+		t.Skip("the others are compared with it")
 	}
-	theirs, ours := newComparison(t, EngineNetHTTP), newComparison(t, EngineHTTP1)
+	theirs, ours := newComparison(t, EngineNetHTTP), newComparison(t, engine)
 	began := time.Now()
 	checks, sent := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -213,8 +213,14 @@ func TestEngine_BothDoTheSame(t *testing.T) {
 }
 
 // FuzzEngine does the same for as long as one likes.
-func FuzzEngine(f *testing.F) {
-	theirs, ours := newComparison(f, EngineNetHTTP), newComparison(f, EngineHTTP1)
+func FuzzEngine(f *testing.F) { fuzzEngine(f, EngineHTTP1) }
+
+// FuzzEngineLoops does it with loops.
+func FuzzEngineLoops(f *testing.F) { fuzzEngine(f, EngineLoops) }
+
+func fuzzEngine(f *testing.F, engine string) {
+	f.Helper()
+	theirs, ours := newComparison(f, EngineNetHTTP), newComparison(f, engine)
 	f.Fuzz(func(t *testing.T, input []byte) {
 		rapid.MakeFuzz(func(rt *rapid.T) { compareStream(t, rt, theirs, ours) })(t, input)
 	})
@@ -254,10 +260,10 @@ func difference(tb testing.TB, theirs, ours *comparison, stream string, methods 
 		gotRequests = gotRequests[:min(len(gotRequests), len(wantRequests))]
 	}
 	if d := cmp.Diff(wantAnswers, gotAnswers); d != "" {
-		return "the client sees (-net/http +http1):\n" + d
+		return "the client sees (-net/http +ours):\n" + d
 	}
 	if d := cmp.Diff(wantRequests, gotRequests); d != "" {
-		return "the pod sees (-net/http +http1):\n" + d
+		return "the pod sees (-net/http +ours):\n" + d
 	}
 	return ""
 }

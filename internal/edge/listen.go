@@ -71,7 +71,7 @@ func (e *Edge) Start() error {
 	}
 	serveSecure := func() error { return serve.ServeTLS(secure, "", "") }
 	var own *http1.Server
-	if e.cfg.Engine == EngineHTTP1 {
+	if e.cfg.Engine != EngineNetHTTP {
 		rest := newHandoff(secure.Addr())
 		own = e.newEngine(rest.give)
 		serve.TLSConfig.NextProtos = []string{"h2"} // which net/http shall be ready for

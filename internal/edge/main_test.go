@@ -38,7 +38,7 @@ func (m everyEngine) Run() int {
 		return m.M.Run()
 	}
 	status := 0
-	for _, engine = range []string{EngineNetHTTP, EngineHTTP1} {
+	for _, engine = range Engines() {
 		fmt.Println("engine", engine)
 		status = max(status, m.M.Run())
 	}
