@@ -14,13 +14,13 @@ mkdir -p "$cache"
 # Once: what is fuzzed is this state of the code.
 go test -c -fuzz=. -o "$work/http1.test" ./internal/edge/http1
 go test -c -fuzz=. -o "$work/edge.test" ./internal/edge
-targets=(FuzzRequest FuzzResponse FuzzChunked FuzzStream FuzzEngine)
+targets=(FuzzRequest FuzzResponse FuzzChunked FuzzStream FuzzStreamLoops FuzzEngine FuzzEngineLoops)
 commit=$(git rev-parse --short HEAD)
 root=$PWD
 
 # enter goes where the tests of a target are, and sets program.
 enter() {
-	if [ "$1" = FuzzEngine ]; then
+	if [[ $1 == FuzzEngine* ]]; then
 		program=$work/edge.test
 		cd "$root/internal/edge"
 	else

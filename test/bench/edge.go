@@ -34,9 +34,9 @@ func measureEdge(ctx context.Context, t *table, o options, dir string) (err erro
 	for _, m := range missing {
 		t.add("not measured", m, "")
 	}
-	secure := existing(sides, "nginx", "haproxy", "caddy", edge.EngineNetHTTP, edge.EngineHTTP1)
-	plain := existing(sides, "nginx, plain", "haproxy, plain", "caddy, plain", bareEngine)
-	ours := existing(sides, "nginx", edge.EngineHTTP1)
+	secure := existing(sides, "nginx", "haproxy", "caddy", edge.EngineNetHTTP, edge.EngineHTTP1, edge.EngineLoops)
+	plain := existing(sides, "nginx, plain", "haproxy, plain", "caddy, plain", bareEngine, bareLoops)
+	ours := existing(sides, "nginx", edge.EngineHTTP1, edge.EngineLoops)
 	for _, s := range secure {
 		agreed, err := agreement(ctx, s.addr)
 		if err != nil {
@@ -171,20 +171,24 @@ func (b *edgeBench) compare(ctx context.Context, what string, sides []side, do l
 	return nil
 }
 
-// busyHeap measures how long our own engine stops when its program has 256 MB of small objects and replaces two million of
+// busyHeap measures how long our own engines stop when their program has 256 MB of small objects and replaces two million of
 // them a second, and what that does to requests.
 func (b *edgeBench) busyHeap(ctx context.Context, sides map[string]side) error {
-	ours := sides[edge.EngineHTTP1]
-	if _, err := ours.tell("heap"); err != nil {
+	ours := existing(sides, edge.EngineHTTP1, edge.EngineLoops)
+	for _, s := range ours {
+		if _, err := s.tell("heap"); err != nil {
+			return err
+		}
+	}
+	if err := b.compare(ctx, "1,000 requests/s with a busy heap", append(existing(sides, "nginx"), ours...), pacedLoad(1000, 64)); err != nil {
 		return err
 	}
-	if err := b.compare(ctx, "1,000 requests/s with a busy heap", existing(sides, "nginx", edge.EngineHTTP1), pacedLoad(1000, 64)); err != nil {
-		return err
+	for _, s := range ours {
+		worst, err := s.tell("pauses")
+		if err != nil {
+			return err
+		}
+		b.t.add("longest pause for garbage collection, "+s.name, "at most "+worst+" µs", "")
 	}
-	worst, err := ours.tell("pauses")
-	if err != nil {
-		return err
-	}
-	b.t.add("longest pause for garbage collection", "at most "+worst+" µs", "")
 	return nil
 }

@@ -40,6 +40,7 @@ const (
 	// plain HTTP, as the edge itself only redirects there.
 	engineRole = "TRYSAIL_BENCH_ENGINE"
 	bareEngine = "bare"
+	bareLoops  = "bare loops"
 	// edgeHosts is how many names the edge routes.
 	edgeHosts = 10_000
 	// edgeSuite is what all are to use, as Go and OpenSSL prefer different ones.
@@ -98,14 +99,14 @@ func edgeSides(ctx context.Context, dir string, all bool) (sides map[string]side
 		sides[o.name] = side{o.name, "https://" + secure, pids, nil}
 		sides[o.name+", plain"] = side{o.name + ", plain", "http://" + plain, pids, nil}
 	}
-	for _, engine := range []string{edge.EngineNetHTTP, edge.EngineHTTP1, bareEngine} {
+	for _, engine := range append(edge.Engines(), bareEngine, bareLoops) {
 		p, err := startEngine(ctx, dir, engine, addr)
 		if err != nil {
 			return nil, nil, stop, err
 		}
 		ends = append(ends, p.close)
 		scheme := "https://"
-		if engine == bareEngine {
+		if engine == bareEngine || engine == bareLoops {
 			scheme = "http://"
 		}
 		sides[engine] = side{engine, scheme + p.addr, []int{p.pid}, p}
@@ -288,8 +289,11 @@ func startEngine(ctx context.Context, dir, engine, backend string) (*roleProcess
 func beEngine(ctx context.Context, engine string, args []string) (err error) {
 	dir, backend := args[0], args[1]
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	if engine == bareEngine {
-		return beBareEngine(ctx, backend, log)
+	switch engine {
+	case bareEngine:
+		return beBareEngine(ctx, backend, 0, log)
+	case bareLoops:
+		return beBareEngine(ctx, backend, runtime.NumCPU(), log)
 	}
 	addr, err := netip.ParseAddrPort(backend)
 	if err != nil {
@@ -385,7 +389,7 @@ func worstPause() int {
 }
 
 // beBareEngine is our own engine without the edge around it.
-func beBareEngine(ctx context.Context, backend string, log *slog.Logger) error {
+func beBareEngine(ctx context.Context, backend string, loops int, log *slog.Logger) error {
 	pool := &http1.Pool{MaxIdle: 256, IdleTimeout: time.Minute, Dial: func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", backend)
 	}}
@@ -397,7 +401,7 @@ func beBareEngine(ctx context.Context, backend string, log *slog.Logger) error {
 			}
 		},
 		HeaderTimeout: time.Minute, IdleTimeout: time.Minute, ResponseTimeout: time.Minute, Grace: time.Second,
-		MaxHeadBytes: 64 << 10, MaxPodHeadBytes: 64 << 10, Log: log,
+		MaxHeadBytes: 64 << 10, MaxPodHeadBytes: 64 << 10, Loops: loops, Log: log,
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
