@@ -216,6 +216,9 @@ func (w *AccessWriter) ready(l *accessFile, now time.Time) error {
 	if len(segs) > 0 {
 		seg = segs[len(segs)-1]
 	}
+	if w.store.begins(dir, AccessLog) && len(segs) > 0 {
+		seg = segment{dir: dir, container: AccessLog, number: seg.number + 1}
+	}
 	for {
 		ok, err := w.open(l, seg, now)
 		if ok || err != nil {

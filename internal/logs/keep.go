@@ -55,29 +55,42 @@ func (s *Store) keepOnce(ctx context.Context, maxBytes int64) error {
 type stored struct {
 	segment
 	system bool // of no pod: it goes on as long as the service
+	copied bool // another server writes it
 	size   int64
 	at     time.Time // of its last line
 }
 
-// all lists all segments of all services. What an archiving that was cut short has left is removed.
-func (s *Store) all() ([]stored, error) {
-	services, err := readDir(s.dir)
+// all lists all segments of all services, copies included.
+func (s *Store) all() (list []stored, err error) {
+	roots, err := s.roots()
 	if err != nil {
 		return nil, err
 	}
-	var list []stored
+	for _, root := range roots {
+		if list, err = root.appendAll(list, root != s.own()); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+func (r root) appendAll(list []stored, copied bool) ([]stored, error) {
+	services, err := readDir(r.dir)
+	if err != nil {
+		return nil, err
+	}
 	for _, service := range services {
-		pods, err := readDir(filepath.Join(s.dir, service.Name()))
+		pods, err := readDir(filepath.Join(r.dir, service.Name()))
 		if err != nil {
 			return nil, err
 		}
 		for _, pod := range pods {
-			segs, err := segments(s.PodDir(service.Name(), pod.Name()), "")
+			segs, err := segments(filepath.Join(r.dir, service.Name(), pod.Name()), "")
 			if err != nil {
 				return nil, err
 			}
 			for _, seg := range segs {
-				st := stored{segment: seg, system: pod.Name() == systemDir || pod.Name() == accessDir}
+				st := stored{segment: seg, system: pod.Name() == systemDir || pod.Name() == accessDir, copied: copied}
 				for _, path := range []string{seg.path(), seg.archivePath()} {
 					if info, err := os.Stat(path); err == nil {
 						st.size += info.Size()
@@ -157,6 +170,7 @@ func (s *Store) limit(all []stored, maxBytes int64) error {
 		errs = append(errs, err)
 		if ok {
 			removed += seg.size
+			s.noteRemoved(seg.at)
 		}
 	}
 	s.log.Info("the oldest log lines were removed, because the logs took too much space", "bytes", removed, "limit", maxBytes)
@@ -178,7 +192,7 @@ func (s *Store) remove(seg stored) (ok bool, err error) {
 		}
 		defer f.Close()
 	}
-	if seg.last && seg.system {
+	if seg.last && seg.system && !seg.copied {
 		s.appending.Lock()
 		defer s.appending.Unlock()
 		if seg.size == 0 {
@@ -194,7 +208,9 @@ func (s *Store) remove(seg stored) (ok bool, err error) {
 			return false, err
 		}
 	}
-	s.removing(seg.segment)
+	if !seg.copied {
+		s.removing(seg.segment)
+	}
 	for _, path := range []string{seg.path(), seg.archivePath()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
@@ -233,19 +249,32 @@ func (s *Store) Sweep(before time.Time, live func(serviceID, podID string) bool)
 
 // sweepDirs removes the directories of pods that have no log any more, and files that were not finished.
 func (s *Store) sweepDirs(before time.Time, emptied map[string]bool, live func(serviceID, podID string) bool) error {
-	services, err := readDir(s.dir)
+	roots, err := s.roots()
+	errs := []error{err}
+	for _, root := range roots {
+		errs = append(errs, root.sweepDirs(before, emptied, live))
+		if root != s.own() {
+			errs = append(errs, removeEmpty(root.dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r root) sweepDirs(before time.Time, emptied map[string]bool, live func(serviceID, podID string) bool) error {
+	services, err := readDir(r.dir)
 	errs := []error{err}
 	for _, service := range services {
-		pods, err := readDir(filepath.Join(s.dir, service.Name()))
+		pods, err := readDir(filepath.Join(r.dir, service.Name()))
 		errs = append(errs, err)
 		for _, pod := range pods {
-			dir := s.PodDir(service.Name(), pod.Name())
+			dir := filepath.Join(r.dir, service.Name(), pod.Name())
 			entries, err := readDir(dir)
 			errs = append(errs, err)
 			left := 0
 			for _, e := range entries {
 				info, err := e.Info()
-				if err == nil && strings.HasSuffix(e.Name(), ".tmp") && info.ModTime().Before(before) {
+				unfinished := strings.HasSuffix(e.Name(), ".tmp") || isLeftOver(e.Name(), entries)
+				if err == nil && unfinished && info.ModTime().Before(before) {
 					errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
 				} else {
 					left++

@@ -61,7 +61,7 @@ func (c *Cursor) set(s *source, p position) {
 
 // Lines yields the lines behind the cursor that are there now, by time, and moves the cursor with them: once the body of
 // the loop is done with a line, the line counts as read. No line is lost and none comes twice, whatever is written,
-// archived or restarted between two calls. Lines that retention removes before they were read are not missed.
+// archived or restarted between two calls. Those that other servers have written are theirs to follow. Lines that retention removes before they were read are not missed.
 // Errors: those of ctx and of the file system; the sequence ends with the first.
 func (s *Store) Lines(ctx context.Context, sel Selection, c *Cursor) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
@@ -73,7 +73,7 @@ func (s *Store) Lines(ctx context.Context, sel Selection, c *Cursor) iter.Seq2[L
 
 func (s *Store) lines(ctx context.Context, sel Selection, c *Cursor, yield func(Line) bool) error {
 	m := &merge{store: s, span: span{filter: &sel.Filter, began: time.Now()}}
-	sources, err := s.sources(ctx, sel.ServiceID, sel.Container, func(pod string) bool { return sel.Pod == nil || sel.Pod(pod) })
+	sources, err := s.sources(ctx, s.own(), sel.ServiceID, sel.Container, func(pod string) bool { return sel.Pod == nil || sel.Pod(pod) })
 	if err != nil {
 		return err
 	}

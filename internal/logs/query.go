@@ -79,8 +79,20 @@ func (s *Store) query(ctx context.Context, q Query) ([]Event, string, error) {
 	if q.Container == "" || strings.ContainsAny(q.Container, "/\\\x00.") || q.ServiceID == "" {
 		return nil, "", nil
 	}
-	sources, err := s.sources(ctx, q.ServiceID, q.Container, func(pod string) bool { return pod == "" || q.Accept == nil || q.Accept(pod, "") })
+	roots, err := s.roots()
 	if err != nil {
+		return nil, "", err
+	}
+	wanted := func(pod string) bool { return pod == "" || q.Accept == nil || q.Accept(pod, "") }
+	var sources []*source
+	for _, root := range roots {
+		list, err := s.sources(ctx, root, q.ServiceID, q.Container, wanted)
+		if err != nil {
+			return nil, "", err
+		}
+		sources = append(sources, list...)
+	}
+	if err := supersede(sources); err != nil {
 		return nil, "", err
 	}
 	defer m.close()
@@ -94,10 +106,10 @@ func (s *Store) query(ctx context.Context, q Query) ([]Event, string, error) {
 	return page, m.next().encode(scope), nil
 }
 
-// sources finds the segments of a container, or of all containers if that is empty, in the directories of the pods
+// sources finds the segments of a container, or of all containers if that is empty, in a server's directories of the pods
 // that are wanted.
-func (s *Store) sources(ctx context.Context, serviceID, container string, wanted func(pod string) bool) ([]*source, error) {
-	pods, err := readDir(filepath.Join(s.dir, serviceID))
+func (s *Store) sources(ctx context.Context, root root, serviceID, container string, wanted func(pod string) bool) ([]*source, error) {
+	pods, err := readDir(filepath.Join(root.dir, serviceID))
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +125,12 @@ func (s *Store) sources(ctx context.Context, serviceID, container string, wanted
 		if !wanted(name) {
 			continue
 		}
-		segs, err := segments(filepath.Join(s.dir, serviceID, pod.Name()), container)
+		segs, err := segments(filepath.Join(root.dir, serviceID, pod.Name()), container)
 		if err != nil {
 			return nil, err
 		}
 		for _, seg := range segs {
-			src := &source{pod: name, seg: seg, key: sourceKey{hashPod(name, seg.container), int64(seg.number)}}
+			src := &source{origin: root.origin, pod: name, seg: seg, key: sourceKey{hashPod(root.origin, name, seg.container), int64(seg.number)}}
 			if src.info, err = seg.stat(); errors.Is(err, fs.ErrNotExist) {
 				continue // removed since it was listed
 			} else if err != nil {
@@ -131,9 +143,14 @@ func (s *Store) sources(ctx context.Context, serviceID, container string, wanted
 	return list, nil
 }
 
-func hashPod(id, container string) uint64 {
+// hashPod names a log. It is the same on all servers, so that tokens are: origin is the server that wrote it, empty where
+// there is only one.
+func hashPod(origin, id, container string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(container))
+	if origin != "" {
+		h.Write([]byte("@" + origin))
+	}
 	if id == "" {
 		return h.Sum64() >> 1 // in front of what the pods wrote at the same time
 	}

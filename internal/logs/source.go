@@ -70,10 +70,12 @@ type span struct {
 
 // source reads the matching lines of one segment in order, one ahead.
 type source struct {
-	key  sourceKey
-	pod  string
-	seg  segment
-	info fs.FileInfo
+	key    sourceKey
+	origin string // the server that wrote it; empty where there is only one
+	pod    string
+	seg    segment
+	info   fs.FileInfo
+	cuts   []cut // what of it others have read once more
 	// complete is true when nothing more will be written to the file, so that even an unfinished line is a line.
 	complete bool
 	from     *position // where to continue, if known
@@ -340,6 +342,9 @@ const (
 // judge says whether a line is wanted.
 func (s *source) judge(w *span, at time.Time, text []byte) verdict {
 	v := s.inSpan(w, at)
+	if v == take && s.superseded(at) {
+		return skip
+	}
 	if v == take && (w.filter != nil && !w.filter.Match(text) || w.accept != nil && !w.accept(text, s)) {
 		return skip
 	}

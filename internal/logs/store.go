@@ -7,6 +7,10 @@
 //	<dir>/<service id>/<pod id>/<container>.log.zst    a segment that was closed and is archived: compressed, with an index
 //	<dir>/<service id>/system/<container>.log          the system lines of that container, written by Append
 //	<dir>/<service id>/access/ACCESS.log               the requests of the service, written by AccessWriter
+//	<dir>/<service id>/<pod id>/<container>.1.after    where the segment goes on that another server began (takeover.go)
+//
+// Where several servers serve the same pods, each has copies of what the others write, byte for byte, in a directory of the
+// same form for each of them (share.go). Everything that reads looks at all of them.
 //
 // The files are the only state: nothing else has to be rebuilt, nothing else can be lost. A segment is archived without
 // changing a byte of what it says, so a position in it stays what it is: its number and an offset.
@@ -47,6 +51,7 @@ const (
 type Store struct {
 	dir string
 	log *slog.Logger
+	sharing
 
 	// appending is held while system lines are written, although that is I/O: a half line that a crash left behind is
 	// cut off first, and nobody else must write meanwhile.
@@ -164,10 +169,11 @@ func (s *Store) Append(serviceID string, containers []string, at time.Time, text
 func (s *Store) systemFile(dir, container string, at time.Time) (string, error) {
 	segs, err := segments(dir, container)
 	if err != nil || len(segs) == 0 {
+		s.begins(dir, container)
 		return segment{dir: dir, container: container}.path(), err
 	}
 	last := segs[len(segs)-1]
-	if !last.plain {
+	if s.begins(dir, container) || !last.plain {
 		last.number++
 		return last.path(), nil
 	}
@@ -224,21 +230,27 @@ func wholeLines(r io.ReaderAt, size int64) (int64, error) {
 
 // Containers lists the names of all containers of the service that have a log, in order.
 func (s *Store) Containers(serviceID string) ([]string, error) {
-	pods, err := readDir(filepath.Join(s.dir, serviceID))
+	roots, err := s.roots()
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, pod := range pods {
-		if pod.Name() == accessDir {
-			continue
-		}
-		segs, err := segments(filepath.Join(s.dir, serviceID, pod.Name()), "")
+	for _, root := range roots {
+		pods, err := readDir(filepath.Join(root.dir, serviceID))
 		if err != nil {
 			return nil, err
 		}
-		for _, seg := range segs {
-			names = append(names, seg.container)
+		for _, pod := range pods {
+			if pod.Name() == accessDir {
+				continue
+			}
+			segs, err := segments(filepath.Join(root.dir, serviceID, pod.Name()), "")
+			if err != nil {
+				return nil, err
+			}
+			for _, seg := range segs {
+				names = append(names, seg.container)
+			}
 		}
 	}
 	slices.Sort(names)
@@ -257,5 +269,10 @@ func (s *Store) Delete(serviceID string) error {
 	s.appending.Lock()
 	defer s.appending.Unlock()
 	err = errors.Join(err, s.removingService(serviceID))
-	return errors.Join(err, os.RemoveAll(filepath.Join(s.dir, serviceID)))
+	roots, failed := s.roots()
+	err = errors.Join(err, failed)
+	for _, root := range roots {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(root.dir, serviceID)))
+	}
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,24 +19,27 @@ import (
 // A day's points are in one place at any time, whenever it is interrupted: as long as there is a file of its minutes,
 // hours of that day do not count.
 func (s *Store) Compact(ctx context.Context, now time.Time) error {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("compacting metrics: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := s.compactService(ctx, e.Name(), now); err != nil {
+	dirs, err := s.dirs()
+	errs := []error{err}
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("compacting metrics: %w", err))
+		}
+		for _, e := range entries {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := s.compactService(ctx, filepath.Join(dir, e.Name()), now); err != nil {
+				errs = append(errs, fmt.Errorf("compacting metrics: %w", err))
+			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Store) compactService(ctx context.Context, serviceID string, now time.Time) error {
-	names, err := s.files(serviceID)
+func (s *Store) compactService(ctx context.Context, dir string, now time.Time) error {
+	names, err := filesIn(dir)
 	if err != nil {
 		return err
 	}
@@ -44,12 +48,12 @@ func (s *Store) compactService(ctx context.Context, serviceID string, now time.T
 		minutes := strings.HasSuffix(name, minutesExt)
 		switch {
 		case from.After(now.Add(day)):
-			s.log.WarnContext(ctx, "metrics from the future are removed; the clock must have been wrong", "service_id", serviceID, "file", name)
-			err = s.remove(serviceID, name)
+			s.log.WarnContext(ctx, "metrics from the future are removed; the clock must have been wrong", "service_id", filepath.Base(dir), "file", name)
+			err = s.remove(dir, name)
 		case to.Before(now.Add(-KeepHours)):
-			err = s.remove(serviceID, name)
+			err = s.remove(dir, name)
 		case minutes && to.Before(now.Add(-KeepMinutes)):
-			err = s.rollUp(serviceID, name, from)
+			err = s.rollUp(dir, name, from)
 		}
 		if err != nil {
 			return err
@@ -58,17 +62,16 @@ func (s *Store) compactService(ctx context.Context, serviceID string, now time.T
 	return nil
 }
 
-func (s *Store) remove(serviceID, name string) error {
+func (s *Store) remove(dir, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return os.Remove(filepath.Join(s.dir, serviceID, name))
+	return os.Remove(filepath.Join(dir, name))
 }
 
 // rollUp makes hours of a day's minutes: they replace those of that day in the file of its month, if there are any.
-func (s *Store) rollUp(serviceID, name string, begin time.Time) error {
+func (s *Store) rollUp(dir, name string, begin time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	dir := filepath.Join(s.dir, serviceID)
 	hours := filepath.Join(dir, begin.Format(monthForm)+hoursExt)
 	var points []Point
 	if err := s.readFile(hours, func(p *Point) {

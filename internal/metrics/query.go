@@ -43,6 +43,7 @@ func (s *Store) Query(ctx context.Context, q Query, each func(*Bucket)) (firstSe
 			c.add(&Point{At: time.Unix(key.minute*60, 0).UTC(), Version: key.version, Values: *v})
 		}
 	}
+	s.addHeads(q.ServiceID, c.add)
 	var buffer []byte
 	for i, file := range files {
 		if err := ctx.Err(); err != nil {
@@ -84,26 +85,17 @@ func (f *file) covers(at time.Time) bool {
 }
 
 // inOrder lists the files that may have points in the range, by time.
-func (s *Store) inOrder(serviceID string, from, to int64) ([]file, error) {
-	names, err := s.files(serviceID)
+func (s *Store) inOrder(serviceID string, from, to int64) (files []file, err error) {
+	dirs, err := s.dirs()
 	if err != nil {
 		return nil, err
 	}
-	var files []file
-	var days []time.Time
-	for _, name := range names {
-		begin, end, _ := span(name)
-		if strings.HasSuffix(name, minutesExt) {
-			days = append(days, begin)
+	for _, dir := range dirs {
+		more, err := inRange(filepath.Join(dir, serviceID), from, to)
+		if err != nil {
+			return nil, err
 		}
-		if begin.Unix() < to && from < end.Unix() {
-			files = append(files, file{path: filepath.Join(s.dir, serviceID, name), from: begin, to: end})
-		}
-	}
-	for i := range files {
-		if strings.HasSuffix(files[i].path, hoursExt) {
-			files[i].except = days
-		}
+		files = append(files, more...)
 	}
 	// A month comes before its days.
 	slices.SortStableFunc(files, func(a, b file) int {
@@ -112,6 +104,30 @@ func (s *Store) inOrder(serviceID string, from, to int64) ([]file, error) {
 		}
 		return b.to.Compare(a.to)
 	})
+	return files, nil
+}
+
+// inRange lists the files of one directory.
+func inRange(dir string, from, to int64) (files []file, err error) {
+	names, err := filesIn(dir)
+	if err != nil {
+		return nil, err
+	}
+	var days []time.Time
+	for _, name := range names {
+		begin, end, _ := span(name)
+		if strings.HasSuffix(name, minutesExt) {
+			days = append(days, begin)
+		}
+		if begin.Unix() < to && from < end.Unix() {
+			files = append(files, file{path: filepath.Join(dir, name), from: begin, to: end})
+		}
+	}
+	for i := range files {
+		if strings.HasSuffix(files[i].path, hoursExt) {
+			files[i].except = days
+		}
+	}
 	return files, nil
 }
 

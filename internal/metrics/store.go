@@ -36,9 +36,13 @@ const (
 // Points of the minutes that are under way are in memory until Flush writes them, and are found by Query all the same.
 // A minute may be written more than once, for instance before and after a restart, or when the clock is set back: its
 // points are merged when they are read, so nothing is counted twice and nothing gets lost.
+//
+// Where several servers count, each has copies of the others' files, and what they have not written yet (share.go). Query
+// merges all.
 type Store struct {
 	dir string
 	log *slog.Logger
+	sharing
 
 	mu   sync.RWMutex // guards head, and the files against being read while they are written
 	head map[headKey]*Values
@@ -75,6 +79,7 @@ func (s *Store) Add(serviceID string, version int, at time.Time, v *Values) {
 		s.head[key] = have
 	}
 	have.Merge(v)
+	s.changes++
 }
 
 // Flush writes all that has been added. What it returned nil for is on the disk. What could not be written is tried again
@@ -93,6 +98,7 @@ func (s *Store) Flush(now time.Time) error {
 		for _, key := range group.keys {
 			delete(s.head, key)
 		}
+		s.changes++
 	}
 	waiting := len(s.head)
 	for key := range s.head {
@@ -255,9 +261,9 @@ func (s *Store) firstReport(path string) bool {
 	return first
 }
 
-// files lists the names of a service's files, by name.
-func (s *Store) files(serviceID string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, serviceID))
+// filesIn lists the names of the files of a service's directory, by name.
+func filesIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading metrics: %w", err)
 	}
@@ -279,14 +285,17 @@ func (s *Store) Retain(ids []string) error {
 			delete(s.head, key)
 		}
 	}
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("reading metrics: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if !slices.Contains(ids, e.Name()) {
-			errs = append(errs, os.RemoveAll(filepath.Join(s.dir, e.Name())))
+	dirs, err := s.dirs()
+	errs := []error{err}
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("reading metrics: %w", err))
+		}
+		for _, e := range entries {
+			if !slices.Contains(ids, e.Name()) {
+				errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+			}
 		}
 	}
 	return errors.Join(errs...)

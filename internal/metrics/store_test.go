@@ -385,7 +385,7 @@ func TestStore_RetentionAndTheFuture(t *testing.T) {
 	if diff := cmp.Diff(want, counts(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	names, err := s.files("svc")
+	names, err := filesIn(filepath.Join(s.dir, "svc"))
 	if err != nil || len(names) != 3 {
 		t.Errorf("files %v, %v", names, err)
 	}

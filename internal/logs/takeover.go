@@ -1,0 +1,397 @@
+package logs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The log of a container is read from the cluster by the server that leads. When another one leads, it goes on behind the
+// last line that it has a copy of. What the former leader had written beyond that, the new one reads once more: those lines
+// are in two logs, and must count once. So who goes on with a log says so, in a file beside the segment that it begins:
+//
+//	epoch 7                             of the lead
+//	end QJX3… 0 4711                    up to which segment and byte it knows what that server has written
+//	first stdout 2026-11-21T10:00:01…   the first line that it has read itself, of each stream; written before the line
+//
+// Lines that a server with a lower epoch wrote beyond its end and not before the first ones do not count. Those before them
+// do: then the new leader did not get them, for instance because the cluster had them no more.
+
+const afterSuffix = ".after"
+
+// cut is from where on the lines of a segment do not count.
+type cut struct {
+	number int
+	off    int64
+	first  [2]time.Time // by stream; zero if none of it was read
+}
+
+// superseded reports whether the line that was read last, which has that time, does not count.
+func (s *source) superseded(at time.Time) bool {
+	for _, c := range s.cuts {
+		beyond := s.seg.number > c.number || s.seg.number == c.number && s.off > c.off
+		if first := c.first[s.join.stream]; beyond && !first.IsZero() && !at.Before(first) {
+			return true
+		}
+	}
+	return false
+}
+
+// after is what such a file says.
+type after struct {
+	origin string // that began the segment
+	number int    // of the segment
+	epoch  int64
+	ends   map[string]cut // by origin
+	first  [2]time.Time
+}
+
+func parseAfter(name string) (container string, number int, ok bool) {
+	name, ok = strings.CutSuffix(name, afterSuffix)
+	container, digits, numbered := strings.Cut(name, ".")
+	number, err := strconv.Atoi(digits)
+	return container, number, ok && numbered && container != "" && err == nil && number >= 0 && strconv.Itoa(number) == digits
+}
+
+func afterPath(dir, container string, number int) string {
+	return filepath.Join(dir, container+"."+strconv.Itoa(number)+afterSuffix)
+}
+
+// isLeftOver reports whether a file says about a log of which there is nothing left.
+func isLeftOver(name string, entries []fs.DirEntry) bool {
+	container, _, ok := parseAfter(name)
+	return ok && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		of, _, _, ok := parseName(e.Name())
+		return ok && of == container
+	})
+}
+
+// aftersOf reads what a server has said about a log, by segment.
+func aftersOf(origin, dir, container string) (list []after, err error) {
+	entries, err := readDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		of, number, ok := parseAfter(e.Name())
+		if !ok || of != container {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, e.Name())) //nolint:gosec // from a listing of our directory
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, parseAfterText(after{origin: origin, number: number, ends: map[string]cut{}}, text))
+	}
+	slices.SortFunc(list, func(a, b after) int { return a.number - b.number })
+	return list, nil
+}
+
+// parseAfterText reads as much as is there: a copy may not be whole yet.
+func parseAfterText(a after, text []byte) after {
+	for line := range bytes.Lines(text) {
+		if !bytes.HasSuffix(line, newline) {
+			break
+		}
+		switch f := strings.Fields(string(line)); {
+		case len(f) == 2 && f[0] == "epoch":
+			a.epoch, _ = strconv.ParseInt(f[1], 10, 64)
+		case len(f) == 4 && f[0] == "end":
+			number, _ := strconv.Atoi(f[2])
+			off, _ := strconv.ParseInt(f[3], 10, 64)
+			a.ends[f[1]] = cut{number: number, off: off}
+		case len(f) == 3 && f[0] == "first":
+			if at, ok := parseTime([]byte(f[2])); ok {
+				a.first[streamOf(f[1])] = at
+			}
+		}
+	}
+	return a
+}
+
+func streamOf(name string) int {
+	if name == "stderr" {
+		return 1
+	}
+	return 0
+}
+
+// supersede finds out which lines of the sources do not count, where several servers have written the same log.
+func supersede(sources []*source) error {
+	type log struct{ pod, container string }
+	byLog := map[log][]*source{}
+	several := map[log]bool{}
+	for _, s := range sources {
+		if s.pod == "" || s.pod == AccessPod {
+			continue
+		}
+		key := log{s.pod, s.seg.container}
+		if have := byLog[key]; len(have) > 0 && have[0].origin != s.origin {
+			several[key] = true
+		}
+		byLog[key] = append(byLog[key], s)
+	}
+	for key := range several {
+		if err := supersedeLog(byLog[key]); err != nil {
+			return fmt.Errorf("reading who has written a log: %w", err)
+		}
+	}
+	return nil
+}
+
+func supersedeLog(sources []*source) error {
+	var all []after
+	read := map[string]bool{}
+	for _, s := range sources {
+		if read[s.seg.dir] {
+			continue
+		}
+		read[s.seg.dir] = true
+		list, err := aftersOf(s.origin, s.seg.dir, s.seg.container)
+		if err != nil {
+			return err
+		}
+		all = append(all, list...)
+	}
+	for _, s := range sources {
+		epoch := int64(0)
+		for _, a := range all {
+			if a.origin == s.origin && a.number <= s.seg.number {
+				epoch = max(epoch, a.epoch)
+			}
+		}
+		for _, a := range all {
+			if a.origin != s.origin && a.epoch > epoch {
+				c := a.ends[s.origin] // all of it, if it was not known
+				c.first = a.first
+				s.cuts = append(s.cuts, c)
+			}
+		}
+	}
+	return nil
+}
+
+// LogEnd is where a stream of a log ends: the time of its last line, and how many lines have that time.
+type LogEnd struct {
+	Last  time.Time
+	Count int
+}
+
+// Continuation is how a server goes on with the log of a container.
+type Continuation struct {
+	// Number is that of the segment to begin.
+	Number int
+	// Ends says by stream ("stdout", "stderr") up to where the log is known already.
+	Ends map[string]LogEnd
+
+	path string
+	mu   sync.Mutex
+	told map[string]bool
+}
+
+// Lead says that this server leads from now on.
+func (s *Store) Lead(epoch int64) {
+	s.shareMu.Lock()
+	defer s.shareMu.Unlock()
+	s.epoch = epoch
+}
+
+// Continue begins to go on with a log that other servers may have written before, and this one too. dir is what PodDir has
+// said. Begin has to be called before the first line of each stream is written.
+func (s *Store) Continue(dir, container string) (*Continuation, error) {
+	c, err := s.goOn(filepath.Base(filepath.Dir(dir)), filepath.Base(dir), container)
+	if err != nil {
+		return nil, fmt.Errorf("going on with a log: %w", err)
+	}
+	return c, nil
+}
+
+func (s *Store) goOn(serviceID, pod, container string) (*Continuation, error) {
+	roots, err := s.roots()
+	if err != nil {
+		return nil, err
+	}
+	var sources []*source
+	for _, root := range roots {
+		dir := filepath.Join(root.dir, serviceID, pod)
+		segs, err := segments(dir, container)
+		if err != nil {
+			return nil, err
+		}
+		for _, seg := range segs {
+			sources = append(sources, &source{origin: root.origin, pod: pod, seg: seg})
+		}
+	}
+	if err := supersede(sources); err != nil {
+		return nil, err
+	}
+	s.shareMu.Lock()
+	text := fmt.Sprintf("epoch %d\n", s.epoch)
+	s.shareMu.Unlock()
+	ends := ends{looks: map[string]int{}}
+	for _, src := range slices.Backward(sources) {
+		at, err := ends.read(s, src)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if src.seg.last && src.origin != s.self {
+			text += fmt.Sprintf("end %s %d %d\n", src.origin, src.seg.number, at)
+		}
+	}
+	dir := s.PodDir(serviceID, pod)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	c := &Continuation{Ends: ends.known(), told: map[string]bool{}}
+	if c.Number, err = nextNumber(dir, container); err != nil {
+		return nil, err
+	}
+	c.path = afterPath(dir, container, c.Number)
+	return c, os.WriteFile(c.path, []byte(text), 0o600)
+}
+
+// nextNumber is the number of the first segment that there never was.
+func nextNumber(dir, container string) (number int, err error) {
+	entries, err := readDir(dir)
+	for _, e := range entries {
+		of, n, _, ok := parseName(e.Name())
+		if !ok {
+			of, n, ok = parseAfter(e.Name())
+		}
+		if ok && of == container {
+			number = max(number, n+1)
+		}
+	}
+	return number, err
+}
+
+// Begin says that a line of a stream is about to be written.
+func (c *Continuation) Begin(stream string, at time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.told[stream] {
+		return nil
+	}
+	f, err := os.OpenFile(c.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "first %s %s\n", stream, at.UTC().Format(timeFixed))
+	if err = errors.Join(err, f.Close()); err == nil {
+		c.told[stream] = true
+	}
+	return err
+}
+
+// endWindow is how much of the end of a segment is read to find out where its streams end, in bytes.
+const endWindow = 256 << 10
+
+// ends gathers where the streams of a log end, from the ends of what each server has written.
+type ends struct {
+	streams [2]LogEnd
+	// older is the time of the oldest line that was looked at, if there are older ones: all from before it are known.
+	older time.Time
+	looks map[string]int // how many segments were looked at, by server
+}
+
+// read looks at the end of a segment; those of a server come last first. It returns up to where its lines are whole.
+func (e *ends) read(s *Store, src *source) (whole int64, err error) {
+	if e.looks[src.origin] >= 2 {
+		return 0, nil // one that has just been begun says too little, two do
+	}
+	c, err := s.open(src.seg)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	from := src.lookFrom(c.size())
+	if from > 0 || src.seg.number == 0 || !src.beyondCuts() {
+		e.looks[src.origin]++
+	}
+	text, err := readFrom(c, from)
+	if err != nil {
+		return 0, err
+	}
+	var j joiner
+	var oldest time.Time
+	first := from > 0 // it may be the rest of one
+	src.off = from
+	for line := range bytes.Lines(text[:bytes.LastIndexByte(text, '\n')+1]) {
+		start := src.off
+		src.off += int64(len(line))
+		r, ok := parseRecord(bytes.TrimSuffix(line, newline))
+		if first || !ok {
+			first = false
+			continue
+		}
+		j.add(bytes.TrimSuffix(line, newline), start)
+		src.join.stream = r.stream
+		if src.superseded(r.at) {
+			continue
+		}
+		if oldest.IsZero() {
+			oldest = r.at
+		}
+		if !r.partial {
+			e.streams[r.stream].add(r.at, 1)
+		}
+	}
+	if from > 0 || src.seg.number > 0 && e.looks[src.origin] >= 2 {
+		e.older = latest(e.older, oldest)
+	}
+	return src.off - j.back(src.off), nil
+}
+
+// add counts lines of a time, if there is no younger one.
+func (l *LogEnd) add(at time.Time, count int) {
+	switch {
+	case at.After(l.Last):
+		*l = LogEnd{at, count}
+	case at.Equal(l.Last):
+		l.Count += count
+	}
+}
+
+// lookFrom is where to begin to look for the last lines that count.
+func (s *source) lookFrom(size int64) int64 {
+	for _, c := range s.cuts {
+		if c.number == s.seg.number {
+			size = min(size, c.off)
+		}
+		if c.number < s.seg.number {
+			size = 0
+		}
+	}
+	return max(0, size-endWindow)
+}
+
+// beyondCuts reports whether hardly a line of the segment counts.
+func (s *source) beyondCuts() bool {
+	return slices.ContainsFunc(s.cuts, func(c cut) bool { return c.number < s.seg.number })
+}
+
+// known is where the streams end.
+func (e *ends) known() map[string]LogEnd {
+	known := map[string]LogEnd{}
+	for i, name := range [...]string{"stdout", "stderr"} {
+		end := e.streams[i]
+		if end.Last.Before(e.older) {
+			end = LogEnd{Last: e.older}
+		}
+		if !end.Last.IsZero() {
+			known[name] = end
+		}
+	}
+	return known
+}
