@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"internal/engine/containerd":  {},
 	"internal/autopsy":            {},
 	"internal/fleet":              {"internal/store"},
+	"internal/copies":             {},
 	"internal/certs":              {"internal/diagnose", "internal/store"},
 	"internal/engine/podnet":      {},
 	"internal/engine/cri":         {"internal/autopsy", "internal/engine", "internal/engine/podnet"},
@@ -47,7 +48,7 @@ var mayImport = map[string][]string{
 	"packaging/init":              {},
 	"packaging/release":           {},
 	"cmd/trysail": {
-		"internal/api", "internal/certs", "internal/cli", "internal/console", "internal/control", "internal/dns", "internal/edge", "internal/engine/containerd",
+		"internal/api", "internal/certs", "internal/cli", "internal/console", "internal/control", "internal/copies", "internal/dns", "internal/edge", "internal/engine/containerd",
 		"internal/engine/cri", "internal/engine/kube", "internal/engine/podnet", "internal/engine", "internal/fleet", "internal/image", "internal/logs", "internal/metrics", "internal/reconcile", "internal/registry", "internal/ship", "internal/store",
 	},
 }

@@ -16,7 +16,7 @@ import (
 func (s *server) newConsole(endpoint, edgePort string) (*console.Console, error) {
 	return console.New(console.Config{
 		Version: version, Region: s.cfg.region, Domain: s.cfg.domain, EdgePort: edgePort, Endpoint: endpoint, ValidationZone: s.cfg.validationZone(),
-		Installed: installed,
+		Installed: installed, SharedSessions: s.copies != nil,
 	}, s.control, s.log.With("part", "console"))
 }
 

@@ -40,12 +40,14 @@ func (s *server) openFleet(ctx context.Context, routes *gate) (func(context.Cont
 	s.fleet = fleet.New(fleet.Config{
 		Store: s.store, Edge: routes, Log: s.log.With("part", "fleet"), Name: hostname(), Address: s.cfg.advertise, DrainTimeout: s.cfg.drainTimeout, Pods: s.engine.Pods,
 	})
+	s.others.Store(s.fleet)
 	s.forward = newForwarder(s.fleet.Leader, s.edge.CA().RootFile(), s.log.With("part", "forward"))
 	if err := s.fleet.Join(ctx); err != nil {
 		return nil, err
 	}
 	s.work(ctx, "following the leader", s.fleet.Run)
 	return func(ctx context.Context) (reconcile.Router, error) {
+		s.logs.Lead(store.Epoch(ctx))
 		s.cluster.Lead()
 		return s.fleet.Lead(ctx)
 	}, nil

@@ -12,8 +12,8 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/trysail/trysail/internal/api"
 	"github.com/trysail/trysail/internal/store"
@@ -25,10 +25,8 @@ const forwarded = "Trysail-Forwarded"
 // peerPulls is where a server answers what the cluster's nodes have asked another one for. The nodes' password protects it.
 const peerPulls = "/peer/pulls"
 
-// leadersOperations are those that need what only the leader has: logs, metrics, what it holds in memory.
-var leadersOperations = []string{
-	"GetContainerLog", "GetPodLog", "GetAccessLog", "GetContainerServiceMetricData", "GetServiceMetricData", "CreateExecSession", "ListNodeImages",
-}
+// leadersOperation is the one that needs what only the leader has: sessions are where they were made.
+const leadersOperation = "CreateExecSession"
 
 // forwarder passes requests on to the leader, with their signatures as they are.
 type forwarder struct {
@@ -42,22 +40,11 @@ type leaderKey struct{}
 // newForwarder makes a forwarder. rootFile has the roots that vouch for the other servers, whatever their names are.
 func newForwarder(leader func() (leader store.Server, ours, known bool), rootFile string, log *slog.Logger) *forwarder {
 	f := &forwarder{log: log, leader: leader}
-	transport := &http.Transport{
-		MaxIdleConnsPerHost: 16, DisableCompression: true,
-		TLSClientConfig: &tls.Config{
-			InsecureSkipVerify: true, //nolint:gosec // the local CA is asked below; servers are known by their addresses
-			VerifyConnection:   func(c tls.ConnectionState) error { return vouchedFor(rootFile, c.PeerCertificates) },
-		},
-	}
 	f.proxy = &httputil.ReverseProxy{
-		Transport: transport, FlushInterval: -1, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
+		Transport: peerTransport(rootFile), FlushInterval: -1, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			leader, _ := r.In.Context().Value(leaderKey{}).(store.Server)
-			scheme := "https"
-			if isLoopback(leader.Address) {
-				scheme = "http"
-			}
-			r.SetURL(&url.URL{Scheme: scheme, Host: leader.Address})
+			r.SetURL(peerURL(leader.Address))
 			r.Out.Host = r.In.Host // it is part of the signature
 			r.Out.Header.Set(forwarded, "1")
 		},
@@ -69,6 +56,26 @@ func newForwarder(leader func() (leader store.Server, ours, known bool), rootFil
 		},
 	}
 	return f
+}
+
+// peerTransport is for requests to other servers.
+func peerTransport(rootFile string) *http.Transport {
+	return &http.Transport{
+		MaxIdleConnsPerHost: 16, DisableCompression: true, IdleConnTimeout: time.Minute,
+		TLSClientConfig: &tls.Config{
+			InsecureSkipVerify: true, //nolint:gosec // the local CA is asked below; servers are known by their addresses
+			VerifyConnection:   func(c tls.ConnectionState) error { return vouchedFor(rootFile, c.PeerCertificates) },
+		},
+	}
+}
+
+// peerURL is where another server has its API.
+func peerURL(address string) *url.URL {
+	scheme := "https"
+	if isLoopback(address) {
+		scheme = "http"
+	}
+	return &url.URL{Scheme: scheme, Host: address}
 }
 
 // vouchedFor checks that the local CA has signed for a server.
@@ -130,12 +137,13 @@ func (f *forwarder) those(local http.Handler, needs func(*http.Request) bool) ht
 // needsLeader reports whether a call of the API needs what only the leader has.
 func needsLeader(r *http.Request) bool {
 	_, name, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
-	return slices.Contains(leadersOperations, name) || strings.HasPrefix(r.URL.Path, api.ExecPath)
+	return name == leadersOperation || strings.HasPrefix(r.URL.Path, api.ExecPath)
 }
 
 // noLeader refuses a request in a form that SDKs understand, and try again.
 func noLeader(w http.ResponseWriter, r *http.Request) {
-	const message = "The server that leads cannot be reached at the moment. Please try again."
+	const message = "This needs the server that leads, and at the moment none does or it cannot be reached: another one takes over within 12 seconds. Please try again."
+	w.Header().Set("Retry-After", "5")
 	if r.Header.Get("X-Amz-Target") == "" {
 		http.Error(w, message, http.StatusServiceUnavailable)
 		return
@@ -148,18 +156,22 @@ func noLeader(w http.ResponseWriter, r *http.Request) {
 
 // pullPassword is what the cluster's nodes fetch images with, from whichever server. Empty where there is only one.
 func (s *server) pullPassword(ctx context.Context) (password string, err error) {
-	const name = "kube/pull-password"
 	if !s.cfg.manyEdges() {
 		return "", nil
 	}
+	return s.sharedSecret(ctx, "kube/pull-password")
+}
+
+// sharedSecret is a random text that all servers know. Who asks first makes it.
+func (s *server) sharedSecret(ctx context.Context, name string) (secret string, err error) {
 	err = s.store.Update(ctx, func(tx *store.Tx) error {
 		text, err := tx.SharedFile(name)
 		if errors.Is(err, store.ErrNotFound) {
 			text = []byte(rand.Text())
 			err = tx.PutSharedFile(name, text)
 		}
-		password = string(text)
+		secret = string(text)
 		return err
 	})
-	return password, err
+	return secret, err
 }

@@ -70,32 +70,33 @@ func TestForwarder_AsksTheLeaderForWhatItAloneHas(t *testing.T) {
 	address := strings.Replace(leader.Listener.Addr().String(), "127.0.0.1", "0.0.0.0", 1)
 	l := &leading{server: store.Server{Address: address}, known: true}
 	s := follower(t, l, rootFile)
-	logs := map[string]string{"X-Amz-Target": "Lightsail_20161128.GetContainerLog", "Authorization": "AWS4-HMAC-SHA256 Signature=x"}
+	session := map[string]string{"X-Amz-Target": "Trysail_20261120.CreateExecSession", "Authorization": "AWS4-HMAC-SHA256 Signature=x"}
 	for _, c := range []struct {
 		what, path string
 		header     map[string]string
 		want       string
 	}{
-		{"logs", "/", logs, "leader api.example.com / AWS4-HMAC-SHA256 Signature=x 1 body"},
+		{"a command", "/", session, "leader api.example.com / AWS4-HMAC-SHA256 Signature=x 1 body"},
 		{"the store", "/", map[string]string{"X-Amz-Target": "Lightsail_20161128.GetContainerServices"}, "here /"},
+		{"logs", "/", map[string]string{"X-Amz-Target": "Lightsail_20161128.GetContainerLog"}, "here /"},
 		{"an exec session", "/exec/token", nil, "leader api.example.com /exec/token  1 body"},
 		{"an image", "/v2/x/manifests/y", nil, "leader api.example.com " + peerPulls + "/v2/x/manifests/y  1 body"},
-		{"what another server has passed on", "/", map[string]string{"X-Amz-Target": "Lightsail_20161128.GetContainerLog", forwarded: "1"}, "here /"},
+		{"what another server has passed on", "/", map[string]string{"X-Amz-Target": "Trysail_20261120.CreateExecSession", forwarded: "1"}, "here /"},
 	} {
 		if status, text := call(t, s, c.path, c.header); status != http.StatusOK || text != c.want {
 			t.Errorf("%s: %d %q, want %q", c.what, status, text, c.want)
 		}
 	}
 	l.ours = true
-	if _, text := call(t, s, "/", logs); text != "here /" {
+	if _, text := call(t, s, "/", session); text != "here /" {
 		t.Errorf("this server leads, and somebody else is asked: %q", text)
 	}
 	if _, text := call(t, s, "/v2/x", nil); text != "here /v2/x" {
 		t.Errorf("this server leads, and somebody else is asked: %q", text)
 	}
 	*l = leading{}
-	status, text := call(t, s, "/", logs)
-	if status != http.StatusServiceUnavailable || !strings.Contains(text, `"__type":"ServiceException"`) {
+	status, text := call(t, s, "/", session)
+	if status != http.StatusServiceUnavailable || !strings.Contains(text, `"__type":"ServiceException"`) || !strings.Contains(text, "takes over within 12 seconds") {
 		t.Errorf("nobody leads: %d %q", status, text)
 	}
 }

@@ -92,7 +92,12 @@ func (s *server) openCluster(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the password of the nodes: %w", err)
 	}
+	var goOn func(dir, container string) (kube.Continuation, error)
+	if s.copies != nil {
+		goOn = s.continueLog
+	}
 	e, err := kube.Open(ctx, kube.Config{
+		Continue:   goOn,
 		Kubeconfig: k.kubeconfig, Namespace: k.namespace, Dir: filepath.Join(engineDir(s.cfg.dataDir), engineKubernetes), Images: s.images, Registry: k.registry, Resolver: k.dns,
 		PullPassword: password,
 	}, s.log.With("part", "engine"))

@@ -32,13 +32,16 @@ func (s *server) openMetrics(ctx context.Context) (err error) {
 	dir := func(name string) string { return filepath.Join(s.cfg.dataDir, name) }
 	s.metrics, err = metrics.New(ctx, metrics.Config{
 		Dir: dir("metrics"), Store: s.store, Usage: s.engine.Usage, Traffic: s.edge.Traffic, Extra: s.certificates,
-		Build: version, Log: s.log.With("part", "metrics"),
+		Build: version, Log: s.log.With("part", "metrics"), Self: s.identity, Copies: s.copiesDir(), Leads: s.leads,
 		Parts: map[string]string{
 			"state": dir("trysail.db*"), "logs": dir("logs"), "registry": dir("registry"), "images": dir("images"), "metrics": dir("metrics"),
 		},
 	})
 	if err != nil {
 		return err
+	}
+	if s.copies != nil {
+		s.copies.Add("metrics", s.metrics.Store)
 	}
 	s.work(ctx, "collecting metrics", s.metrics.Run)
 	return s.openPush(ctx)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/trysail/trysail"
@@ -22,6 +23,7 @@ import (
 	"github.com/trysail/trysail/internal/cli"
 	"github.com/trysail/trysail/internal/console"
 	"github.com/trysail/trysail/internal/control"
+	"github.com/trysail/trysail/internal/copies"
 	"github.com/trysail/trysail/internal/edge"
 	"github.com/trysail/trysail/internal/engine"
 	"github.com/trysail/trysail/internal/engine/cri"
@@ -60,8 +62,11 @@ type server struct {
 	metrics  *metrics.Collector
 	control  *control.Control
 	names    reconcile.Names
-	fleet    *fleet.Fleet // nil unless several servers serve the same pods
-	forward  *forwarder   // nil like fleet
+	fleet    *fleet.Fleet                // nil unless several servers serve the same pods
+	forward  *forwarder                  // nil like fleet
+	copies   *copies.Copies              // nil like fleet
+	others   atomic.Pointer[fleet.Fleet] // the same as fleet, for what begins before it
+	identity string                      // names this server for ever; empty unless there may be others
 	// nodeImages lists what is unpacked on this machine.
 	nodeImages func(context.Context) ([]trysail.NodeImage, error)
 	// exec runs a command in a container; nil if the engine cannot.
@@ -177,6 +182,9 @@ func (s *server) openState(ctx context.Context) (err error) {
 	}
 	s.onClose(func(context.Context) error { return s.store.Close() })
 	s.logs = logs.NewWithLog(filepath.Join(s.cfg.dataDir, "logs"), s.log.With("part", "logs"))
+	if err := s.openCopies(ctx); err != nil { // it ends after all that writes
+		return err
+	}
 	if err := s.openShipping(ctx); err != nil { // before anything is removed, so that it is counted
 		return err
 	}
@@ -314,6 +322,9 @@ func (s *server) openEdge(ctx context.Context) (err error) {
 			if reconciling.Router, err = routerOf(ctx); err != nil {
 				return err
 			}
+			if s.cluster != nil {
+				defer s.cluster.Standby()
+			}
 			return reconcile.New(reconciling).Run(ctx)
 		}, s.certs.Run)
 	})
@@ -379,6 +390,9 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 		Domain: s.cfg.domain, OwnHosts: s.cfg.ownNames(), ValidationZone: s.cfg.answeredZone(), HostLabel: s.sharedLabel,
 		MaxCertificates: s.cfg.certs.max, MaxCertificateRequests: s.cfg.certs.maxRequests, Addresses: s.publicAddresses, LookAtDomain: s.certs.Look,
 	})
+	if s.copies != nil {
+		s.control.Latest = s.latest
+	}
 	s.control.Nodes, _ = s.engine.(engine.Nodes)
 	s.moving()
 	key, err := s.control.EnsureAdminKey(ctx)
@@ -417,13 +431,13 @@ func (s *server) openAPI(ctx context.Context) (endpoint string, err error) {
 	if err != nil {
 		return "", err
 	}
-	pages := s.forward.all(web)
-	mux.Handle(console.Root, pages)
+	mux.Handle(console.Root, web)
 	mux.Handle("/", browsersTo(apiHandler))
 	if s.fleet != nil {
 		mux.Handle(peerPulls+"/v2/", http.StripPrefix(peerPulls, s.cluster.PullHandler()))
+		mux.Handle(copies.Path, s.copies.Handler())
 	}
-	s.serveOwn(apiHandler, images, consoleHost(pages))
+	s.serveOwn(apiHandler, images, consoleHost(web))
 
 	var secure *tls.Config
 	if !isLoopback(s.cfg.listen) {

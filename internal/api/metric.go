@@ -40,6 +40,8 @@ func positive(m members, name string, refuse func(int) error) int {
 type metricDataResult struct {
 	MetricName string            `json:"metricName"`
 	MetricData []metricDatapoint `json:"metricData"`
+	// MissingServers are those of several servers whose newest points may be missing.
+	MissingServers []string `json:"missingServers,omitempty"`
 }
 
 // metricDatapoint has the statistics that were asked for.
@@ -70,7 +72,7 @@ func (p *metricDatapoint) member(statistic string) **float64 {
 }
 
 func (v view) metricDataResult(d *control.MetricData) metricDataResult {
-	answer := metricDataResult{d.Name, make([]metricDatapoint, len(d.Points))}
+	answer := metricDataResult{d.Name, make([]metricDatapoint, len(d.Points)), d.MissingServers}
 	for i, p := range d.Points {
 		point := metricDatapoint{Timestamp: seconds(p.At), Unit: d.Unit}
 		for j, statistic := range d.Statistics {
@@ -87,6 +89,8 @@ type serviceMetricsResult struct {
 	Period      int             `json:"period"`
 	Metrics     []serviceMetric `json:"metrics"`
 	Deployments []metricMarker  `json:"deployments"`
+	// MissingServers are those of several servers whose newest points may be missing.
+	MissingServers []string `json:"missingServers,omitempty"`
 }
 
 type serviceMetric struct {
@@ -110,7 +114,7 @@ type metricMarker struct {
 func (v view) serviceMetricsResult(m *control.ServiceMetrics) serviceMetricsResult {
 	answer := serviceMetricsResult{
 		StartTime: seconds(m.StartTime), EndTime: seconds(m.EndTime), Period: m.Period,
-		Metrics: make([]serviceMetric, len(m.Metrics)), Deployments: make([]metricMarker, len(m.Deployments)),
+		Metrics: make([]serviceMetric, len(m.Metrics)), Deployments: make([]metricMarker, len(m.Deployments)), MissingServers: m.MissingServers,
 	}
 	for i, d := range m.Metrics {
 		one := serviceMetric{d.Name, d.Unit, make([]servicePoint, len(d.Points))}

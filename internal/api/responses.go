@@ -29,6 +29,8 @@ type deploymentsResult struct {
 type logResult struct {
 	LogEvents     []logEvent `json:"logEvents"`
 	NextPageToken string     `json:"nextPageToken,omitzero"`
+	// MissingServers are those of several servers whose newest lines may be missing.
+	MissingServers []string `json:"missingServers,omitempty"`
 }
 
 type powersResult struct {
@@ -249,6 +251,8 @@ type logEvent struct {
 type podLogResult struct {
 	LogEvents     []podLogEvent `json:"logEvents"`
 	NextPageToken string        `json:"nextPageToken,omitempty"`
+	// MissingServers are those of several servers whose newest lines may be missing.
+	MissingServers []string `json:"missingServers,omitempty"`
 }
 
 type podLogEvent struct {
@@ -396,7 +400,7 @@ func newDeployment(d *trysail.Deployment) *deployment {
 }
 
 func (v view) logResult(page *control.LogPage) logResult {
-	answer := logResult{LogEvents: make([]logEvent, len(page.Events)), NextPageToken: page.NextPageToken}
+	answer := logResult{LogEvents: make([]logEvent, len(page.Events)), NextPageToken: page.NextPageToken, MissingServers: page.MissingServers}
 	for i, e := range page.Events {
 		answer.LogEvents[i] = logEvent{seconds(e.CreatedAt), e.Message}
 	}
@@ -404,7 +408,7 @@ func (v view) logResult(page *control.LogPage) logResult {
 }
 
 func (v view) podLogResult(page *control.LogPage) podLogResult {
-	answer := podLogResult{LogEvents: make([]podLogEvent, len(page.Events)), NextPageToken: page.NextPageToken}
+	answer := podLogResult{LogEvents: make([]podLogEvent, len(page.Events)), NextPageToken: page.NextPageToken, MissingServers: page.MissingServers}
 	for i, e := range page.Events {
 		answer.LogEvents[i] = podLogEvent{CreatedAt: seconds(e.CreatedAt), Message: e.Message, PodID: string(e.Pod), Version: e.Version}
 		switch {

@@ -52,6 +52,23 @@ type client struct {
 	signer   *v4.Signer
 	provider aws.CredentialsProvider // of an AWS configuration; nil: the settings have them
 	account  bool                    // an AWS account, wherever its endpoint is
+
+	notes io.Writer       // where to tell what is beside the answer; nil: nowhere
+	told  map[string]bool // servers of which has been told that they did not answer
+}
+
+// noteMissing tells, once, which of several servers did not give their newest lines or points.
+func (c *client) noteMissing(servers []string) {
+	for _, name := range servers {
+		if c.notes == nil || c.told[name] {
+			continue
+		}
+		if c.told == nil {
+			c.told = map[string]bool{}
+		}
+		c.told[name] = true
+		fmt.Fprintf(c.notes, "The newest of server %s may be missing: it does not answer the others.\n", clean(name))
+	}
 }
 
 // settings takes the endpoint and the credentials from the environment, or, when that names no endpoint, from the
@@ -100,6 +117,7 @@ func (a *App) connect(dataDir string) (*client, error) {
 	if a.client, err = connectTo(s); err != nil {
 		return nil, err
 	}
+	a.client.notes = a.Err
 	return a.client, nil
 }
 

@@ -204,11 +204,13 @@ func (c *client) ownLog(ctx context.Context, operation string, in map[string]any
 			Message, PodID, Stream string
 			Version                int
 		}
-		NextPageToken string
+		NextPageToken  string
+		MissingServers []string
 	}
 	if err := c.call(ctx, operation, in, &out); err != nil {
 		return nil, "", err
 	}
+	c.noteMissing(out.MissingServers)
 	page := make([]event, len(out.LogEvents))
 	for i, e := range out.LogEvents {
 		at := time.UnixMilli(int64(math.Round(e.CreatedAt * 1000)))

@@ -27,6 +27,8 @@ type metricsAnswer struct {
 	Period      int            `json:"period"`
 	Metrics     []metricSeries `json:"metrics"`
 	Deployments []metricMarker `json:"deployments"`
+
+	MissingServers []string `json:"missingServers,omitempty"`
 }
 
 type metricSeries struct {
@@ -94,6 +96,7 @@ Metrics: ` + strings.Join(trysail.Metrics(), ", "),
 		if err := c.call(cmd.Context(), "GetServiceMetricData", in, &out); err != nil {
 			return err
 		}
+		c.noteMissing(out.MissingServers)
 		if asJSON {
 			return printJSON(a.Out, out.wire())
 		}

@@ -37,6 +37,8 @@ type Config struct {
 	Installed func(context.Context) Installed
 	// ValidationZone is where the records that validate domains point to; default "validations." and Domain.
 	ValidationZone string
+	// SharedSessions says that other servers serve the same console: who signs in with one is signed in with all.
+	SharedSessions bool
 }
 
 // Installed is the program on the disk, which may be newer than the one that runs.
@@ -75,8 +77,12 @@ func New(cfg Config, c *control.Control, log *slog.Logger) (*Console, error) {
 	if cfg.ValidationZone == "" {
 		cfg.ValidationZone = "validations." + cfg.Domain
 	}
+	var shared *control.Control
+	if cfg.SharedSessions {
+		shared = c
+	}
 	con := &Console{
-		cfg: cfg, control: c, log: log, mux: http.NewServeMux(), sessions: newSessions(), attempts: newLimiter(),
+		cfg: cfg, control: c, log: log, mux: http.NewServeMux(), sessions: newSessions(shared), attempts: newLimiter(),
 		streams: newCounter(), origin: http.NewCrossOriginProtection(), started: time.Now(), done: make(chan struct{}),
 	}
 	if err := con.readAssets(); err != nil {
@@ -99,6 +105,7 @@ type handler func(*visit) (*page, error)
 type visit struct {
 	*http.Request
 	session *session
+	say     func(*flash) error // leaves a message for the next page
 	caller  trysail.Caller
 	masked  string // the session's token, as the forms of this answer have it
 }
@@ -272,7 +279,10 @@ func readForm(r *http.Request) error {
 
 // visitOf finds out who is there; nil if nobody is signed in.
 func (c *Console) visitOf(r *http.Request) (*visit, error) {
-	s := c.sessions.find(r, time.Now())
+	s, err := c.sessions.find(r, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("looking up the session: %w", err)
+	}
 	if s == nil {
 		return nil, nil //nolint:nilnil // nobody is no error
 	}
@@ -281,10 +291,10 @@ func (c *Console) visitOf(r *http.Request) (*visit, error) {
 		return nil, fmt.Errorf("looking up the access key: %w", err)
 	}
 	if !ok {
-		c.sessions.end(s)
-		return nil, nil //nolint:nilnil // see above
+		return nil, c.sessions.end(r.Context(), s)
 	}
-	return &visit{Request: r, session: s, caller: caller}, nil
+	say := func(f *flash) error { return c.sessions.say(r.Context(), s, f) }
+	return &visit{Request: r, session: s, say: say, caller: caller}, nil
 }
 
 // statusOf is the status that an error is answered with.

@@ -22,43 +22,63 @@ func withCookie(value string, stream bool) *http.Request {
 	return r
 }
 
+// found is the session of a request.
+func found(t *testing.T, s *sessions, r *http.Request, now time.Time) *session {
+	t.Helper()
+	have, err := s.find(r, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return have
+}
+
+// begun is the cookie of a new session.
+func begun(t *testing.T, s *sessions, now time.Time) string {
+	t.Helper()
+	cookie, err := s.begin(t.Context(), "AKIA", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cookie
+}
+
 func TestSessions_EndWhenIdleAndInAnyCase(t *testing.T) {
-	s, start := newSessions(), time.Now()
-	cookie := s.begin("AKIA", start)
+	s, start := newSessions(nil), time.Now()
+	cookie := begun(t, s, start)
 	now := start
 	for now.Sub(start)+idleTime < lifeTime {
 		now = now.Add(idleTime)
-		if s.find(withCookie(cookie, false), now) == nil {
+		if found(t, s, withCookie(cookie, false), now) == nil {
 			t.Fatalf("the session is gone after %v", now.Sub(start))
 		}
 	}
-	if s.find(withCookie(cookie, false), start.Add(lifeTime+time.Second)) != nil {
+	if found(t, s, withCookie(cookie, false), start.Add(lifeTime+time.Second)) != nil {
 		t.Error("the session outlived its time")
 	}
 	if len(s.by) != 0 {
 		t.Error("it is kept")
 	}
-	cookie = s.begin("AKIA", start)
+	cookie = begun(t, s, start)
 	for at := time.Duration(0); at < idleTime; at += time.Minute { // a page that is left open
-		if s.find(withCookie(cookie, true), start.Add(at)) == nil {
+		if found(t, s, withCookie(cookie, true), start.Add(at)) == nil {
 			t.Fatalf("the stream is refused after %v", at)
 		}
 	}
-	if s.find(withCookie(cookie, false), start.Add(idleTime+time.Second)) != nil {
+	if found(t, s, withCookie(cookie, false), start.Add(idleTime+time.Second)) != nil {
 		t.Error("an open page prolonged the session")
 	}
 }
 
 func TestSessions_AreBounded(t *testing.T) {
-	s, start := newSessions(), time.Now()
-	first := s.begin("AKIA", start)
+	s, start := newSessions(nil), time.Now()
+	first := begun(t, s, start)
 	for i := range maxSessions {
-		s.begin("AKIA", start.Add(time.Duration(i+1)*time.Millisecond))
+		begun(t, s, start.Add(time.Duration(i+1)*time.Millisecond))
 	}
 	if len(s.by) != maxSessions {
 		t.Errorf("there are %d sessions", len(s.by))
 	}
-	if s.find(withCookie(first, false), start.Add(time.Minute)) != nil {
+	if found(t, s, withCookie(first, false), start.Add(time.Minute)) != nil {
 		t.Error("the one that was used least recently is still there")
 	}
 }
@@ -105,9 +125,9 @@ func TestChanges_AreNoneWhileNothingChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cookie := c.sessions.begin("AKIA", time.Now())
+	cookie := begun(t, c.sessions, time.Now())
 	r := withCookie(cookie, true)
-	v := &visit{Request: r, session: c.sessions.find(r, time.Now()), caller: trysail.Caller{Role: trysail.RoleAdmin}}
+	v := &visit{Request: r, session: found(t, c.sessions, r, time.Now()), caller: trysail.Caller{Role: trysail.RoleAdmin}}
 	certificate := &trysail.Certificate{Name: "one"}
 	next := c.changes(v, func(*visit) (*page, error) {
 		copied := *certificate

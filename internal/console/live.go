@@ -100,7 +100,7 @@ func (c *Console) stream(w http.ResponseWriter, v *visit, h handler) {
 		case <-tick.C:
 		}
 		// A key that was deleted, or a session that is over, ends the stream. Looking at a page does not prolong a session.
-		if _, caller, ok, err := c.control.Identify(v.Context(), v.session.keyID); err != nil || !ok || !v.session.alive(time.Now()) {
+		if _, caller, ok, err := c.control.Identify(v.Context(), v.session.keyID); err != nil || !ok || !c.sessions.goesOn(v.Context(), v.session, time.Now()) {
 			return
 		} else {
 			v.caller = caller

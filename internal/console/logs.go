@@ -40,6 +40,7 @@ type logsView struct {
 	AccessOff         bool
 	Access, Following bool
 	Problem           string
+	Missing           []string // servers whose newest lines may be missing
 }
 
 // rangeChoice is a time range to choose.
@@ -101,6 +102,8 @@ type question struct {
 	pod        string // empty: all
 	query      string
 	start, end time.Time // end is zero for a log that goes on
+
+	missing []string // servers whose newest lines may be missing from what was answered
 }
 
 // showLogs is the log of a service: search, time range, version and container, and live if the range ends now.
@@ -126,6 +129,7 @@ func (c *Console) showLogs(v *visit) (*page, error) {
 	if view.Lines, view.More, view.Incomplete, err = c.tail(v, q, time.Now()); err != nil {
 		return problem(p, view, err)
 	}
+	view.Missing = slices.Compact(slices.Sorted(slices.Values(q.missing)))
 	if view.Access {
 		settings, err := c.control.GetServiceSettings(v.Context(), v.caller, s.Name)
 		if err != nil {
@@ -288,6 +292,7 @@ func (c *Console) linesOf(ctx context.Context, caller trysail.Caller, q *questio
 		if err != nil {
 			return nil, false, err
 		}
+		q.missing = found.MissingServers
 		for _, e := range found.Events {
 			l := logLine{LogEvent: e, Container: name}
 			if q.access {

@@ -19,6 +19,7 @@ type metricsView struct {
 	Start    time.Time
 	End      time.Time
 	Period   string
+	Missing  []string // servers whose newest points may be missing
 }
 
 func metricRanges() []rangeChoice {
@@ -72,6 +73,7 @@ func (c *Console) draw(v *visit, service string, view *metricsView) error {
 	if err != nil {
 		return err
 	}
+	view.Missing = m.MissingServers
 	view.Period = coarse(time.Duration(m.Period) * time.Second)
 	sum := trysail.StatisticSum
 	view.Charts = []chart{

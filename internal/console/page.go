@@ -59,8 +59,7 @@ func (p *page) May(role string) bool { return p.Caller.Role.Includes(trysail.Rol
 
 // redirect leads to another page, which says first what was done.
 func (v *visit) redirect(to, said string) (*page, error) {
-	v.session.say(&flash{Text: said})
-	return &page{Redirect: to}, nil
+	return &page{Redirect: to}, v.say(&flash{Text: said})
 }
 
 // outcome leads to another page, which says first what was done, or why not.
@@ -71,8 +70,7 @@ func (v *visit) outcome(to string, err error, said string) (*page, error) {
 	if statusOf(err) == http.StatusInternalServerError {
 		return nil, err
 	}
-	v.session.say(&flash{Error: true, Text: textOf(err)})
-	return &page{Redirect: to}, nil
+	return &page{Redirect: to}, v.say(&flash{Error: true, Text: textOf(err)})
 }
 
 func errOldForm() error {
@@ -133,7 +131,10 @@ func (c *Console) answer(w http.ResponseWriter, v *visit, p *page) {
 	if p.Fragment != "" {
 		part = p.Fragment
 	} else if v.session != nil && p.Flash == nil {
-		p.Flash = v.session.heard()
+		var err error
+		if p.Flash, err = c.sessions.heard(v.Context(), v.session); err != nil {
+			c.log.WarnContext(v.Context(), "what a page has said may be said again", "error", err)
+		}
 	}
 	body, err := c.render(v, p, part)
 	if err != nil {

@@ -48,22 +48,6 @@ type flash struct {
 	Text  string
 }
 
-// say leaves a message for the next page.
-func (s *session) say(f *flash) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.flash = f
-}
-
-// heard takes the message, if there is one.
-func (s *session) heard() *flash {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.flash
-	s.flash = nil
-	return f
-}
-
 // tokenSize is how many random bytes a token has.
 const tokenSize = 32
 
@@ -93,87 +77,12 @@ func (s *session) alive(now time.Time) bool {
 	return !s.ended && now.Sub(s.used) <= idleTime && now.Sub(s.made) <= lifeTime
 }
 
-// use notes that a person was there.
-func (s *session) use(now time.Time) {
+// use notes that a person was there, and returns when that was the last time.
+func (s *session) use(now time.Time) (before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used = now
-}
-
-// sessions are those of all who are signed in. They are in memory only: a restart signs everybody out.
-type sessions struct {
-	mu sync.Mutex
-	by map[[sha256.Size]byte]*session
-}
-
-func newSessions() *sessions { return &sessions{by: map[[sha256.Size]byte]*session{}} }
-
-// begin makes a session and returns the value of its cookie.
-func (s *sessions) begin(keyID string, now time.Time) (cookie string) {
-	cookie = secretText()
-	made := &session{hash: sha256.Sum256([]byte(cookie)), keyID: keyID, made: now, used: now}
-	_, _ = rand.Read(made.token[:]) // never fails
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.by) >= maxSessions {
-		s.makeRoom(now)
-	}
-	s.by[made.hash] = made
-	return cookie
-}
-
-// makeRoom removes what is over, and else the session that was used least recently.
-func (s *sessions) makeRoom(now time.Time) {
-	var oldest *session
-	var at time.Time
-	for hash, have := range s.by {
-		have.mu.Lock()
-		used := have.used
-		have.mu.Unlock()
-		if !have.alive(now) {
-			delete(s.by, hash)
-		} else if oldest == nil || used.Before(at) {
-			oldest, at = have, used
-		}
-	}
-	if len(s.by) >= maxSessions {
-		oldest.mu.Lock()
-		oldest.ended = true
-		oldest.mu.Unlock()
-		delete(s.by, oldest.hash)
-	}
-}
-
-// find returns the session of a request, nil if it has none.
-func (s *sessions) find(r *http.Request, now time.Time) *session {
-	cookie, err := r.Cookie(cookieName(r))
-	if err != nil {
-		return nil
-	}
-	s.mu.Lock()
-	have := s.by[sha256.Sum256([]byte(cookie.Value))]
-	s.mu.Unlock()
-	if have == nil {
-		return nil
-	}
-	if !have.alive(now) {
-		s.end(have)
-		return nil
-	}
-	if !isStream(r) { // a page that stays open is not a person
-		have.use(now)
-	}
-	return have
-}
-
-// end forgets a session. Streams of it see that it is over.
-func (s *sessions) end(have *session) {
-	have.mu.Lock()
-	have.ended = true
-	have.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.by, have.hash)
+	before, s.used = s.used, now
+	return before
 }
 
 // secretText is 256 random bits in hexadecimal.
@@ -287,18 +196,26 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	if err := c.control.RecordSignIn(r.Context(), caller); err != nil { // a full disk shuts nobody out: they may free some space
 		c.log.ErrorContext(r.Context(), "a sign-in is not in the audit trail", "access_key_id", id, "error", err)
 	}
-	if old := c.sessions.find(r, time.Now()); old != nil {
-		c.sessions.end(old)
+	if old, err := c.sessions.find(r, time.Now()); err == nil && old != nil {
+		c.sessions.end(r.Context(), old)
 	}
-	http.SetCookie(w, sessionCookie(r, c.sessions.begin(id, time.Now())))
+	cookie, err := c.sessions.begin(r.Context(), id, time.Now())
+	if err != nil {
+		c.fail(w, r, nil, err)
+		return
+	}
+	http.SetCookie(w, sessionCookie(r, cookie))
 	c.log.InfoContext(r.Context(), "console sign-in", "access_key_id", id, "remote", r.RemoteAddr)
 	http.Redirect(w, r, nextOr(next), http.StatusSeeOther) //nolint:gosec // nextOr lets only our own paths through
 }
 
 // signOut ends the session.
 func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
-	s := c.sessions.find(r, time.Now())
-	if err := readForm(r); err != nil {
+	s, err := c.sessions.find(r, time.Now())
+	if err == nil {
+		err = readForm(r)
+	}
+	if err != nil {
 		c.fail(w, r, nil, err)
 		return
 	}
@@ -307,7 +224,10 @@ func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s != nil {
-		c.sessions.end(s)
+		if err := c.sessions.end(r.Context(), s); err != nil {
+			c.fail(w, r, nil, err) // it would go on at other servers
+			return
+		}
 	}
 	http.SetCookie(w, sessionCookie(r, ""))
 	http.Redirect(w, r, Root+"sign-in", http.StatusSeeOther)

@@ -20,6 +20,14 @@ type ImageResolver interface {
 	Resolve(ctx context.Context, name string) (trysail.Image, error)
 }
 
+// LateServer is one of several servers whose newest lines and points are not here.
+type LateServer struct {
+	Name string // for people
+	Self string // names it for ever; empty if nobody knows
+	// Since is when everything that it had written was here; zero if that is not known.
+	Since time.Time
+}
+
 // Config is what a Control works with.
 type Config struct {
 	Region  string
@@ -64,6 +72,9 @@ type Config struct {
 	Nodes Nodes
 	// NodeImages lists what is unpacked on this machine.
 	NodeImages func(ctx context.Context) ([]trysail.NodeImage, error)
+	// Latest gets what other servers have written until now into Logs and Metrics, and returns those that did not give it. Nil:
+	// there are no others.
+	Latest func(ctx context.Context) []LateServer
 	// StoredSizes tells how many bytes of blobs each manifest of the registry needs, by digest, and how many all are.
 	StoredSizes func(ctx context.Context) (byDigest map[string]int64, total int64, err error)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/logs"
@@ -41,6 +42,7 @@ func (c *Control) GetPodLog(ctx context.Context, caller trysail.Caller, in GetPo
 	if q.ServiceID, pods, err = c.containerOf(ctx, in.ServiceName, in.ContainerName); err != nil {
 		return nil, err
 	}
+	late := c.latest(ctx, &q)
 	q.Accept = acceptPods(pods, in.Version, in.Previous)
 	if in.PodID != "" {
 		q.Accept = func(pod, _ string) bool { return pod == in.PodID }
@@ -49,7 +51,7 @@ func (c *Control) GetPodLog(ctx context.Context, caller trysail.Caller, in GetPo
 	for _, p := range pods {
 		versions[string(p.ID)] = p.Version
 	}
-	return c.logPage(ctx, q, versions)
+	return c.logPage(ctx, q, versions, late)
 }
 
 // GetAccessLog returns a page of the requests that the edge logged for a service; in.ContainerName has no meaning.
@@ -76,7 +78,8 @@ func (c *Control) GetAccessLog(ctx context.Context, caller trysail.Caller, in Ge
 	if err != nil {
 		return nil, err
 	}
-	return c.logPage(ctx, q, nil)
+	late := c.latest(ctx, &q)
+	return c.logPage(ctx, q, nil, late)
 }
 
 // logQuery reads what all requests for log lines have in common. Errors: Invalid.
@@ -93,8 +96,26 @@ func logQuery(in GetContainerLogInput) (q logs.Query, err error) {
 	return q, nil
 }
 
-// logPage runs the query. versions are those of the pods. Errors: Invalid (token).
-func (c *Control) logPage(ctx context.Context, q logs.Query, versions map[string]int) (*LogPage, error) {
+// latest gets the newest lines of all servers, and returns the names of those of which some may be missing.
+func (c *Control) latest(ctx context.Context, q *logs.Query) (missing []string) {
+	if c.Latest == nil {
+		return nil
+	}
+	for _, late := range c.Latest(ctx) {
+		missing = append(missing, late.Name)
+		if late.Self != "" && q != nil {
+			if q.Late == nil {
+				q.Late = map[string]time.Time{}
+			}
+			q.Late[late.Self] = late.Since
+		}
+	}
+	return missing
+}
+
+// logPage runs the query. versions are those of the pods, late the servers of which lines may be missing. Errors: Invalid
+// (token).
+func (c *Control) logPage(ctx context.Context, q logs.Query, versions map[string]int, late []string) (*LogPage, error) {
 	events, next, err := c.Logs.Query(ctx, q)
 	if errors.Is(err, logs.ErrBadToken) {
 		return nil, trysail.Errorf(trysail.CodeInvalid, "Invalid page token. Use the token of the page before, with the other arguments unchanged.")
@@ -102,7 +123,7 @@ func (c *Control) logPage(ctx context.Context, q logs.Query, versions map[string
 	if err != nil {
 		return nil, err
 	}
-	page := &LogPage{NextPageToken: next, Events: make([]LogEvent, len(events))}
+	page := &LogPage{NextPageToken: next, MissingServers: late, Events: make([]LogEvent, len(events))}
 	for i, e := range events {
 		page.Events[i] = LogEvent{CreatedAt: e.At, Message: e.Text, Pod: trysail.PodID(e.Pod), Version: versions[e.Pod], Stderr: e.Stderr}
 	}

@@ -27,6 +27,8 @@ type MetricData struct {
 	Unit       string
 	Statistics []string      // Average, p99, …
 	Points     []MetricPoint // ascending by time
+	// MissingServers are the names of servers whose newest points may be missing.
+	MissingServers []string
 }
 
 // MetricPoint is the values of the statistics, in their order, of the period that begins at At.
@@ -53,6 +55,8 @@ type ServiceMetrics struct {
 	Period      int
 	Metrics     []MetricData
 	Deployments []MetricMarker // those of the range, ascending by time
+	// MissingServers are the names of servers whose newest points may be missing.
+	MissingServers []string
 }
 
 // MetricMarker is a deployment, to be drawn beside the points.
@@ -90,7 +94,7 @@ func (c *Control) GetContainerServiceMetricData(ctx context.Context, caller trys
 	if err != nil {
 		return nil, err
 	}
-	data := MetricData{Name: in.MetricName, Unit: trysail.MetricUnit(in.MetricName), Statistics: in.Statistics}
+	data := MetricData{Name: in.MetricName, Unit: trysail.MetricUnit(in.MetricName), Statistics: in.Statistics, MissingServers: c.latest(ctx, nil)}
 	_, err = c.Metrics.Query(ctx, metrics.Query{
 		ServiceID: services[0].ID, From: in.StartTime, To: in.EndTime,
 		Period: time.Duration(max(in.Period, trysail.LightsailResolution)) * time.Second, Metrics: []string{in.MetricName},
@@ -127,6 +131,7 @@ func (c *Control) GetServiceMetricData(ctx context.Context, caller trysail.Calle
 	if err != nil {
 		return nil, err
 	}
+	out.MissingServers = c.latest(ctx, nil)
 	points := 0
 	seen, err := c.Metrics.Query(ctx, metrics.Query{
 		ServiceID: services[0].ID, From: out.StartTime, To: out.EndTime, Period: time.Duration(out.Period) * time.Second, Version: in.Version, Metrics: in.MetricNames,

@@ -75,6 +75,8 @@ type GetPodLogInput struct {
 type LogPage struct {
 	Events        []LogEvent // ascending by time
 	NextPageToken string     // empty when there is no more
+	// MissingServers are the names of servers whose newest lines may be missing: of several servers that did not answer.
+	MissingServers []string
 }
 
 // LogEvent is one line of a container's log.

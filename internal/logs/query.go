@@ -18,6 +18,8 @@ const (
 	DefaultLimit = 1000
 	// maxPage bounds the text of a page in bytes. A page has at least one line.
 	maxPage = 1 << 20
+	// clockError is by how much the clocks of two servers may differ. It is less than quiet.
+	clockError = 50 * time.Second
 	// searchTime is how long a page is searched for. What was found until then is a page too, perhaps an empty one.
 	searchTime = 5 * time.Second
 )
@@ -34,6 +36,9 @@ type Query struct {
 	Filter Filter
 	Limit  int    // lines per page; zero means DefaultLimit
 	Token  string // of the page before; empty for the first page
+	// Late are servers that did not give their latest lines, by their names for ever: when they did last, zero if that is not
+	// known. Their lines may come later and be older than those that are read now; pages after this one have them.
+	Late map[string]time.Time
 }
 
 // Event is one line.
@@ -61,7 +66,7 @@ func (s *Store) query(ctx context.Context, q Query) ([]Event, string, error) {
 	m := &merge{
 		store: s,
 		span:  span{start: q.Start, end: q.End, filter: &q.Filter, began: now, until: now.Add(searchTime)},
-		token: token{positions: map[sourceKey]position{}},
+		token: token{positions: map[sourceKey]position{}, late: map[uint64]time.Time{}},
 	}
 	if q.Accept != nil {
 		m.span.accept = func(text []byte, s *source) bool { return s.pod != "" || q.Accept("", string(text)) }
@@ -75,6 +80,7 @@ func (s *Store) query(ctx context.Context, q Query) ([]Event, string, error) {
 		m.token = *t
 		m.span.mark = t.mark
 	}
+	m.expect(q.Late)
 	// A name with a slash would lead out of the service's directory.
 	if q.Container == "" || strings.ContainsAny(q.Container, "/\\\x00.") || q.ServiceID == "" {
 		return nil, "", nil
@@ -143,6 +149,13 @@ func (s *Store) sources(ctx context.Context, root root, serviceID, container str
 	return list, nil
 }
 
+// hashOrigin names a server in a token.
+func hashOrigin(origin string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(origin))
+	return h.Sum64()
+}
+
 // hashPod names a log. It is the same on all servers, so that tokens are: origin is the server that wrote it, empty where
 // there is only one.
 func hashPod(origin, id, container string) uint64 {
@@ -175,6 +188,10 @@ func (m *merge) begin(sources []*source) error {
 		newest[k.pod] = max(newest[k.pod], k.number)
 	}
 	for _, s := range sources {
+		s.mark = m.span.mark
+		if at, late := m.token.late[hashOrigin(s.origin)]; late && at.Before(s.mark.at) {
+			s.mark = mark{at: at}
+		}
 		n, positioned := newest[s.key.pod]
 		p, ok := m.token.positions[s.key]
 		switch {
@@ -182,7 +199,7 @@ func (m *merge) begin(sources []*source) error {
 			s.from = &p // its next line may be older than others that were read: then it was written late
 		case positioned && s.key.number > n:
 			s.from = &position{} // it was begun since
-		case s.info.ModTime().Before(latest(m.span.start, m.span.mark.at).Add(-quiet)):
+		case s.info.ModTime().Before(latest(m.span.start, s.mark.at).Add(-quiet)):
 			continue // all its lines are too old
 		}
 		first, ok, err := m.store.firstTime(s.seg)
@@ -196,12 +213,27 @@ func (m *merge) begin(sources []*source) error {
 			s.from = &position{} // a line may come that is older than others that are being read now
 		}
 		if s.from == nil {
-			s.at = latest(first.Add(-disorder), m.span.start, m.span.mark.at)
+			s.at = latest(first.Add(-disorder), m.span.start, s.mark.at)
 		}
 		m.due = append(m.due, s)
 	}
 	heap.Init(&m.due)
 	return nil
+}
+
+// expect notes that lines of some servers come late. What they had written by the last line of the page before is here, or
+// was where that page was made.
+func (m *merge) expect(late map[string]time.Time) {
+	for origin, at := range late {
+		key := hashOrigin(origin)
+		if _, known := m.token.late[key]; known {
+			continue
+		}
+		if !at.IsZero() {
+			at = at.Add(-clockError)
+		}
+		m.token.late[key] = latest(at, m.token.mark.at)
+	}
 }
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
@@ -279,11 +311,15 @@ func (m *merge) advance(ctx context.Context, s *source) error {
 
 // next is the token of the page after this one.
 func (m *merge) next() *token {
-	t := &token{mark: m.token.mark, positions: map[sourceKey]position{}}
+	t := &token{mark: m.token.mark, positions: map[sourceKey]position{}, late: m.token.late}
 	for _, s := range m.touched {
+		since := t.mark.at
+		if at, late := t.late[hashOrigin(s.origin)]; late && at.Before(since) {
+			since = at
+		}
 		// A segment that was read to its end and is not written any more needs no position: all its lines are older than
 		// the mark, or do not match.
-		if s.c != nil || s.seg.last && s.seg.plain || s.info.ModTime().After(t.mark.at.Add(-quiet)) {
+		if s.c != nil || s.seg.last && s.seg.plain || s.info.ModTime().After(since.Add(-quiet)) {
 			t.positions[s.key] = s.before
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,6 +68,20 @@ func (s *Store) Origins() (list []string, err error) {
 		}
 	}
 	return list, err
+}
+
+// Services lists the ids of all services of which there are lines or copies of lines.
+func (s *Store) Services() (ids []string, err error) {
+	roots, err := s.roots()
+	for _, root := range roots {
+		entries, failed := readDir(root.dir)
+		err = errors.Join(err, failed)
+		for _, e := range entries {
+			ids = append(ids, e.Name())
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), err
 }
 
 // begins reports, once per run and log, that a new segment has to be begun. Copies of the last one may be longer than it is

@@ -60,7 +60,7 @@ type span struct {
 	start, end time.Time // end is exclusive; zero means unbounded
 	filter     *Filter
 	accept     func(text []byte, s *source) bool // nil: all
-	mark       mark                              // a source without a position continues behind it
+	mark       mark                              // of the last line that was read
 	// began is when the query began. Lines written since are left for the next query, so that no file that is looked
 	// at early in a query can lose a line against one that is looked at late.
 	began time.Time
@@ -76,6 +76,7 @@ type source struct {
 	seg    segment
 	info   fs.FileInfo
 	cuts   []cut // what of it others have read once more
+	mark   mark  // without a position it continues behind it
 	// complete is true when nothing more will be written to the file, so that even an unfinished line is a line.
 	complete bool
 	from     *position // where to continue, if known
@@ -162,7 +163,7 @@ func (s *source) open(store *Store, w *span) error {
 		return err
 	}
 	s.c, s.off = c, 0
-	switch from := latest(w.start, w.mark.at); {
+	switch from := latest(w.start, s.mark.at); {
 	case s.from != nil:
 		s.off = s.from.off - s.from.back
 		s.join.last = w.mark.at // for what is malformed; the last line that was read is about as old
@@ -360,7 +361,7 @@ func (s *source) inSpan(w *span, at time.Time) verdict {
 		return stop
 	case at.Before(w.start), !w.end.IsZero() && !at.Before(w.end):
 		return skip
-	case s.from == nil && !w.mark.at.IsZero() && !w.mark.before(mark{at, s.key, s.off}):
+	case s.from == nil && !s.mark.at.IsZero() && !s.mark.before(mark{at, s.key, s.off}):
 		return skip
 	}
 	return take

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"time"
 )
@@ -16,6 +17,8 @@ var ErrBadToken = errors.New("the page token is not valid")
 
 const (
 	tokenVersion = 2
+	// lateVersion is that of tokens that name servers whose lines come late.
+	lateVersion = 3
 	// maxPositions bounds a token. Of more files only those written last are in it; the others continue by time.
 	maxPositions = 1024
 )
@@ -25,6 +28,8 @@ const (
 type token struct {
 	mark      mark
 	positions map[sourceKey]position
+	// late are servers, by hash, of which lines may turn up that are older than the mark, but not older than that.
+	late map[uint64]time.Time
 }
 
 // tokenScope identifies what a token belongs to.
@@ -44,19 +49,32 @@ func (t *token) encode(scope uint32) string {
 	})
 	keys = keys[:min(len(keys), maxPositions)]
 	b := []byte{tokenVersion}
-	b = binary.BigEndian.AppendUint32(b, scope)
-	var at int64
-	if !t.mark.at.IsZero() {
-		at = t.mark.at.UnixNano()
+	if len(t.late) > 0 {
+		b[0] = lateVersion
 	}
-	b = binary.AppendVarint(appendKey(binary.AppendVarint(b, at), t.mark.key), t.mark.off)
+	b = binary.BigEndian.AppendUint32(b, scope)
+	b = binary.AppendVarint(appendKey(binary.AppendVarint(b, unixNano(t.mark.at)), t.mark.key), t.mark.off)
 	b = binary.AppendUvarint(b, uint64(len(keys)))
 	for _, k := range keys {
 		p := t.positions[k]
 		b = binary.AppendVarint(binary.AppendVarint(appendKey(b, k), p.off), p.back)
 	}
+	if len(t.late) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(t.late)))
+	}
+	for _, origin := range slices.Sorted(maps.Keys(t.late)) {
+		b = binary.AppendVarint(binary.BigEndian.AppendUint64(b, origin), unixNano(t.late[origin]))
+	}
 	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
 	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// unixNano is 0 for no time.
+func unixNano(at time.Time) int64 {
+	if at.IsZero() {
+		return 0
+	}
+	return at.UnixNano()
 }
 
 func appendKey(b []byte, k sourceKey) []byte {
@@ -71,14 +89,12 @@ func decodeToken(s string, scope uint32) (*token, error) {
 		return nil, ErrBadToken
 	}
 	b, sum := b[:len(b)-4], binary.BigEndian.Uint32(b[len(b)-4:])
-	if crc32.ChecksumIEEE(b) != sum || b[0] != tokenVersion || binary.BigEndian.Uint32(b[1:]) != scope {
+	if crc32.ChecksumIEEE(b) != sum || b[0] != tokenVersion && b[0] != lateVersion || binary.BigEndian.Uint32(b[1:]) != scope {
 		return nil, ErrBadToken
 	}
 	d := decoder{b: b[5:]}
-	t := &token{positions: map[sourceKey]position{}}
-	if at := d.varint(); at != 0 {
-		t.mark.at = time.Unix(0, at).UTC()
-	}
+	t := &token{positions: map[sourceKey]position{}, late: map[uint64]time.Time{}}
+	t.mark.at = d.time()
 	t.mark.key, t.mark.off = d.key(), d.varint()
 	n := d.uvarint()
 	if n > maxPositions {
@@ -91,6 +107,12 @@ func decodeToken(s string, scope uint32) (*token, error) {
 			return nil, ErrBadToken
 		}
 		t.positions[k] = p
+	}
+	if b[0] == lateVersion {
+		for range min(d.uvarint(), maxPositions) {
+			origin := d.uint64()
+			t.late[origin] = d.time()
+		}
 	}
 	if d.bad || len(d.b) > 0 {
 		return nil, ErrBadToken
@@ -125,11 +147,21 @@ func (d *decoder) uvarint() uint64 {
 }
 
 func (d *decoder) key() sourceKey {
-	var k sourceKey
+	pod := d.uint64()
+	return sourceKey{pod, d.varint()}
+}
+
+func (d *decoder) uint64() (n uint64) {
 	if len(d.b) >= 8 {
-		k.pod = binary.BigEndian.Uint64(d.b)
+		n = binary.BigEndian.Uint64(d.b)
 	}
 	d.take(8)
-	k.number = d.varint()
-	return k
+	return n
+}
+
+func (d *decoder) time() time.Time {
+	if n := d.varint(); n != 0 {
+		return time.Unix(0, n).UTC()
+	}
+	return time.Time{}
 }

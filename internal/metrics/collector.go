@@ -33,6 +33,10 @@ type Config struct {
 	Usage func(context.Context) ([]trysail.Usage, error)
 	// Traffic is what the edge has counted since it began, which is not before the Collector was made. Nil: nothing is.
 	Traffic func() []trysail.Traffic
+	// Self and Copies are those of Store.Share, if there may be other servers.
+	Self, Copies string
+	// Leads reports whether this server counts what all would count: what pods use, and which fail. Nil: it does.
+	Leads func() bool
 	// Parts are directories, or patterns of files, whose sizes /metrics shows, by the name of the part.
 	Parts map[string]string
 	// Build is the version of Trysail that /metrics shows.
@@ -105,8 +109,14 @@ func New(ctx context.Context, cfg Config) (*Collector, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Self != "" {
+		points.Share(cfg.Self, cfg.Copies)
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Leads == nil {
+		cfg.Leads = func() bool { return true }
 	}
 	c := &Collector{
 		Store: points, cfg: cfg, started: cfg.Now(), changes: cfg.Store.Subscribe(),
@@ -253,7 +263,7 @@ func (c *Collector) countRestarts(failed []store.FailedPod) {
 	seen := make(map[trysail.PodID]bool, len(failed))
 	for _, p := range failed {
 		seen[p.ID] = true
-		if !first && !c.failed[p.ID] && c.view.active[p.ServiceID] == p.Version {
+		if !first && c.cfg.Leads() && !c.failed[p.ID] && c.view.active[p.ServiceID] == p.Version {
 			c.count(versionKey{p.ServiceID, p.Version}, c.cfg.Now(), &Values{Restarts: 1})
 		}
 	}
@@ -297,6 +307,9 @@ func (c *Collector) total(key versionKey) *Totals {
 }
 
 func (c *Collector) askEngine(ctx context.Context) ([]trysail.Usage, error) {
+	if !c.cfg.Leads() {
+		return nil, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
 	defer cancel()
 	return c.cfg.Usage(ctx)

@@ -37,15 +37,32 @@ type follower struct {
 	// clusters with the feature PodLogsQuerySplitStreams can.
 	whole atomic.Bool
 
-	mu     sync.Mutex // guards active
+	mu     sync.Mutex      // guards all below
+	ctx    context.Context //nolint:containedctx // of all that are followed; nil while they end
+	cancel context.CancelFunc
 	active map[trysail.PodID]map[string]chan struct{}
 }
 
 func newFollower(e *Engine) *follower {
-	return &follower{engine: e, active: map[trysail.PodID]map[string]chan struct{}{}}
+	f := &follower{engine: e, active: map[trysail.PodID]map[string]chan struct{}{}}
+	f.ctx, f.cancel = context.WithCancel(e.ctx)
+	return f
 }
 
 func (f *follower) wait() { f.wg.Wait() }
+
+// end ends following all logs.
+func (f *follower) end() {
+	f.mu.Lock()
+	f.cancel()
+	f.ctx = nil
+	f.mu.Unlock()
+	f.wg.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.active)
+	f.ctx, f.cancel = context.WithCancel(f.engine.ctx)
+}
 
 // see looks whether a pod has containers whose logs are to be followed from now on.
 func (f *follower) see(p *corev1.Pod) {
@@ -61,23 +78,26 @@ func (f *follower) see(p *corev1.Pod) {
 		if s.ContainerID == "" || s.State.Running == nil && s.State.Terminated == nil {
 			continue
 		}
-		f.mu.Lock()
-		if f.active[id] == nil {
-			f.active[id] = map[string]chan struct{}{}
-		}
-		begun := f.active[id][s.Name] != nil
-		done := make(chan struct{})
-		if !begun {
-			f.active[id][s.Name] = done
-		}
-		f.mu.Unlock()
-		if !begun {
-			f.wg.Go(func() {
-				defer close(done)
-				f.container(f.engine.ctx, id, dir, s.Name)
-			})
-		}
+		f.begin(id, dir, s.Name)
 	}
+}
+
+// begin follows a container, unless it is followed already.
+func (f *follower) begin(id trysail.PodID, dir, name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ctx == nil || f.active[id][name] != nil {
+		return
+	}
+	if f.active[id] == nil {
+		f.active[id] = map[string]chan struct{}{}
+	}
+	ctx, done := f.ctx, make(chan struct{})
+	f.active[id][name] = done
+	f.wg.Go(func() {
+		defer close(done)
+		f.container(ctx, id, dir, name)
+	})
 }
 
 // finish waits, not for ever, until the logs of a pod that has ended are complete.
@@ -100,7 +120,7 @@ func (f *follower) finish(id trysail.PodID) {
 // container follows one container until it has ended and all of its log has been read.
 func (f *follower) container(ctx context.Context, id trysail.PodID, dir, name string) {
 	log := f.engine.log.With("pod", id, "container", name)
-	file, err := openLog(dir, name)
+	file, err := f.open(dir, name)
 	if err != nil {
 		log.ErrorContext(ctx, "the log of a container cannot be written", "error", err)
 		return
@@ -115,6 +135,18 @@ func (f *follower) container(ctx context.Context, id trysail.PodID, dir, name st
 	if f.whole.Load() {
 		f.stream(ctx, id, name, "", file)
 	}
+}
+
+// open opens the log of a container, to go on with it.
+func (f *follower) open(dir, name string) (*logFile, error) {
+	if f.engine.cfg.Continue == nil {
+		return openLog(dir, name)
+	}
+	c, err := f.engine.cfg.Continue(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	return continueLog(dir, name, c)
 }
 
 // stream follows one stream, or all if it is "". It begins again where it was when the connection ends, and once more

@@ -47,6 +47,20 @@ type Config struct {
 	PullPassword string
 	// Resolver is the address of the pods' name server. Empty means the cluster's own.
 	Resolver string
+	// Continue says how to go on with the log of a container that another server may have followed before. Nil means that there
+	// is no other server: what is in dir is all.
+	Continue func(dir, container string) (Continuation, error)
+}
+
+// Continuation is how to go on with the log of a container.
+type Continuation struct {
+	// Number is that of the file to begin.
+	Number int
+	// End says where a stream ("stdout", "stderr") ends: when its last line was written, and how many lines have that time.
+	// The time is zero if there is none.
+	End func(stream string) (last time.Time, count int)
+	// Begin is called before anything of a stream is written, with the time of its first line.
+	Begin func(stream string, at time.Time) error
 }
 
 // openTime bounds how long Open waits for the cluster.
@@ -110,8 +124,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (e *Engine, err err
 
 // open does what needs the cluster.
 func (e *Engine) open(ctx context.Context) (err error) {
-	if err := e.loadRecords(); err != nil {
-		return err
+	if cfg := e.cfg; cfg.Continue == nil { // else who leads follows the logs
+		if err := e.loadRecords(); err != nil {
+			return err
+		}
 	}
 	if e.pulls, err = newPulls(e.cfg); err != nil {
 		return err

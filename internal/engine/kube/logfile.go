@@ -39,6 +39,7 @@ type seen struct {
 // of the one-machine engine write. The file being written is locked, so that others can tell.
 type logFile struct {
 	dir, name string
+	begin     func(stream string, at time.Time) error // nil if nobody wants to know
 
 	mu     sync.Mutex // guards all below
 	f      *os.File
@@ -64,6 +65,17 @@ func openLog(dir, name string) (*logFile, error) {
 	for n := max(0, l.number-1); n <= l.number; n++ {
 		if err := l.readEnd(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
+		}
+	}
+	return l, l.open()
+}
+
+// continueLog begins the file that a log goes on in.
+func continueLog(dir, name string, c Continuation) (*logFile, error) {
+	l := &logFile{dir: dir, name: name, begin: c.Begin, number: c.Number, ends: map[string]seen{}}
+	for _, stream := range [...]string{stdout, stderr} {
+		if last, count := c.End(stream); !last.IsZero() {
+			l.ends[stream] = seen{last, count}
 		}
 	}
 	return l, l.open()
@@ -148,6 +160,11 @@ func (l *logFile) write(stream string, at time.Time, text []byte, last bool) err
 	record := at.UTC().AppendFormat(make([]byte, 0, len(text)+64), logTime)
 	record = append(append(append(append(record, ' '), stream...), ' ', tag, ' '), text...)
 	record = append(record, '\n')
+	if l.begin != nil {
+		if err := l.begin(stream, at); err != nil {
+			return err
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if last {

@@ -3,7 +3,9 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -65,11 +67,28 @@ func (e *Engine) Publish(s trysail.PrivateService) (netip.Addr, error) {
 	return addr, nil
 }
 
-// Lead forgets what this server has published: another one may have changed it since.
+// Lead forgets what this server has published: another one may have changed it since. Logs are followed again from where
+// the others have come, as soon as their pods are adopted.
 func (e *Engine) Lead() {
+	e.Standby()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	clear(e.published)
+}
+
+// Standby ends following logs, where another server does that.
+func (e *Engine) Standby() {
+	if e.cfg.Continue == nil {
+		return
+	}
+	e.mu.Lock()
+	ids := slices.Collect(maps.Keys(e.records))
+	clear(e.records)
+	e.mu.Unlock()
+	for _, id := range ids {
+		_ = os.Remove(e.recordFile(id))
+	}
+	e.follow.end()
 }
 
 // nameOf is the name of a service in the cluster, where names begin with a letter and have at most 63 characters.
