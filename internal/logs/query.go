@@ -98,7 +98,7 @@ func (s *Store) query(ctx context.Context, q Query) ([]Event, string, error) {
 		}
 		sources = append(sources, list...)
 	}
-	if err := supersede(sources); err != nil {
+	if err := s.supersede(sources); err != nil {
 		return nil, "", err
 	}
 	defer m.close()
@@ -194,6 +194,11 @@ func (m *merge) begin(sources []*source) error {
 		}
 		n, positioned := newest[s.key.pod]
 		p, ok := m.token.positions[s.key]
+		if !ok && !positioned {
+			if err := m.behind(s); err != nil {
+				return err
+			}
+		}
 		switch {
 		case ok:
 			s.from = &p // its next line may be older than others that were read: then it was written late
@@ -324,8 +329,12 @@ func (m *merge) next() *token {
 		}
 	}
 	for _, s := range m.due { // not opened yet
-		if s.c == nil && s.from != nil {
+		switch {
+		case s.c != nil:
+		case s.from != nil:
 			t.positions[s.key] = *s.from
+		case len(s.older) > 0:
+			t.positions[s.key] = position{} // all its lines are younger, and it was taken into account
 		}
 	}
 	return t

@@ -75,8 +75,11 @@ type source struct {
 	pod    string
 	seg    segment
 	info   fs.FileInfo
-	cuts   []cut // what of it others have read once more
-	mark   mark  // without a position it continues behind it
+	cuts   []cut        // what of it others have read once more
+	epoch  int64        // of the lead under which it was written, where several servers have written the log
+	older  []*source    // what others had written of the same log before this was begun
+	mark   mark         // without a position it continues behind it
+	known  [2]time.Time // and behind these, by stream
 	// complete is true when nothing more will be written to the file, so that even an unfinished line is a line.
 	complete bool
 	from     *position // where to continue, if known
@@ -343,7 +346,7 @@ const (
 // judge says whether a line is wanted.
 func (s *source) judge(w *span, at time.Time, text []byte) verdict {
 	v := s.inSpan(w, at)
-	if v == take && s.superseded(at) {
+	if v == take && (s.superseded(at) || s.from == nil && !at.After(s.known[s.join.stream])) {
 		return skip
 	}
 	if v == take && (w.filter != nil && !w.filter.Match(text) || w.accept != nil && !w.accept(text, s)) {

@@ -2,11 +2,13 @@ package logs
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxTail is how far back Tail looks in a file, in bytes.
@@ -15,16 +17,17 @@ const maxTail = 4 * maxText
 // Tail returns the last n lines that a container of a pod wrote, oldest first. It is empty when the container wrote
 // nothing.
 func (s *Store) Tail(serviceID, podID, container string, n int) ([]string, error) {
-	segs, err := segments(s.PodDir(serviceID, podID), container)
+	sources, err := s.logOf(serviceID, podID, container)
 	if err != nil {
 		return nil, fmt.Errorf("reading the end of a log: %w", err)
 	}
+	slices.SortStableFunc(sources, func(a, b *source) int { return cmp.Compare(a.epoch, b.epoch) })
 	var lines []string
-	for _, seg := range slices.Backward(segs) {
+	for _, src := range slices.Backward(sources) {
 		if len(lines) >= n {
 			break
 		}
-		older, err := s.tailSegment(seg, n-len(lines))
+		older, err := s.tailSegment(src, n-len(lines))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("reading the end of a log: %w", err)
 		}
@@ -34,8 +37,8 @@ func (s *Store) Tail(serviceID, podID, container string, n int) ([]string, error
 }
 
 // tailSegment reads ever larger ends of the segment until there are n lines in one.
-func (s *Store) tailSegment(seg segment, n int) ([]string, error) {
-	c, err := s.open(seg)
+func (s *Store) tailSegment(src *source, n int) ([]string, error) {
+	c, err := s.open(src.seg)
 	if err != nil {
 		return nil, err
 	}
@@ -47,20 +50,25 @@ func (s *Store) tailSegment(seg segment, n int) ([]string, error) {
 			return nil, err
 		}
 		all := want == c.size()
+		src.off = c.size() - want
 		if !all {
-			_, b, _ = bytes.Cut(b, newline) // the first line is not whole
+			rest, _, _ := bytes.Cut(b, newline) // the first line is not whole
+			b = b[min(len(rest)+1, len(b)):]
+			src.off += int64(len(rest)) + 1
 		}
 		// The first line that comes out may lack its beginning, so one more than wanted is needed.
-		if lines := joinLines(b); len(lines) > n || all || want == maxTail {
+		if lines := src.joinLines(b); len(lines) > n || all || want == maxTail {
 			return lines[max(0, len(lines)-n):], nil
 		}
 	}
 }
 
 // readFrom returns the content from off on, which need not be where a record begins, without what is damaged.
-func readFrom(c content, off int64) ([]byte, error) {
-	var b []byte
-	for {
+func readFrom(c content, off int64) ([]byte, error) { return readBetween(c, off, c.size()) }
+
+// readBetween is readFrom up to an end.
+func readBetween(c content, off, end int64) (b []byte, err error) {
+	for off < end {
 		chunk, err := c.next(off, nil)
 		switch {
 		case err != nil:
@@ -70,27 +78,33 @@ func readFrom(c content, off int64) ([]byte, error) {
 		case len(chunk.text) == 0:
 			return b, nil
 		default:
-			b = append(b, chunk.text...)
+			b = append(b, chunk.text[:min(int64(len(chunk.text)), max(0, end-chunk.off))]...)
 			off = chunk.off + int64(len(chunk.text))
 		}
 	}
+	return b, nil
 }
 
-// joinLines makes lines out of records; unfinished ones count too.
-func joinLines(b []byte) []string {
-	var j joiner
+// joinLines makes lines out of the records that begin at s.off; unfinished ones count too.
+func (s *source) joinLines(b []byte) []string {
+	s.join = joiner{}
 	var lines []string
-	keep := func(text []byte) { lines = append(lines, strings.ToValidUTF8(string(text), "\uFFFD")) }
+	keep := func(at time.Time, text []byte) {
+		if !s.superseded(at) {
+			lines = append(lines, strings.ToValidUTF8(string(text), "\uFFFD"))
+		}
+	}
 	for line := range bytes.Lines(b) {
-		if _, text, ok := j.add(bytes.TrimSuffix(line, newline), 0); ok {
-			keep(text)
+		s.off += int64(len(line))
+		if at, text, ok := s.join.add(bytes.TrimSuffix(line, newline), 0); ok {
+			keep(at, text)
 		}
 	}
 	for {
-		_, text, ok := j.flush()
+		at, text, ok := s.join.flush()
 		if !ok {
 			return lines
 		}
-		keep(text)
+		keep(at, text)
 	}
 }

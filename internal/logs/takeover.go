@@ -22,23 +22,29 @@ import (
 //	end QJX3… 0 4711                    up to which segment and byte it knows what that server has written
 //	first stdout 2026-11-21T10:00:01…   the first line that it has read itself, of each stream; written before the line
 //
-// Lines that a server with a lower epoch wrote beyond its end and not before the first ones do not count. Those before them
-// do: then the new leader did not get them, for instance because the cluster had them no more.
+// Lines that a server with a lower epoch wrote beyond its end do not count where the new leader has them: from its first line
+// to its last. Others count: then it did not get them, for instance because the cluster had them no more.
 
 const afterSuffix = ".after"
 
-// cut is from where on the lines of a segment do not count.
-type cut struct {
+// place is up to where a server's lines were known.
+type place struct {
 	number int
 	off    int64
-	first  [2]time.Time // by stream; zero if none of it was read
+}
+
+// cut is from where on lines of a segment do not count where another server has them.
+type cut struct {
+	place
+
+	by *after
 }
 
 // superseded reports whether the line that was read last, which has that time, does not count.
 func (s *source) superseded(at time.Time) bool {
 	for _, c := range s.cuts {
 		beyond := s.seg.number > c.number || s.seg.number == c.number && s.off > c.off
-		if first := c.first[s.join.stream]; beyond && !first.IsZero() && !at.Before(first) {
+		if beyond && c.by.has(s.join.stream, at) {
 			return true
 		}
 	}
@@ -50,8 +56,60 @@ type after struct {
 	origin string // that began the segment
 	number int    // of the segment
 	epoch  int64
-	ends   map[string]cut // by origin
-	first  [2]time.Time
+	ends   map[string]place // by origin
+	first  [2]time.Time     // by stream; zero if none of it was read
+
+	segs []*source     // what was written under that lead
+	last *[2]time.Time // by stream; nil as long as nobody has asked
+	open func(segment) (content, error)
+}
+
+// has reports whether the one who has begun the segment has the line of a stream with that time.
+func (a *after) has(stream int, at time.Time) bool {
+	if first := a.first[stream]; first.IsZero() || at.Before(first) {
+		return false
+	}
+	if a.last == nil {
+		a.last = a.readLast()
+	}
+	return !at.After(a.last[stream])
+}
+
+// readLast finds the last line of each stream. Where a segment is too long to be read as a whole, an absent stream is taken
+// to go up to what was read.
+func (a *after) readLast() *[2]time.Time {
+	last := new([2]time.Time)
+	for _, src := range slices.Backward(a.segs) {
+		if !last[0].IsZero() && !last[1].IsZero() {
+			break
+		}
+		c, err := a.open(src.seg)
+		if err != nil {
+			continue // it was removed
+		}
+		from := max(0, c.size()-endWindow)
+		text, _ := readBetween(c, from, c.size())
+		c.close()
+		var seen [2]time.Time
+		var oldest time.Time
+		for line := range bytes.Lines(text) {
+			r, ok := parseRecord(bytes.TrimSuffix(line, newline))
+			if !ok {
+				continue
+			}
+			if oldest.IsZero() {
+				oldest = r.at
+			}
+			seen[r.stream] = r.at
+		}
+		for i := range last {
+			if seen[i].IsZero() && from > 0 {
+				seen[i] = oldest
+			}
+			last[i] = latest(last[i], seen[i])
+		}
+	}
+	return last
 }
 
 func parseAfter(name string) (container string, number int, ok bool) {
@@ -92,7 +150,7 @@ func aftersOf(origin, dir, container string) (list []after, err error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, parseAfterText(after{origin: origin, number: number, ends: map[string]cut{}}, text))
+		list = append(list, parseAfterText(after{origin: origin, number: number, ends: map[string]place{}}, text))
 	}
 	slices.SortFunc(list, func(a, b after) int { return a.number - b.number })
 	return list, nil
@@ -110,7 +168,7 @@ func parseAfterText(a after, text []byte) after {
 		case len(f) == 4 && f[0] == "end":
 			number, _ := strconv.Atoi(f[2])
 			off, _ := strconv.ParseInt(f[3], 10, 64)
-			a.ends[f[1]] = cut{number: number, off: off}
+			a.ends[f[1]] = place{number, off}
 		case len(f) == 3 && f[0] == "first":
 			if at, ok := parseTime([]byte(f[2])); ok {
 				a.first[streamOf(f[1])] = at
@@ -128,7 +186,7 @@ func streamOf(name string) int {
 }
 
 // supersede finds out which lines of the sources do not count, where several servers have written the same log.
-func supersede(sources []*source) error {
+func (store *Store) supersede(sources []*source) error {
 	type log struct{ pod, container string }
 	byLog := map[log][]*source{}
 	several := map[log]bool{}
@@ -143,14 +201,14 @@ func supersede(sources []*source) error {
 		byLog[key] = append(byLog[key], s)
 	}
 	for key := range several {
-		if err := supersedeLog(byLog[key]); err != nil {
+		if err := store.supersedeLog(byLog[key]); err != nil {
 			return fmt.Errorf("reading who has written a log: %w", err)
 		}
 	}
 	return nil
 }
 
-func supersedeLog(sources []*source) error {
+func (store *Store) supersedeLog(sources []*source) error {
 	var all []after
 	read := map[string]bool{}
 	for _, s := range sources {
@@ -164,22 +222,71 @@ func supersedeLog(sources []*source) error {
 		}
 		all = append(all, list...)
 	}
-	for _, s := range sources {
-		epoch := int64(0)
-		for _, a := range all {
-			if a.origin == s.origin && a.number <= s.seg.number {
-				epoch = max(epoch, a.epoch)
+	for i := range all {
+		all[i].open = store.open
+	}
+	epochs := make([]int64, len(sources))
+	for i, s := range sources {
+		var of *after
+		for j := range all {
+			if a := &all[j]; a.origin == s.origin && a.number <= s.seg.number && (of == nil || a.number > of.number) {
+				of = a
 			}
 		}
-		for _, a := range all {
-			if a.origin != s.origin && a.epoch > epoch {
-				c := a.ends[s.origin] // all of it, if it was not known
-				c.first = a.first
-				s.cuts = append(s.cuts, c)
+		if of != nil {
+			epochs[i] = of.epoch
+			of.segs = append(of.segs, s)
+		}
+		for j := range all {
+			if a := &all[j]; a.origin != s.origin && a.epoch > epochs[i] {
+				s.cuts = append(s.cuts, cut{a.ends[s.origin], a}) // all of it, if it was not known
+			}
+		}
+	}
+	for i, s := range sources {
+		s.epoch = epochs[i]
+		for j, o := range sources {
+			if o.origin != s.origin && epochs[j] < epochs[i] {
+				s.older = append(s.older, o)
 			}
 		}
 	}
 	return nil
+}
+
+// behind finds out up to when the lines of a segment are known that no page has come to: it goes on with what others had
+// written, and they may have written more than its writer knew, which was read from theirs.
+func (m *merge) behind(s *source) error {
+	for _, o := range s.older {
+		p, ok := m.token.positions[o.key]
+		if !ok || p.off == 0 {
+			continue
+		}
+		read, err := m.store.timesBefore(o.seg, p.off)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for i := range read {
+			s.known[i] = latest(s.known[i], read[i])
+		}
+	}
+	return nil
+}
+
+// timesBefore is the time of the last record of each stream that ends at off or before, but not long before.
+func (s *Store) timesBefore(seg segment, off int64) (at [2]time.Time, err error) {
+	c, err := s.open(seg)
+	if err != nil {
+		return at, err
+	}
+	defer c.close()
+	text, err := readBetween(c, max(0, off-2*readSize), off)
+	for line := range bytes.Lines(text) {
+		if r, ok := parseRecord(bytes.TrimSuffix(line, newline)); ok {
+			at[r.stream] = r.at
+		}
+	}
+	return at, err
 }
 
 // LogEnd is where a stream of a log ends: the time of its last line, and how many lines have that time.
@@ -217,15 +324,14 @@ func (s *Store) Continue(dir, container string) (*Continuation, error) {
 	return c, nil
 }
 
-func (s *Store) goOn(serviceID, pod, container string) (*Continuation, error) {
+// logOf finds the segments of a log, those of each server in order.
+func (s *Store) logOf(serviceID, pod, container string) (sources []*source, err error) {
 	roots, err := s.roots()
 	if err != nil {
 		return nil, err
 	}
-	var sources []*source
 	for _, root := range roots {
-		dir := filepath.Join(root.dir, serviceID, pod)
-		segs, err := segments(dir, container)
+		segs, err := segments(filepath.Join(root.dir, serviceID, pod), container)
 		if err != nil {
 			return nil, err
 		}
@@ -233,13 +339,18 @@ func (s *Store) goOn(serviceID, pod, container string) (*Continuation, error) {
 			sources = append(sources, &source{origin: root.origin, pod: pod, seg: seg})
 		}
 	}
-	if err := supersede(sources); err != nil {
+	return sources, s.supersede(sources)
+}
+
+func (s *Store) goOn(serviceID, pod, container string) (*Continuation, error) {
+	sources, err := s.logOf(serviceID, pod, container)
+	if err != nil {
 		return nil, err
 	}
 	s.shareMu.Lock()
 	text := fmt.Sprintf("epoch %d\n", s.epoch)
 	s.shareMu.Unlock()
-	ends := ends{looks: map[string]int{}}
+	ends := ends{looked: map[string]int64{}}
 	for _, src := range slices.Backward(sources) {
 		at, err := ends.read(s, src)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -294,21 +405,21 @@ func (c *Continuation) Begin(stream string, at time.Time) error {
 	return err
 }
 
-// endWindow is how much of the end of a segment is read to find out where its streams end, in bytes.
+// endWindow is how much of the end of a log is read to find out where its streams end, in bytes.
 const endWindow = 256 << 10
 
 // ends gathers where the streams of a log end, from the ends of what each server has written.
 type ends struct {
 	streams [2]LogEnd
 	// older is the time of the oldest line that was looked at, if there are older ones: all from before it are known.
-	older time.Time
-	looks map[string]int // how many segments were looked at, by server
+	older  time.Time
+	looked map[string]int64 // how many bytes were looked at, by server
 }
 
 // read looks at the end of a segment; those of a server come last first. It returns up to where its lines are whole.
 func (e *ends) read(s *Store, src *source) (whole int64, err error) {
-	if e.looks[src.origin] >= 2 {
-		return 0, nil // one that has just been begun says too little, two do
+	if e.looked[src.origin] >= endWindow {
+		return 0, nil
 	}
 	c, err := s.open(src.seg)
 	if err != nil {
@@ -316,10 +427,7 @@ func (e *ends) read(s *Store, src *source) (whole int64, err error) {
 	}
 	defer c.close()
 	from := src.lookFrom(c.size())
-	if from > 0 || src.seg.number == 0 || !src.beyondCuts() {
-		e.looks[src.origin]++
-	}
-	text, err := readFrom(c, from)
+	text, err := readBetween(c, from, c.size())
 	if err != nil {
 		return 0, err
 	}
@@ -340,6 +448,7 @@ func (e *ends) read(s *Store, src *source) (whole int64, err error) {
 		if src.superseded(r.at) {
 			continue
 		}
+		e.looked[src.origin] += int64(len(line))
 		if oldest.IsZero() {
 			oldest = r.at
 		}
@@ -347,7 +456,7 @@ func (e *ends) read(s *Store, src *source) (whole int64, err error) {
 			e.streams[r.stream].add(r.at, 1)
 		}
 	}
-	if from > 0 || src.seg.number > 0 && e.looks[src.origin] >= 2 {
+	if from > 0 || src.seg.number > 0 && e.looked[src.origin] >= endWindow {
 		e.older = latest(e.older, oldest)
 	}
 	return src.off - j.back(src.off), nil
@@ -374,11 +483,6 @@ func (s *source) lookFrom(size int64) int64 {
 		}
 	}
 	return max(0, size-endWindow)
-}
-
-// beyondCuts reports whether hardly a line of the segment counts.
-func (s *source) beyondCuts() bool {
-	return slices.ContainsFunc(s.cuts, func(c cut) bool { return c.number < s.seg.number })
 }
 
 // known is where the streams end.

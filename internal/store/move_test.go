@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -32,6 +33,7 @@ func fillAll(t *testing.T, s *store.Store) {
 				tx.InsertCertificate(&trysail.Certificate{ID: fmt.Sprint(i), Name: fmt.Sprint("c", i), Tags: []trysail.Tag{{Key: "k"}}, Domains: []trysail.DomainCertificate{{Domain: fmt.Sprintf("d%d.example.com", i), Token: "t"}}}),
 				tx.PutRegistry(trysail.Registry{Host: fmt.Sprint("h", i), Secret: "secret", PlainHTTP: i == 1}),
 				tx.InsertTask(&trysail.Task{ID: trysail.PodID("task" + svc.ID), ServiceID: svc.ID, Version: 1, Command: []string{"a", ""}, CreatedAt: tx.Now()}),
+				tx.InsertSession(store.Session{Hash: fmt.Sprint("s", i), KeyID: "AK0", Token: "t", MadeAt: tx.Now(), UsedAt: tx.Now(), Flash: "ü"}, time.Time{}, time.Time{}, 9),
 				tx.InsertLogin([]byte{byte(i)}, "AK0", tx.Now().Add(1<<40)),
 			)
 		})
