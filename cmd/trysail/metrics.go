@@ -30,12 +30,16 @@ const tokenFile = "metrics.token"
 // missed.
 func (s *server) openMetrics(ctx context.Context) (err error) {
 	dir := func(name string) string { return filepath.Join(s.cfg.dataDir, name) }
+	parts := map[string]string{
+		"state": dir("trysail.db*"), "logs": dir("logs"), "registry": dir("registry"), "images": dir("images"), "metrics": dir("metrics"),
+	}
+	if s.copies != nil {
+		parts["copies"] = s.copiesDir()
+	}
 	s.metrics, err = metrics.New(ctx, metrics.Config{
 		Dir: dir("metrics"), Store: s.store, Usage: s.engine.Usage, Traffic: s.edge.Traffic, Extra: s.certificates,
 		Build: version, Log: s.log.With("part", "metrics"), Self: s.identity, Copies: s.copiesDir(), Leads: s.leads,
-		Parts: map[string]string{
-			"state": dir("trysail.db*"), "logs": dir("logs"), "registry": dir("registry"), "images": dir("images"), "metrics": dir("metrics"),
-		},
+		Parts: parts,
 	})
 	if err != nil {
 		return err

@@ -19,6 +19,8 @@ const (
 	// settled is how long the last segment of a container must not have been written before it is archived. It is
 	// locked as long as the container lives, however quiet it is.
 	settled = 10 * time.Minute
+	// settledCopy is the same for copies, which nobody locks: by then their original goes on in the next segment.
+	settledCopy = 25 * time.Hour
 )
 
 // Keep archives segments that are closed, and removes the oldest ones while all take more than maxBytes, until ctx ends.
@@ -109,7 +111,11 @@ func (s *Store) archiveAll(ctx context.Context, all []stored) error {
 	var a *archiver
 	var errs []error
 	for _, seg := range all {
-		if !seg.plain || seg.last && (seg.system || seg.size == 0 || time.Since(seg.at) < settled) {
+		wait := settled
+		if seg.copied {
+			wait = settledCopy
+		}
+		if !seg.plain || seg.last && (seg.system || seg.size == 0 || time.Since(seg.at) < wait) {
 			continue
 		}
 		if a == nil {

@@ -196,6 +196,36 @@ func TestCollector_RestartsAreFailedPodsOfTheActiveVersion(t *testing.T) {
 	}
 }
 
+// Of several servers the one that leads counts what all of them see.
+func TestCollector_WhoDoesNotLeadCountsItsEdgeOnly(t *testing.T) {
+	b := newBed(t)
+	b.service(1)
+	b.pod("p", 1)
+	b.pod("q", 1)
+	leads := false
+	b.cfg.Leads = func() bool { return leads }
+	sample := func(cpu time.Duration, requests int64) {
+		b.usage["q"] = trysail.Usage{CPU: cpu, Memory: 1 << 20, Limits: trysail.Limits{MilliCPU: 1000, Memory: 2 << 20}}
+		b.traffic = []trysail.Traffic{{Service: "web", Version: 1, Requests: [6]int64{2: requests}}}
+		b.Sample(t.Context())
+		b.advance()
+	}
+	sample(0, 1)
+	b.fail("p")
+	sample(time.Second, 2)
+	if got := b.values(); got.Restarts != 0 || got.Memory.Count != 0 || got.CPU.Count != 0 || got.Requests[2] != 2 {
+		t.Errorf("it counts %+v", got)
+	}
+	leads = true
+	sample(2*time.Second, 3)
+	sample(3*time.Second, 4)
+	b.fail("q")
+	sample(4*time.Second, 5)
+	if got := b.values(); got.Restarts != 1 || got.Memory.Count == 0 || got.CPU.Max != Whole/10 || got.Requests[2] != 5 {
+		t.Errorf("leading it counts %+v", got)
+	}
+}
+
 func TestCollector_DeletedServicesLeaveNothing(t *testing.T) {
 	b := newBed(t)
 	b.service(1)
