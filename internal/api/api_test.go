@@ -166,7 +166,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 		},
 		podLog: func(in control.GetPodLogInput) (*control.LogPage, error) {
 			gotLog = in
-			return &control.LogPage{NextPageToken: "t", Events: []control.LogEvent{
+			return &control.LogPage{NextPageToken: "t", MissingServers: []string{"n2"}, Events: []control.LogEvent{
 				{CreatedAt: at, Message: "a", Pod: "p", Version: 3, Stderr: true}, {CreatedAt: at, Message: "b", Pod: "q"}, {CreatedAt: at, Message: "[trysail] c"},
 			}}, nil
 		},
@@ -268,7 +268,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{"StopTask", `{"serviceName":"web","taskId":"web-task-1"}`, `{}`},
 		{"CancelDeployment", `{"serviceName":"web"}`, `{}`},
 		{"GetPodLog", `{"serviceName":"web","containerName":"app","version":3,"previous":true,"filterPattern":"x"}`, `{"logEvents":[{"createdAt":1800000000,"message":"a","podId":"p","version":3,"stream":"stderr"},` +
-			`{"createdAt":1800000000,"message":"b","podId":"q","stream":"stdout"},{"createdAt":1800000000,"message":"[trysail] c"}],"nextPageToken":"t"}`},
+			`{"createdAt":1800000000,"message":"b","podId":"q","stream":"stdout"},{"createdAt":1800000000,"message":"[trysail] c"}],"nextPageToken":"t","missingServers":["n2"]}`},
 		{"GetAccessLog", `{"serviceName":"web","filterPattern":"x","pageToken":"t"}`, `{"logEvents":[{"createdAt":1800000000,"message":"{}"}]}`},
 		{"GetServiceSettings", `{"serviceName":"web"}`, `{"settings":{"accessLog":false,"accessLogHealthChecks":false}}`},
 		{"PutServiceSettings", `{"serviceName":"web","settings":{"accessLog":true}}`, `{"settings":{"accessLog":true,"accessLogHealthChecks":false}}`},

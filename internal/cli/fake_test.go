@@ -213,7 +213,11 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		return f.readPodLog(name, in)
 	case "Trysail_20261120.GetAccessLog":
 		in["containerName"] = "ACCESS"
-		return f.readLog(name, in)
+		page, err := f.readLog(name, in)
+		if out, ok := page.(map[string]any); ok && in["filterPattern"] == "200" {
+			out["missingServers"] = []any{"n2 (10.0.0.2:4500)"}
+		}
+		return page, err
 	case "Trysail_20261120.PutServiceSettings":
 		if s.settings == nil {
 			s.settings = map[string]any{}
@@ -235,8 +239,12 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 		if in["metricNames"] != nil {
 			all = all[1:]
 		}
+		missing := []any{}
+		if in["version"] == 7.0 {
+			missing = append(missing, "n2 (10.0.0.2:4500)")
+		}
 		return map[string]any{
-			"startTime": 1.7e9, "endTime": 1.7e9 + 60, "period": in["period"], "metrics": all,
+			"missingServers": missing, "startTime": 1.7e9, "endTime": 1.7e9 + 60, "period": in["period"], "metrics": all,
 			"deployments": []any{map[string]any{"version": 1, "state": "ACTIVE", "createdAt": 1.7e9 + 30}},
 		}, nil
 	case "Trysail_20261120.ListAccessKeys":

@@ -167,9 +167,13 @@ func (m *metricsAnswer) wire() map[string]any {
 	for _, d := range m.Deployments {
 		markers = append(markers, map[string]any{"version": d.Version, "state": d.State, "createdAt": wire(unixTime(d.CreatedAt))})
 	}
-	return map[string]any{
+	answer := map[string]any{
 		"startTime": wire(unixTime(m.StartTime)), "endTime": wire(unixTime(m.EndTime)), "period": m.Period, "metrics": series, "deployments": markers,
 	}
+	if len(m.MissingServers) > 0 {
+		answer["missingServers"] = m.MissingServers
+	}
+	return answer
 }
 
 // drawn is the statistic that a chart shows.
