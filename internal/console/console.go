@@ -293,7 +293,7 @@ func (c *Console) visitOf(r *http.Request) (*visit, error) {
 	if !ok {
 		return nil, c.sessions.end(r.Context(), s)
 	}
-	say := func(f *flash) error { return c.sessions.say(r.Context(), s, f) }
+	say := func(f *flash) error { return c.sessions.say(r.Context(), s, f) } //nolint:contextcheck // the request has it
 	return &visit{Request: r, session: s, say: say, caller: caller}, nil
 }
 

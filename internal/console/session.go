@@ -197,7 +197,9 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 		c.log.ErrorContext(r.Context(), "a sign-in is not in the audit trail", "access_key_id", id, "error", err)
 	}
 	if old, err := c.sessions.find(r, time.Now()); err == nil && old != nil {
-		c.sessions.end(r.Context(), old)
+		if err := c.sessions.end(r.Context(), old); err != nil {
+			c.log.WarnContext(r.Context(), "a session that was signed in again goes on beside the new one", "error", err)
+		}
 	}
 	cookie, err := c.sessions.begin(r.Context(), id, time.Now())
 	if err != nil {

@@ -35,16 +35,13 @@ func newSharedBed(t *testing.T) *sharedBed {
 }
 
 // ask asks server i as clients do whose load balancer has one name for all.
-func (s *sharedBed) ask(i int, method, path string, form url.Values, accept string) answer {
+func (s *sharedBed) ask(i int, method, path string, form url.Values) answer {
 	s.Helper()
 	s.server = s.servers[i]
 	s.browser = s.newBrowser()
 	s.browser.Jar = nil
 	a := s.do(method, path, form, func(r *http.Request) {
 		r.Host = "console.example.com"
-		if accept != "" {
-			r.Header.Set("Accept", accept)
-		}
 		if s.cookie != "" {
 			r.AddCookie(&http.Cookie{Name: "trysail", Value: s.cookie})
 		}
@@ -57,14 +54,14 @@ func (s *sharedBed) ask(i int, method, path string, form url.Values, accept stri
 
 func (s *sharedBed) signIn() {
 	s.Helper()
-	if a := s.ask(0, "POST", "/console/sign-in", url.Values{"key": {s.key.ID}, "secret": {s.key.Secret}}, ""); a.status != http.StatusSeeOther || s.cookie == "" {
+	if a := s.ask(0, "POST", "/console/sign-in", url.Values{"key": {s.key.ID}, "secret": {s.key.Secret}}); a.status != http.StatusSeeOther || s.cookie == "" {
 		s.Fatalf("signing in: %d", a.status)
 	}
 }
 
 func (s *sharedBed) csrf(i int) string {
 	s.Helper()
-	m := tokenField.FindStringSubmatch(s.ask(i, "GET", "/console/", nil, "").body)
+	m := tokenField.FindStringSubmatch(s.ask(i, "GET", "/console/", nil).body)
 	if m == nil {
 		s.Fatalf("server %d: there is no token", i)
 	}
@@ -73,27 +70,27 @@ func (s *sharedBed) csrf(i int) string {
 
 func TestConsole_SignedInWithOneServerIsWithAll(t *testing.T) {
 	s := newSharedBed(t)
-	if a := s.ask(1, "GET", "/console/", nil, ""); a.status != http.StatusSeeOther {
+	if a := s.ask(1, "GET", "/console/", nil); a.status != http.StatusSeeOther {
 		t.Errorf("before signing in: %d", a.status)
 	}
 	s.signIn()
 	for i := range s.servers {
-		if a := s.ask(i, "GET", "/console/", nil, ""); a.status != http.StatusOK {
+		if a := s.ask(i, "GET", "/console/", nil); a.status != http.StatusOK {
 			t.Errorf("server %d: %d", i, a.status)
 		}
 	}
 	// A form of one, sent to the other, and what came of it said by the first.
-	a := s.ask(1, "POST", "/console/keys/delete", url.Values{"csrf": {s.csrf(0)}, "id": {"AKIANONE"}}, "")
+	a := s.ask(1, "POST", "/console/keys/delete", url.Values{"csrf": {s.csrf(0)}, "id": {"AKIANONE"}})
 	if a.status != http.StatusSeeOther {
 		t.Fatalf("a form with the other server's token: %d", a.status)
 	}
-	if page := s.ask(0, "GET", a.header.Get("Location"), nil, ""); !strings.Contains(page.body, "AKIANONE") {
+	if page := s.ask(0, "GET", a.header.Get("Location"), nil); !strings.Contains(page.body, "AKIANONE") {
 		t.Error("what came of the form is not said")
 	}
-	if page := s.ask(1, "GET", "/console/settings", nil, ""); strings.Contains(page.body, "AKIANONE") {
+	if page := s.ask(1, "GET", "/console/settings", nil); strings.Contains(page.body, "AKIANONE") {
 		t.Error("it is said twice")
 	}
-	if a := s.ask(1, "POST", "/console/keys/delete", url.Values{"csrf": {strings.Repeat("A", 86)}, "id": {"AKIANONE"}}, ""); a.status != http.StatusForbidden {
+	if a := s.ask(1, "POST", "/console/keys/delete", url.Values{"csrf": {strings.Repeat("A", 86)}, "id": {"AKIANONE"}}); a.status != http.StatusForbidden {
 		t.Errorf("a form without the token: %d", a.status)
 	}
 }
@@ -125,12 +122,12 @@ func TestConsole_SignedOutWithOneServerIsWithAll(t *testing.T) {
 			}
 		}
 	}()
-	if a := s.ask(0, "POST", "/console/sign-out", url.Values{"csrf": {s.csrf(1)}}, ""); a.status != http.StatusSeeOther {
+	if a := s.ask(0, "POST", "/console/sign-out", url.Values{"csrf": {s.csrf(1)}}); a.status != http.StatusSeeOther {
 		t.Fatalf("signing out: %d", a.status)
 	}
 	for i := range s.servers {
 		s.cookie = cookie // whoever has kept it
-		if a := s.ask(i, "GET", "/console/", nil, ""); a.status != http.StatusSeeOther {
+		if a := s.ask(i, "GET", "/console/", nil); a.status != http.StatusSeeOther {
 			t.Errorf("server %d after signing out: %d", i, a.status)
 		}
 	}

@@ -177,7 +177,7 @@ func (c *Copies) working() []*peer {
 func (c *Copies) pauseAfter() time.Duration {
 	c.scanning.Lock()
 	defer c.scanning.Unlock()
-	return max(c.Interval, min(10*c.took, 10*c.Interval))
+	return max(c.Interval, 10*c.took)
 }
 
 // Late is a server of which something may be missing.

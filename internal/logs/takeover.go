@@ -186,68 +186,68 @@ func streamOf(name string) int {
 }
 
 // supersede finds out which lines of the sources do not count, where several servers have written the same log.
-func (store *Store) supersede(sources []*source) error {
+func (s *Store) supersede(sources []*source) error {
 	type log struct{ pod, container string }
 	byLog := map[log][]*source{}
 	several := map[log]bool{}
-	for _, s := range sources {
-		if s.pod == "" || s.pod == AccessPod {
+	for _, src := range sources {
+		if src.pod == "" || src.pod == AccessPod {
 			continue
 		}
-		key := log{s.pod, s.seg.container}
-		if have := byLog[key]; len(have) > 0 && have[0].origin != s.origin {
+		key := log{src.pod, src.seg.container}
+		if have := byLog[key]; len(have) > 0 && have[0].origin != src.origin {
 			several[key] = true
 		}
-		byLog[key] = append(byLog[key], s)
+		byLog[key] = append(byLog[key], src)
 	}
 	for key := range several {
-		if err := store.supersedeLog(byLog[key]); err != nil {
+		if err := s.supersedeLog(byLog[key]); err != nil {
 			return fmt.Errorf("reading who has written a log: %w", err)
 		}
 	}
 	return nil
 }
 
-func (store *Store) supersedeLog(sources []*source) error {
+func (s *Store) supersedeLog(sources []*source) error {
 	var all []after
 	read := map[string]bool{}
-	for _, s := range sources {
-		if read[s.seg.dir] {
+	for _, src := range sources {
+		if read[src.seg.dir] {
 			continue
 		}
-		read[s.seg.dir] = true
-		list, err := aftersOf(s.origin, s.seg.dir, s.seg.container)
+		read[src.seg.dir] = true
+		list, err := aftersOf(src.origin, src.seg.dir, src.seg.container)
 		if err != nil {
 			return err
 		}
 		all = append(all, list...)
 	}
 	for i := range all {
-		all[i].open = store.open
+		all[i].open = s.open
 	}
 	epochs := make([]int64, len(sources))
-	for i, s := range sources {
+	for i, src := range sources {
 		var of *after
 		for j := range all {
-			if a := &all[j]; a.origin == s.origin && a.number <= s.seg.number && (of == nil || a.number > of.number) {
+			if a := &all[j]; a.origin == src.origin && a.number <= src.seg.number && (of == nil || a.number > of.number) {
 				of = a
 			}
 		}
 		if of != nil {
 			epochs[i] = of.epoch
-			of.segs = append(of.segs, s)
+			of.segs = append(of.segs, src)
 		}
 		for j := range all {
-			if a := &all[j]; a.origin != s.origin && a.epoch > epochs[i] {
-				s.cuts = append(s.cuts, cut{a.ends[s.origin], a}) // all of it, if it was not known
+			if a := &all[j]; a.origin != src.origin && a.epoch > epochs[i] {
+				src.cuts = append(src.cuts, cut{a.ends[src.origin], a}) // all of it, if it was not known
 			}
 		}
 	}
-	for i, s := range sources {
-		s.epoch = epochs[i]
+	for i, src := range sources {
+		src.epoch = epochs[i]
 		for j, o := range sources {
-			if o.origin != s.origin && epochs[j] < epochs[i] {
-				s.older = append(s.older, o)
+			if o.origin != src.origin && epochs[j] < epochs[i] {
+				src.older = append(src.older, o)
 			}
 		}
 	}
@@ -348,7 +348,7 @@ func (s *Store) goOn(serviceID, pod, container string) (*Continuation, error) {
 		return nil, err
 	}
 	s.shareMu.Lock()
-	text := fmt.Sprintf("epoch %d\n", s.epoch)
+	text := fmt.Appendf(nil, "epoch %d\n", s.epoch)
 	s.shareMu.Unlock()
 	ends := ends{looked: map[string]int64{}}
 	for _, src := range slices.Backward(sources) {
@@ -357,7 +357,7 @@ func (s *Store) goOn(serviceID, pod, container string) (*Continuation, error) {
 			return nil, err
 		}
 		if src.seg.last && src.origin != s.self {
-			text += fmt.Sprintf("end %s %d %d\n", src.origin, src.seg.number, at)
+			text = fmt.Appendf(text, "end %s %d %d\n", src.origin, src.seg.number, at)
 		}
 	}
 	dir := s.PodDir(serviceID, pod)
@@ -369,7 +369,7 @@ func (s *Store) goOn(serviceID, pod, container string) (*Continuation, error) {
 		return nil, err
 	}
 	c.path = afterPath(dir, container, c.Number)
-	return c, os.WriteFile(c.path, []byte(text), 0o600)
+	return c, os.WriteFile(c.path, text, 0o600)
 }
 
 // nextNumber is the number of the first segment that there never was.

@@ -35,7 +35,6 @@ type serverOf struct {
 
 	goOn *Continuation // nil if it does not follow
 	read [2]int        // lines of each stream, as far as it follows
-	segs int
 }
 
 var streamsOf = [2]string{"stdout", "stderr"}

@@ -158,9 +158,13 @@ func (f *fleet) hasAll(s *kit.Server, what string, each int) {
 
 func (f *fleet) lacks(s *kit.Server, each int) (errs []error) {
 	lines, err := s.Run(f.t.Context(), "logs", "web", "web")
-	errs = append(errs, err)
+	if err != nil {
+		return []error{err}
+	}
 	access, err := s.Run(f.t.Context(), "logs", "web", "--access", "-o", "json")
-	errs = append(errs, err)
+	if err != nil {
+		return []error{err}
+	}
 	for i := range 3 {
 		for n := range each {
 			if got := strings.Count(lines, fmt.Sprintf("server %d request %d.", i, n)); got != 1 {

@@ -146,7 +146,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.follow = newFollower(e)
 	e.usage = newUsageReader(e.api)
 	budgets := newBudgets(e)
-	e.watch = newWatch(e.api, e.log, func(before, now *corev1.Pod) {
+	e.watch = newWatch(e.api, e.log, func(before, now *corev1.Pod) { //nolint:contextcheck // what is followed ends with Close
 		e.follow.see(now)
 		budgets.see(before, now)
 	})
