@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -179,6 +180,8 @@ type merge struct {
 	token   token
 	due     queue
 	touched []*source // all that may be written to or were opened
+	// absent are the positions in segments that are not here, but at the server that the page before came from.
+	absent map[sourceKey]position
 }
 
 // begin queues the sources with the earliest time that they can have a line of.
@@ -187,7 +190,11 @@ func (m *merge) begin(sources []*source) error {
 	for k := range m.token.positions {
 		newest[k.pod] = max(newest[k.pod], k.number)
 	}
+	if m.store.self != "" {
+		m.absent = maps.Clone(m.token.positions)
+	}
 	for _, s := range sources {
+		delete(m.absent, s.key)
 		s.mark = m.span.mark
 		if at, late := m.token.late[hashOrigin(s.origin)]; late && at.Before(s.mark.at) {
 			s.mark = mark{at: at}
@@ -317,6 +324,7 @@ func (m *merge) advance(ctx context.Context, s *source) error {
 // next is the token of the page after this one.
 func (m *merge) next() *token {
 	t := &token{mark: m.token.mark, positions: map[sourceKey]position{}, late: m.token.late}
+	maps.Copy(t.positions, m.absent)
 	for _, s := range m.touched {
 		since := t.mark.at
 		if at, late := t.late[hashOrigin(s.origin)]; late && at.Before(since) {
