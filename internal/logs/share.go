@@ -25,6 +25,18 @@ type sharing struct {
 	epoch   int64      // of the lead, which this server had last
 	begun   map[string]bool
 	removed time.Time // lines as old as that were removed for want of space
+
+	listing sync.Mutex // held while directories are listed, although that is I/O
+	listed  map[root]map[string]listed
+}
+
+// listed is what was found in the directory of a pod. Files that are written to no more are not looked at again as long as
+// the directory is the same.
+type listed struct {
+	at     time.Time // when the directory was changed last
+	segs   []segment
+	sizes  []int64 // of segs; -1: it may be written to
+	afters []string
 }
 
 // Share says that there may be other servers. self names this one for ever, in letters and digits; copies is the directory
@@ -114,8 +126,10 @@ const everything = math.MaxInt64
 // Files lists what there is of a server, by name: how far each has come. Segments are named as they are when they are not
 // archived, and their positions are those in them.
 func (s *Store) Files(origin string) (map[string]int64, error) {
+	s.listing.Lock()
+	defer s.listing.Unlock()
 	r := s.rootOf(origin)
-	files := map[string]int64{}
+	files, now := map[string]int64{}, map[string]listed{}
 	services, err := readDir(r.dir)
 	if err != nil {
 		return nil, err
@@ -126,37 +140,77 @@ func (s *Store) Files(origin string) (map[string]int64, error) {
 			return nil, err
 		}
 		for _, pod := range pods {
-			if err := s.filesOf(r, filepath.Join(service.Name(), pod.Name()), files); err != nil {
+			name := filepath.Join(service.Name(), pod.Name())
+			if now[name], err = s.list(filepath.Join(r.dir, name), s.listed[r][name]); err != nil {
+				return nil, err
+			}
+			if err := s.addFiles(files, r, name, now[name]); err != nil {
 				return nil, err
 			}
 		}
 	}
+	if s.listed == nil {
+		s.listed = map[root]map[string]listed{}
+	}
+	s.listed[r] = now
 	return files, nil
 }
 
-func (s *Store) filesOf(r root, pod string, files map[string]int64) error {
-	dir := filepath.Join(r.dir, pod)
-	segs, err := segments(dir, "")
-	if err != nil {
-		return err
-	}
-	for _, seg := range segs {
-		size, err := s.written(seg)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+// addFiles adds what was found in the directory of a pod.
+func (s *Store) addFiles(files map[string]int64, r root, pod string, l listed) (err error) {
+	for i, seg := range l.segs {
+		size := l.sizes[i]
+		if size < 0 {
+			if size, err = s.written(seg); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		if size > 0 {
 			files[filepath.Join(pod, filepath.Base(seg.path()))] = size
 		}
 	}
 	// After the segments: what is in them has to be known from these.
-	entries, err := readDir(dir)
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), afterSuffix) && info.Size() > 0 {
-			files[filepath.Join(pod, e.Name())] = info.Size()
+	for _, name := range l.afters {
+		if info, err := os.Stat(filepath.Join(r.dir, pod, name)); err == nil && info.Size() > 0 {
+			files[filepath.Join(pod, name)] = info.Size()
 		}
 	}
-	return err
+	return nil
+}
+
+// list lists a pod's directory, unless it is as it was before.
+func (s *Store) list(dir string, before listed) (l listed, err error) {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return l, err
+	}
+	// A change may come within the same tick of the file system's clock.
+	if before.at.Equal(info.ModTime()) && time.Since(before.at) > time.Minute {
+		return before, nil
+	}
+	l = listed{at: info.ModTime()}
+	if l.segs, err = segments(dir, ""); err != nil {
+		return l, err
+	}
+	for _, seg := range l.segs {
+		size := int64(-1)
+		if !seg.plain {
+			if size, err = s.written(seg); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return l, err
+			}
+		}
+		l.sizes = append(l.sizes, size)
+	}
+	entries, err := readDir(dir)
+	for _, e := range entries {
+		if _, _, ok := parseAfter(e.Name()); ok {
+			l.afters = append(l.afters, e.Name())
+		}
+	}
+	return l, err
 }
 
 // written is the size of a segment, as it was written.
