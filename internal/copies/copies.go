@@ -24,6 +24,8 @@ type Part interface {
 	Origins() ([]string, error)
 	// Files lists the files of a server, by name: how far each has come.
 	Files(origin string) (map[string]int64, error)
+	// Sort puts names in the order in which their files have to be sent.
+	Sort(names []string)
 	// Piece reads a file from a position on. next is the position behind it, at when the file was written last.
 	Piece(origin, name string, from int64) (data []byte, next int64, at time.Time, err error)
 	// AddPiece adds to a copy what Piece has read, and returns how far the copy has come. It adds nothing that does not

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,6 +62,8 @@ func (f *files) Files(origin string) (map[string]int64, error) {
 	}
 	return sizes, nil
 }
+
+func (f *files) Sort(names []string) { slices.Sort(names) }
 
 func (f *files) Piece(origin, name string, from int64) (data []byte, next int64, at time.Time, err error) {
 	text := f.of(origin)[name][from:]

@@ -186,7 +186,9 @@ func (p *peer) sendNew(ctx context.Context, origin string, files map[string]map[
 				delete(have, name) // it was removed here
 			}
 		}
-		for _, name := range slices.Sorted(maps.Keys(files[part])) {
+		names := slices.Collect(maps.Keys(files[part]))
+		source.Sort(names)
+		for _, name := range names {
 			for from := have[name]; from < files[part][name]; from = have[name] {
 				data, next, at, err := source.Piece(origin, name, from)
 				if err != nil || next <= from {

@@ -2,6 +2,7 @@ package logs
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -211,6 +212,31 @@ func (s *Store) list(dir string, before listed) (l listed, err error) {
 		}
 	}
 	return l, err
+}
+
+// Sort puts the files of a log in the order of their lines: who has some of them has all that are older. What is known of a
+// segment comes before it.
+func (s *Store) Sort(names []string) {
+	type place struct {
+		dir, container string
+		number         int
+		isSegment      int
+	}
+	places := make(map[string]place, len(names))
+	for _, name := range names {
+		dir, file := filepath.Split(name)
+		container, number, isAfter := parseAfter(file)
+		p := place{dir, container, number, 0}
+		if !isAfter {
+			p.container, p.number, _, _ = parseName(file)
+			p.isSegment = 1
+		}
+		places[name] = p
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		p, q := places[a], places[b]
+		return cmp.Or(cmp.Compare(p.dir, q.dir), cmp.Compare(p.container, q.container), cmp.Compare(p.number, q.number), cmp.Compare(p.isSegment, q.isSegment))
+	})
 }
 
 // written is the size of a segment, as it was written.

@@ -119,7 +119,9 @@ func (c *cluster) give(from, to, origin, n int) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
+	names := slices.Collect(maps.Keys(files))
+	c.servers[from].Sort(names)
+	for _, name := range names {
 		if n--; n == -1 {
 			return
 		}

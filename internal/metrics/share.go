@@ -125,6 +125,10 @@ func (s *Store) Files(origin string) (map[string]int64, error) {
 	return files, nil
 }
 
+// Sort puts what has not been written last, so that it does not count beside what has been, and minutes before hours, which do
+// not count beside them.
+func (s *Store) Sort(names []string) { slices.Sort(names) }
+
 // path is where a file is. hours reports whether it is one of hours, which are not added to but written as a whole.
 func (s *Store) path(origin, name string) (path string, hours bool, err error) {
 	service, file, ok := strings.Cut(name, "/")
