@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -298,6 +299,47 @@ func TestLog_KeepsWhatHasNoEnd(t *testing.T) {
 	}
 	if err := file.close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLog_GoesOnWhereOtherServersHaveCome: what they have is not written again, and who wants to know is told before anything of
+// a stream is written.
+func TestLog_GoesOnWhereOtherServersHaveCome(t *testing.T) {
+	dir := t.TempDir()
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	var told []string
+	file, err := continueLog(dir, "a", Continuation{
+		Number: 3,
+		End: func(stream string) (time.Time, int) {
+			if stream == stdout {
+				return at, 1
+			}
+			return time.Time{}, 0
+		},
+		Begin: func(stream string, at time.Time) error {
+			if text, err := os.ReadFile(filepath.Join(dir, "a.3.log")); err != nil || strings.Contains(string(text), stream) {
+				t.Errorf("told of %s too late: %q, %v", stream, text, err)
+			}
+			told = append(told, stream+" "+at.Format(logTime))
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := at.Add(-time.Second).Format(logTime) + " long ago\n" + at.Format(logTime) + " known\n" + at.Format(logTime) + " new\n"
+	if _, err := copyLines(strings.NewReader(lines), stdout, file.end(stdout), file, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.close(); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "a.3.log"))
+	if want := at.Format(logTime) + " stdout F new\n"; err != nil || string(text) != want {
+		t.Errorf("the file has %q, want %q; %v", text, want, err)
+	}
+	if want := []string{stdout + " " + at.Format(logTime)}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 }
 
