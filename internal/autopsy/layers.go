@@ -17,10 +17,23 @@ import (
 // maxLayers is how many layers an image may have; overlayfs takes 500.
 const maxLayers = 512
 
+// layer is one layer of an image. Names are valid for package fs; one whose directory is a symbolic link is not found.
+type layer interface {
+	io.Closer
+	// lstat describes a file. One that was removed is a character device with the number 0/0.
+	lstat(name string) (fs.FileInfo, error)
+	readlink(name string) (string, error)
+	open(name string) (fs.File, error) // a regular file
+	// readDir lists a directory, at most n entries if n is positive.
+	readDir(name string, n int) ([]fs.DirEntry, error)
+	// isOpaque reports whether a directory hides those of the same name below it.
+	isOpaque(dir string) bool
+}
+
 // Layered is the file system of an image as overlayfs shows it, read from the layers without mounting anything.
 // Its methods are safe for concurrent use.
 type Layered struct {
-	roots []*os.Root // topmost first
+	layers []layer // topmost first
 }
 
 var _ Root = (*Layered)(nil)
@@ -38,7 +51,7 @@ func Layers(dirs []string) (*Layered, error) {
 			l.Close()
 			return nil, fmt.Errorf("opening a layer: %w", err)
 		}
-		l.roots = append(l.roots, root)
+		l.layers = append(l.layers, dirLayer{root})
 	}
 	return l, nil
 }
@@ -46,19 +59,19 @@ func Layers(dirs []string) (*Layered, error) {
 // Close closes the layers.
 func (l *Layered) Close() error {
 	var errs []error
-	for _, r := range l.roots {
+	for _, r := range l.layers {
 		errs = append(errs, r.Close())
 	}
 	return errors.Join(errs...)
 }
 
 // find returns the layers that show name: one for anything but a directory, all that are merged for a directory.
-func (l *Layered) find(name string) (layers []*os.Root, info fs.FileInfo, err error) {
+func (l *Layered) find(name string) (layers []layer, info fs.FileInfo, err error) {
 	if !fs.ValidPath(name) {
 		return nil, nil, fs.ErrInvalid
 	}
-	layers = l.roots
-	if info, err = layers[0].Lstat("."); err != nil || name == "." {
+	layers = l.layers
+	if info, err = layers[0].lstat("."); err != nil || name == "." {
 		return layers, info, err
 	}
 	at := ""
@@ -75,9 +88,9 @@ func (l *Layered) find(name string) (layers []*os.Root, info fs.FileInfo, err er
 }
 
 // step looks name up in layers, all of which have its directory.
-func step(layers []*os.Root, name string) (found []*os.Root, first fs.FileInfo, err error) {
-	for _, layer := range layers {
-		info, err := layer.Lstat(name)
+func step(layers []layer, name string) (found []layer, first fs.FileInfo, err error) {
+	for _, l := range layers {
+		info, err := l.lstat(name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 			continue
@@ -87,11 +100,11 @@ func step(layers []*os.Root, name string) (found []*os.Root, first fs.FileInfo, 
 		if isWhiteout(info) || first != nil && !info.IsDir() {
 			break // what is below is hidden
 		}
-		found = append(found, layer)
+		found = append(found, l)
 		if first == nil {
 			first = info
 		}
-		if !info.IsDir() || isOpaque(layer, name) {
+		if !info.IsDir() || l.isOpaque(name) {
 			break
 		}
 	}
@@ -105,22 +118,6 @@ func step(layers []*os.Root, name string) (found []*os.Root, first fs.FileInfo, 
 func isWhiteout(info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	return ok && info.Mode()&fs.ModeCharDevice != 0 && s.Rdev == 0
-}
-
-// isOpaque reports whether a directory hides those of the same name below it.
-func isOpaque(layer *os.Root, dir string) bool {
-	f, err := layer.Open(dir)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
-		value := make([]byte, 8)
-		if n, err := unix.Fgetxattr(int(f.Fd()), name, value); err == nil && string(value[:n]) == "y" {
-			return true
-		}
-	}
-	return false
 }
 
 // Lstat implements fs.ReadLinkFS.
@@ -138,7 +135,7 @@ func (l *Layered) ReadLink(name string) (string, error) {
 	if err != nil {
 		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
 	}
-	return layers[0].Readlink(name)
+	return layers[0].readlink(name)
 }
 
 // Open implements fs.FS. It opens nothing but regular files and directories.
@@ -151,8 +148,7 @@ func (l *Layered) Open(name string) (fs.File, error) {
 	case !info.Mode().IsRegular():
 		err = fmt.Errorf("a %s", kindOf(info))
 	default:
-		// Should it have become something else meanwhile, opening must not wait for a writer.
-		return layers[0].OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		return layers[0].open(name)
 	}
 	return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 }
@@ -161,7 +157,7 @@ func (l *Layered) Open(name string) (fs.File, error) {
 type mergedDir struct {
 	info   fs.FileInfo
 	name   string
-	layers []*os.Root
+	layers []layer
 }
 
 func (d *mergedDir) Stat() (fs.FileInfo, error) { return d.info, nil }
@@ -174,8 +170,8 @@ func (d *mergedDir) Read([]byte) (int, error) {
 func (d *mergedDir) ReadDir(n int) ([]fs.DirEntry, error) {
 	var all []fs.DirEntry
 	seen := map[string]bool{}
-	for _, layer := range d.layers {
-		entries, err := readDir(layer, d.name, n)
+	for _, l := range d.layers {
+		entries, err := l.readDir(d.name, n)
 		if err != nil {
 			return nil, err
 		}
@@ -199,8 +195,35 @@ func (d *mergedDir) ReadDir(n int) ([]fs.DirEntry, error) {
 	return all, nil
 }
 
-func readDir(layer *os.Root, name string, n int) ([]fs.DirEntry, error) {
-	f, err := layer.Open(name)
+// dirLayer is a layer that has been unpacked into a directory, in the form of overlayfs.
+type dirLayer struct{ root *os.Root }
+
+func (l dirLayer) Close() error                           { return l.root.Close() }
+func (l dirLayer) lstat(name string) (fs.FileInfo, error) { return l.root.Lstat(name) }
+func (l dirLayer) readlink(name string) (string, error)   { return l.root.Readlink(name) }
+
+func (l dirLayer) open(name string) (fs.File, error) {
+	// Should it have become something else meanwhile, opening must not wait for a writer.
+	return l.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
+func (l dirLayer) isOpaque(dir string) bool {
+	f, err := l.root.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		value := make([]byte, 8)
+		if n, err := unix.Fgetxattr(int(f.Fd()), name, value); err == nil && string(value[:n]) == "y" {
+			return true
+		}
+	}
+	return false
+}
+
+func (l dirLayer) readDir(name string, n int) ([]fs.DirEntry, error) {
+	f, err := l.root.Open(name)
 	if err != nil {
 		return nil, err
 	}
