@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"internal/certs":              {"internal/diagnose", "internal/store"},
 	"internal/engine/podnet":      {},
 	"internal/engine/cri":         {"internal/autopsy", "internal/engine", "internal/engine/podnet"},
-	"internal/engine/kube":        {"internal/engine"},
+	"internal/engine/kube":        {"internal/autopsy", "internal/engine"},
 	"internal/engine/enginetest":  {"internal/engine"},
 	"internal/metrics":            {"internal/store"},
 	"internal/control":            {"internal/store", "internal/logs", "internal/metrics"},

@@ -273,6 +273,9 @@ type Autopsy struct {
 	// Shell is true if the first process will be a shell that passes no signal on to what it starts.
 	Shell    bool      `json:"shell,omitempty"`
 	Findings []Finding `json:"findings,omitempty"`
+	// Presumed is true if what runs the container was not looked at, only its image. What is certain of the image is
+	// likely then, until a start has failed accordingly.
+	Presumed bool `json:"presumed,omitempty"`
 	// Incomplete says why not everything could be looked at; empty if it could.
 	Incomplete string        `json:"incomplete,omitempty"`
 	Took       time.Duration `json:"took,omitempty"`

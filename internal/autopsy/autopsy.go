@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/trysail/trysail"
 )
 
@@ -31,6 +33,28 @@ type Container struct {
 	WorkingDir string   // empty for /
 	Exposed    []string // "80/tcp"
 	Ports      []int    // that the deployment opens
+}
+
+// ContainerOf is what would be started: the image's configuration with what the deployment says put over it, as CRI does it.
+func ContainerOf(config ocispec.Image, spec trysail.ContainerSpec, ports []int) Container {
+	c := Container{
+		Entrypoint: config.Config.Entrypoint, Command: config.Config.Cmd, User: config.Config.User, WorkingDir: config.Config.WorkingDir, Ports: ports,
+	}
+	if len(spec.Command) > 0 {
+		c.Command = spec.Command
+	}
+	for port := range config.Config.ExposedPorts {
+		c.Exposed = append(c.Exposed, port)
+	}
+	for _, v := range config.Config.Env {
+		if path, ok := strings.CutPrefix(v, "PATH="); ok {
+			c.Path = path
+		}
+	}
+	if path, ok := spec.Environment["PATH"]; ok {
+		c.Path = path
+	}
+	return c
 }
 
 // Machine is what the container is to run on.

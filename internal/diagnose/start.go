@@ -36,9 +36,12 @@ var execName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(
 
 // startFailure explains why the runtime could not start a container.
 func (p podCase) startFailure(s trysail.ContainerStatus) finding {
-	f, ok := p.autopsyOf(s.Name, func(x trysail.Finding) bool { return x.Confidence == trysail.Certain })
-	if !ok {
-		f = p.startCause(s)
+	f := p.startCause(s)
+	// What an image says of itself counts if the runtime's words are about starting the program at all.
+	if !p.Version.Autopsies[s.Name].Presumed || f.code != "RUN-RUNTIME" {
+		if seen, ok := p.autopsyOf(s.Name, func(x trysail.Finding) bool { return x.Confidence == trysail.Certain }); ok {
+			f = seen
+		}
 	}
 	f.container, f.rank = s.Name, rankRuntime
 	f.prove("runtime", "%s", p.show(s.StartError))
@@ -164,12 +167,17 @@ func (p podCase) execFailure(s trysail.ContainerStatus) (finding, bool) {
 	if s.ExitCode == 0 || s.FinishedAt.Sub(s.StartedAt) > neverRan {
 		return finding{}, false
 	}
+	told := false
 	for _, line := range p.e.LogTail[s.Name] {
 		if !isExecError(line) {
 			return finding{}, false // it ran: it wrote something of its own
 		}
+		told = told || strings.TrimSpace(line) != ""
 	}
 	f, ok := p.autopsyOf(s.Name, func(x trysail.Finding) bool { return isExecCode(x.Code) })
+	if !told {
+		p.presume(&f)
+	}
 	return f, ok
 }
 
@@ -202,11 +210,19 @@ func (c *caseFile) autopsyOf(container string, fits func(trysail.Finding) bool) 
 	return finding{}, false
 }
 
+// presume makes a finding of an autopsy no more than likely if the machine that runs the container was not looked at: it
+// may run programs of other kinds, and its runtime may add files.
+func (c *caseFile) presume(f *finding) {
+	if c.Version.Autopsies[f.container].Presumed {
+		f.confidence = trysail.Likely
+	}
+}
+
 // autopsyFinding is what the images say before anything was started, if it is certain.
 func (c *caseFile) autopsyFinding() (finding, bool) {
 	for _, name := range c.Deployment.ContainerNames() {
 		f, ok := c.autopsyOf(name, func(x trysail.Finding) bool { return x.Confidence == trysail.Certain })
-		if ok {
+		if c.presume(&f); ok {
 			return f, true
 		}
 	}
@@ -217,6 +233,7 @@ func (c *caseFile) autopsyFinding() (finding, bool) {
 func (c *caseFile) autopsyHints() (list []finding) {
 	for _, name := range c.Deployment.ContainerNames() {
 		if f, ok := c.autopsyOf(name, func(trysail.Finding) bool { return true }); ok {
+			c.presume(&f)
 			list = append(list, f)
 		}
 	}

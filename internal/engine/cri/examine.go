@@ -51,7 +51,7 @@ func (e *Engine) Examine(ctx context.Context, spec trysail.ContainerSpec, ports 
 		return trysail.Autopsy{}, fmt.Errorf("opening the layers: %w", err)
 	}
 	defer layers.Close()
-	return autopsy.Examine(layers, examined(config, spec, ports), machine()), nil
+	return autopsy.Examine(layers, autopsy.ContainerOf(config, spec, ports), machine()), nil
 }
 
 // imageConfig reads the configuration of an image that is on this machine.
@@ -95,28 +95,6 @@ func layerDirs(mounts []mount.Mount) (dirs []string) {
 		}
 	}
 	return dirs
-}
-
-// examined is what would be started: the image's configuration with what the deployment says put over it, as CRI does it.
-func examined(config ocispec.Image, spec trysail.ContainerSpec, ports []int) autopsy.Container {
-	c := autopsy.Container{
-		Entrypoint: config.Config.Entrypoint, Command: config.Config.Cmd, User: config.Config.User, WorkingDir: config.Config.WorkingDir, Ports: ports,
-	}
-	if len(spec.Command) > 0 {
-		c.Command = spec.Command
-	}
-	for port := range config.Config.ExposedPorts {
-		c.Exposed = append(c.Exposed, port)
-	}
-	for _, v := range config.Config.Env {
-		if path, ok := strings.CutPrefix(v, "PATH="); ok {
-			c.Path = path
-		}
-	}
-	if path, ok := spec.Environment["PATH"]; ok {
-		c.Path = path
-	}
-	return c
 }
 
 // machine is what programs run on here. Ports below 1024 are open to every user: see enable_unprivileged_ports.

@@ -32,10 +32,13 @@ type pulls struct {
 	images   engine.Images
 	host     string
 	password string
+	layers   *layers
 
 	mu    sync.Mutex        // guards all below
 	blobs map[string]source // by digest, of the manifests that were asked for
 	users map[string]string // of images by name, as their configuration has it
+	// supplies are the images that are here at the moment, by name.
+	supplies map[string]*supply
 }
 
 // source is where a blob comes from.
@@ -61,7 +64,10 @@ func newPulls(cfg Config) (*pulls, error) {
 			return nil, fmt.Errorf("the password of the nodes: %w", err)
 		}
 	}
-	return &pulls{images: cfg.Images, host: cfg.Registry, password: password, blobs: map[string]source{}, users: map[string]string{}}, nil
+	return &pulls{
+		images: cfg.Images, host: cfg.Registry, password: password, layers: newLayers(),
+		blobs: map[string]source{}, users: map[string]string{}, supplies: map[string]*supply{},
+	}, nil
 }
 
 // keptPassword is the one in the file, which is made if there is none.
@@ -135,12 +141,6 @@ func imageOf(repository, digest string) string {
 	return strings.Replace(host, "__", ":", 1) + "/" + rest + "@" + digest
 }
 
-// Prepare implements engine.Engine. It makes sure that there is such an image; nodes get the content when they need it.
-func (e *Engine) Prepare(ctx context.Context, image string) error {
-	_, err := e.pulls.user(ctx, image)
-	return err
-}
-
 // unprivileged reports whether none of the images runs as root, as far as that can be told without looking into them.
 func (e *Engine) unprivileged(ctx context.Context, spec trysail.PodSpec) (bool, error) {
 	for _, c := range spec.Containers {
@@ -164,36 +164,22 @@ func (p *pulls) user(ctx context.Context, image string) (string, error) {
 	if known {
 		return user, nil
 	}
-	_, content, err := p.images.Manifest(ctx, image)
+	s, err := p.describe(ctx, image)
 	if err != nil {
 		return "", err
 	}
-	config, _, err := descriptors(content)
-	if err != nil || config.Size > maxConfig {
-		return "", damaged(image, err)
-	}
-	file, err := p.images.Blob(ctx, image, config, nil)
-	if err != nil {
-		return "", err
-	}
-	defer file.Release()
-	text, err := os.ReadFile(file.Path)
-	var parsed struct {
-		Config struct{ User string } `json:"config"`
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &parsed)
-	}
-	if err != nil {
-		return "", damaged(image, err)
-	}
+	p.know(image, s.config.Config.User)
+	return s.config.Config.User, nil
+}
+
+// know remembers the user of an image.
+func (p *pulls) know(image, user string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.users) >= maxKnown {
 		clear(p.users)
 	}
-	p.users[image] = parsed.Config.User
-	return parsed.Config.User, nil
+	p.users[image] = user
 }
 
 func damaged(image string, err error) error {
@@ -277,8 +263,14 @@ func (p *pulls) serveManifest(w http.ResponseWriter, r *http.Request, image, dig
 		refuse(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "images are named by digest here")
 		return
 	}
-	kind, content, err := p.images.Manifest(r.Context(), image)
-	if err != nil {
+	var (
+		kind    string
+		content []byte
+		err     error
+	)
+	if s := p.held(image); s != nil {
+		kind, content = s.kind, s.manifest
+	} else if kind, content, err = p.images.Manifest(r.Context(), image); err != nil {
 		refuseError(w, "MANIFEST_UNKNOWN", err)
 		return
 	}
