@@ -21,6 +21,7 @@ const (
 	maxOutcomes     = 24       // distinct outcomes of probes, and of trials
 	maxSockets      = 32       // sockets that were seen in a pod
 	maxReaches      = 16       // things that a pod tries to reach
+	maxKnocks       = 64       // ports of a pod that were tried
 	maxMoments      = 64       // of a time line
 	maxFindings     = 16       // of one autopsy
 )
@@ -227,6 +228,15 @@ type Reach struct {
 	Took   time.Duration `json:"took,omitempty"`
 }
 
+// Knock is a port of a pod that was tried, where nobody could see who listens.
+type Knock struct {
+	Port    int         `json:"port"`
+	Outside ReachResult `json:"outside"`          // at the pod's address
+	Inside  ReachResult `json:"inside,omitempty"` // before that, at localhost in the pod; empty if that could not be tried
+	// Container is the one that it must belong to, "" if there are several.
+	Container string `json:"container,omitempty"`
+}
+
 // MachineState is how the machine was when something failed.
 type MachineState struct {
 	At          time.Time `json:"at"`
@@ -366,6 +376,7 @@ func (e *PodEvidence) Trim() {
 		e.Listeners = e.Listeners[:min(len(e.Listeners), maxSockets)]
 	}
 	e.Reaches = e.Reaches[:min(len(e.Reaches), maxReaches)]
+	e.Knocks = e.Knocks[:min(len(e.Knocks), maxKnocks)]
 	e.TimeLine = trimMoments(e.TimeLine)
 	for name, d := range e.Details {
 		d.Daemons = d.Daemons[:min(len(d.Daemons), maxSockets)]

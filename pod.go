@@ -146,6 +146,7 @@ type PodEvidence struct {
 	Trials   []Trial                      `json:"trials,omitempty"`  // what was tried beyond the health check
 	Sockets  SocketHistory                `json:"sockets,omitempty"` // over the pod's whole life
 	Reaches  []Reach                      `json:"reaches,omitempty"` // what it needs, tried from its network
+	Knocks   []Knock                      `json:"knocks,omitempty"`  // its ports that were tried, where sockets cannot be seen
 	Machine  *MachineState                `json:"machine,omitempty"`
 	Stop     *StopEvidence                `json:"stop,omitempty"` // nil unless we had asked it to end before the evidence was gathered
 	TimeLine []Moment                     `json:"timeLine,omitempty"`

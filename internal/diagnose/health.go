@@ -60,9 +60,16 @@ func (p podCase) healthCause(ep *trysail.PublicEndpoint) finding {
 		if f, ok := p.stuck(ep); ok {
 			return f
 		}
+		if f, ok := p.starving(); ok {
+			return f
+		}
 		f := finding{code: "NET-NOLISTEN", confidence: trysail.Likely, rank: rankSocket}
 		f.summary = fmt.Sprintf("Nothing listens on port %d of container %s.", ep.ContainerPort, ep.ContainerName)
 		f.fix = fmt.Sprintf("Make the program listen on 0.0.0.0:%d, or set containerPort to the port that it uses.", ep.ContainerPort)
+		if k, tried := p.knock(ep.ContainerPort); tried {
+			f.prove("socket", "port %d: %s", ep.ContainerPort, knockText(k))
+			f.prove("socket", "%d further ports were tried, and none of them is one of this container", len(p.e.Knocks)-1)
+		}
 		return f
 	case trysail.ProbeUnreachable:
 		if f, ok := p.full(ep); ok {

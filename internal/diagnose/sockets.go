@@ -5,17 +5,19 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/trysail/trysail"
 )
 
 // sockets explains a refused connection by who listens where.
 func (p podCase) sockets(ep *trysail.PublicEndpoint) (finding, bool) {
-	if p.e.Listeners == nil {
-		return finding{}, false
+	listeners := p.e.Listeners
+	if listeners == nil {
+		listeners = p.knocked()
 	}
 	var here, elsewhere []trysail.Listener
-	for _, l := range p.e.Listeners {
+	for _, l := range listeners {
 		switch {
 		case l.UDP:
 		case int(l.Address.Port()) == ep.ContainerPort:
@@ -33,17 +35,28 @@ func (p podCase) sockets(ep *trysail.PublicEndpoint) (finding, bool) {
 	if len(elsewhere) > 0 {
 		return p.wrongPort(ep, elsewhere), true
 	}
+	if p.e.Listeners == nil {
+		return p.stopped(ep)
+	}
 	if f, ok := p.stuck(ep); ok {
 		return f, true
 	}
-	if f, ok := p.memoryCrawl(); ok {
-		return f, true
-	}
-	if f, ok := p.cpuThrottle(); ok && p.TookTooLong {
-		f.prove("socket", "nothing listens yet")
+	if f, ok := p.starving(); ok {
 		return f, true
 	}
 	return p.nothing(ep), true
+}
+
+// starving explains why nothing listens yet by what the pod did not get.
+func (p podCase) starving() (finding, bool) {
+	if f, ok := p.memoryCrawl(); ok {
+		return f, true
+	}
+	f, ok := p.cpuThrottle()
+	if ok = ok && p.TookTooLong; ok {
+		f.prove("socket", "nothing listens yet")
+	}
+	return f, ok
 }
 
 // isOurs reports whether a socket can be the one that is meant: not one that belongs to another container.
@@ -69,10 +82,49 @@ func (p podCase) isOurs(ep *trysail.PublicEndpoint, l trysail.Listener) bool {
 // loopback is about a program that only the pod itself can reach.
 func (p podCase) loopback(ep *trysail.PublicEndpoint, l trysail.Listener) finding {
 	f := finding{code: "NET-LOOPBACK", confidence: trysail.Certain, rank: rankSocket}
-	f.summary = fmt.Sprintf("The program%s listens on %s, which only the pod itself can reach.", p.ofProcess(l), l.Address)
+	where := l.Address.String()
+	if p.e.Listeners == nil {
+		where = fmt.Sprintf("127.0.0.1:%d or [::1]:%d", ep.ContainerPort, ep.ContainerPort)
+	}
+	f.summary = fmt.Sprintf("The program%s listens on %s, which only the pod itself can reach.", p.ofProcess(l), where)
 	f.fix = fmt.Sprintf("Make it listen on 0.0.0.0:%d%s.", ep.ContainerPort, p.bindHint(ep, l))
-	f.prove("socket", "%s", p.listenerText(l))
+	p.proveListener(&f, l)
 	return f
+}
+
+// stopped is about a port that answered and then refused connections, from outside and from inside of the pod.
+func (p podCase) stopped(ep *trysail.PublicEndpoint) (f finding, ok bool) {
+	k, _ := p.knock(ep.ContainerPort)
+	if k.Outside != trysail.ReachRefused || k.Inside != trysail.ReachRefused {
+		return f, false
+	}
+	var until time.Time
+	for _, o := range p.e.Probes {
+		if o.Kind == trysail.ProbeAnswer && o.Last.After(until) {
+			until = o.Last
+		}
+	}
+	if until.IsZero() {
+		return f, false
+	}
+	f = finding{code: "NET-NOLISTEN", confidence: trysail.Certain, rank: rankSocket, fix: "See its log from that time."}
+	f.summary = fmt.Sprintf("The program stopped listening: port %d answered until %s, and at the end nothing listened there.", ep.ContainerPort, until.UTC().Format("15:04:05 UTC"))
+	f.prove("socket", "port %d: refused from outside and from inside of the pod", ep.ContainerPort)
+	return f, true
+}
+
+// proveListener adds how it is known who listens.
+func (p podCase) proveListener(f *finding, l trysail.Listener) {
+	port := l.Address.Port()
+	k, tried := p.knock(int(port))
+	switch {
+	case p.e.Listeners != nil || !tried:
+		f.prove("socket", "%s", p.listenerText(l))
+	case k.Outside == trysail.ReachOK:
+		f.prove("socket", "port %d of the pod takes connections", port)
+	default:
+		f.prove("socket", "port %d: refused at the pod's address, taken at localhost within the pod", port)
+	}
 }
 
 // bindHint says how the program is told to listen everywhere.
@@ -137,10 +189,17 @@ func (p podCase) wrongPort(ep *trysail.PublicEndpoint, elsewhere []trysail.Liste
 	}
 	f.fix += "."
 	if best.Address.Addr().IsLoopback() {
-		f.summary = fmt.Sprintf("The endpoint is port %d, but the pod listens on %s only%s, which is also not reachable from outside.", ep.ContainerPort, best.Address, p.ofProcess(best))
+		where := best.Address.String()
+		if p.e.Listeners == nil {
+			where = fmt.Sprintf("localhost:%d", port)
+		}
+		f.summary = fmt.Sprintf("The endpoint is port %d, but the pod listens on %s only%s, which is also not reachable from outside.", ep.ContainerPort, where, p.ofProcess(best))
 		f.fix = fmt.Sprintf("Make the program listen on 0.0.0.0:%d (often HOST and PORT settings).", ep.ContainerPort)
 	}
-	f.prove("socket", "%s", p.listenerText(best))
+	p.proveListener(&f, best)
+	if p.e.Listeners == nil && best.Container == "" {
+		f.confidence = trysail.Likely // it may be another container's
+	}
 	if len(exposed) > 0 {
 		f.prove("image", "the image's EXPOSE says %s", p.show(strings.Join(exposed, ", ")))
 	}

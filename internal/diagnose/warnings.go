@@ -28,6 +28,9 @@ func Warnings(in Input) []trysail.Finding {
 		if f.code == "NET-LOWPORT" || f.code == "RUN-SYSTEMD" || f.code == "RUN-PERM" {
 			continue // it works all the same
 		}
+		if c.Version.Autopsies[f.container].Presumed {
+			continue // the machine that runs it knew better
+		}
 		all = append(all, f)
 	}
 	var kept []finding

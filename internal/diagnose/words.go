@@ -284,7 +284,7 @@ func (p podCase) local(container string, fact lastwords.Fact, reach trysail.Reac
 	case measured && reach.Result != trysail.ReachOK:
 		f.confidence = trysail.Certain
 		f.prove("reach", "from the pod's network: localhost:%s %s", port, reachText(reach.Result))
-	case p.e.Listeners != nil && fact.Port != 0 && !p.listens(fact.Port):
+	case p.e.Listeners != nil && fact.Port != 0 && !p.listens(fact.Port), p.isClosed(fact.Port):
 		f.confidence = trysail.Certain
 		f.prove("socket", "nothing in the pod listens on port %s", port)
 	case len(p.e.Sockets) > 0 && p.listened(fact.Port):
@@ -327,6 +327,12 @@ func (p podCase) neighbor(host string) (trysail.Neighbor, bool) {
 // listens reports whether anything listened on the port at the end.
 func (p podCase) listens(port int) bool {
 	return slices.ContainsFunc(p.e.Listeners, func(l trysail.Listener) bool { return int(l.Address.Port()) == port })
+}
+
+// isClosed reports whether a port was tried from inside of the pod, and refused.
+func (p podCase) isClosed(port int) bool {
+	k, _ := p.knock(port)
+	return k.Inside == trysail.ReachRefused
 }
 
 // listened reports whether anything ever listened on the port.

@@ -32,6 +32,14 @@ type Witness interface {
 	Machine(ctx context.Context) (trysail.MachineState, error)
 }
 
+// Knocker is an optional ability of an Engine that cannot see who listens in its pods: to find out by trying.
+type Knocker interface {
+	// Knock tries which ports of a running pod take connections: at its address, and at localhost inside of it. Nothing is
+	// said to whoever answers. The results are there also with an error, as far as they go; there are none for a pod that
+	// does not run.
+	Knock(ctx context.Context, id trysail.PodID, ports []int) ([]trysail.Knock, error)
+}
+
 // Adopter is an optional ability of an Engine: to take over pods that another server has started.
 type Adopter interface {
 	// Adopt makes the engine keep the logs of a pod in a folder from now on, as PodSpec.LogDir says. Of a pod that it does

@@ -16,6 +16,28 @@ const evidenceTime = 5 * time.Second
 
 // evidence is what can be seen of a pod now, before it is removed.
 func (r *Reconciler) evidence(ctx context.Context, w *World, rec trysail.PodRecord) *trysail.PodEvidence {
+	e := r.gather(ctx, w, rec)
+	knocker, ok := r.Engine.(engine.Knocker)
+	d := deployment(&w.Service, rec.Version)
+	if !ok || d == nil {
+		return e
+	}
+	ports := diagnose.Ports(d, r.noted(versionKey{rec.ServiceID, rec.Version}).autopsies, e)
+	if len(ports) == 0 {
+		return e
+	}
+	ctx, cancel := context.WithTimeout(ctx, evidenceTime)
+	defer cancel()
+	knocks, err := knocker.Knock(ctx, rec.ID, ports)
+	if err != nil {
+		r.Log.InfoContext(ctx, "who listens in a pod could not be found out completely", "pod", rec.ID, "error", err)
+	}
+	e.Knocks = knocks
+	return e
+}
+
+// gather is the part of the evidence that leaves the pod alone, but for what it needs.
+func (r *Reconciler) gather(ctx context.Context, w *World, rec trysail.PodRecord) *trysail.PodEvidence {
 	ctx, cancel := context.WithTimeout(ctx, evidenceTime)
 	defer cancel()
 	e := r.glance(ctx, w, rec)
@@ -96,7 +118,7 @@ func (r *Reconciler) tryFixes(ctx context.Context, w *World, rec trysail.PodReco
 		return
 	}
 	host := w.Service.Host(r.Region, r.Domain)
-	trials := diagnose.Trials(d, r.evidence(ctx, w, rec), host)
+	trials := diagnose.Trials(d, r.gather(ctx, w, rec), host)
 	if time.Now().Before(d.Deadline) {
 		// The check itself is asked all the time; once more says something only when the window has closed.
 		trials = slices.DeleteFunc(trials, func(t trysail.Trial) bool { return t == trysail.Trial{} })

@@ -1,0 +1,184 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/apimachinery/pkg/util/httpstream/spdy"
+	forwarding "k8s.io/apimachinery/pkg/util/portforward"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/websocket"
+
+	"github.com/trysail/trysail"
+	"github.com/trysail/trysail/internal/engine"
+)
+
+var _ engine.Knocker = (*Engine)(nil)
+
+const (
+	// knockTime bounds one call of Knock, and dialTime a connection from here.
+	knockTime = 4 * time.Second
+	dialTime  = time.Second
+	// maxKnocks bounds the ports of one call, maxKnocking how many of them are tried at a time.
+	maxKnocks   = 64
+	maxKnocking = 16
+	// closedPort is one on which nobody listens (tcpmux): it shows that refusals are told of.
+	closedPort = 1
+	// maxForwardError bounds what is read of the reason why a port cannot be forwarded, in bytes.
+	maxForwardError = 4 << 10
+)
+
+// Knock implements engine.Knocker. A connection from here meets what listens for everybody; one that the pod's node
+// makes within the pod's network, as kubectl port-forward has it made, meets what listens on localhost as well.
+func (e *Engine) Knock(ctx context.Context, id trysail.PodID, ports []int) ([]trysail.Knock, error) {
+	p := e.watch.pod(id)
+	if p == nil || p.Status.PodIP == "" || p.Status.Phase != corev1.PodRunning {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, knockTime)
+	defer cancel()
+	ports = ports[:min(len(ports), maxKnocks)]
+	knocks := make([]trysail.Knock, len(ports))
+	for i, port := range ports {
+		knocks[i].Port = port
+		if len(p.Spec.Containers) == 1 && len(p.Spec.InitContainers) == 0 {
+			knocks[i].Container = p.Spec.Containers[0].Name
+		}
+	}
+	outside := func() {
+		each(knocks, func(k *trysail.Knock) { k.Outside = dial(ctx, p.Status.PodIP, k.Port) })
+	}
+	f, err := e.forward(ctx, p.Name)
+	if err != nil {
+		outside()
+		return knocks, fmt.Errorf("trying the ports of a pod from inside: %w", e.api.explain(err))
+	}
+	defer f.Close()
+	// First inside, then from here, and inside once more where only that was answered: whoever begins or ends meanwhile
+	// shall not count as one who listens for the pod alone.
+	each(knocks, func(k *trysail.Knock) { k.Inside = f.try(ctx, k.Port) })
+	outside()
+	each(knocks, func(k *trysail.Knock) {
+		if k.Inside == trysail.ReachOK && k.Outside != trysail.ReachOK {
+			k.Inside = f.try(ctx, k.Port)
+		}
+	})
+	// That nothing has gone wrong means something only if the connection still tells of what does.
+	if f.try(ctx, closedPort) != trysail.ReachRefused {
+		for i := range knocks {
+			knocks[i].Inside = ""
+		}
+		err = errors.New("trying the ports of a pod from inside: the cluster does not say which are closed")
+	}
+	return knocks, err
+}
+
+// each does something with all ports, some at a time.
+func each(knocks []trysail.Knock, do func(*trysail.Knock)) {
+	seats := make(chan struct{}, maxKnocking)
+	var wg sync.WaitGroup
+	for i := range knocks {
+		seats <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-seats }()
+			do(&knocks[i])
+		})
+	}
+	wg.Wait()
+}
+
+// dial connects from here.
+func dial(ctx context.Context, addr string, port int) trysail.ReachResult {
+	d := net.Dialer{Timeout: dialTime}
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(addr, strconv.Itoa(port)))
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return trysail.ReachOK
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return trysail.ReachRefused
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return trysail.ReachUnreachable
+	}
+	return trysail.ReachTimeout
+}
+
+// forwarder is a connection to the API server by which ports of one pod are reached.
+type forwarder struct {
+	httpstream.Connection
+
+	mu   sync.Mutex // guards next
+	next int
+}
+
+func (e *Engine) forward(ctx context.Context, pod string) (*forwarder, error) {
+	address := e.api.core.Get().Namespace(e.api.namespace).Resource("pods").Name(pod).SubResource("portforward").URL()
+	transport, holder, err := websocket.RoundTripperFor(e.api.config)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := websocket.Negotiate(transport, holder, req, forwarding.WebsocketsSPDYTunnelingPortForwardV1)
+	if err != nil {
+		return nil, err
+	}
+	tunnel, err := spdy.NewClientConnection(portforward.NewTunnelingConnection("knock", conn))
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &forwarder{Connection: tunnel}, nil
+}
+
+// try connects to a port on the pod's localhost and says nothing there.
+func (f *forwarder) try(ctx context.Context, port int) trysail.ReachResult {
+	f.mu.Lock()
+	f.next++
+	id := strconv.Itoa(f.next)
+	f.mu.Unlock()
+	headers := http.Header{}
+	headers.Set(corev1.PortHeader, strconv.Itoa(port))
+	headers.Set(corev1.PortForwardRequestIDHeader, id)
+	headers.Set(corev1.StreamType, corev1.StreamTypeError)
+	errs, err := f.CreateStream(headers)
+	if err != nil {
+		return trysail.ReachTimeout
+	}
+	defer f.RemoveStreams(errs)
+	_ = errs.Close() // nothing is written to it
+	headers.Set(corev1.StreamType, corev1.StreamTypeData)
+	data, err := f.CreateStream(headers)
+	if err != nil {
+		return trysail.ReachTimeout
+	}
+	defer f.RemoveStreams(data)
+	_ = data.Close() // we have nothing to say, so the other side ends it
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stop := context.AfterFunc(ctx, func() { _, _ = errs.Reset(), data.Reset() })
+	defer stop()
+	wg.Go(func() { _, _ = io.Copy(io.Discard, data) })
+	defer data.Reset() //nolint:errcheck // it ends the copying
+	text, err := io.ReadAll(io.LimitReader(errs, maxForwardError))
+	switch {
+	case strings.Contains(string(text), "connection refused"):
+		return trysail.ReachRefused
+	case err != nil || len(text) > 0 || ctx.Err() != nil:
+		return trysail.ReachTimeout
+	}
+	return trysail.ReachOK
+}
