@@ -40,6 +40,8 @@ type ContainerEvidence struct {
 	// Executable is the program that its first process ran when it was last seen.
 	Executable string    `json:"executable,omitempty"`
 	LastLogAt  time.Time `json:"lastLogAt,omitzero"` // when it wrote its last line
+	// NoSocketsAt is when its processes were last seen to have no socket at all; zero if they had one, or nobody counted.
+	NoSocketsAt time.Time `json:"noSocketsAt,omitzero"`
 }
 
 // CgroupCounters are the kernel's own counters of a pod or a container.
@@ -56,6 +58,9 @@ type CgroupCounters struct {
 	Throttled        time.Duration `json:"throttled,omitempty"`        // time that threads had to wait for their share
 	Periods          int64         `json:"periods,omitempty"`          // of the scheduler in which it ran
 	ThrottledPeriods int64         `json:"throttledPeriods,omitempty"` // those in which it used up its share
+
+	// Sampled is true if the counters were read now and then only, and may be older than what happened last.
+	Sampled bool `json:"sampled,omitempty"`
 
 	ProcessLimit     int64 `json:"processLimit,omitempty"`
 	ProcessLimitHits int64 `json:"processLimitHits,omitempty"` // forks that were refused

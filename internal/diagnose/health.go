@@ -66,6 +66,11 @@ func (p podCase) healthCause(ep *trysail.PublicEndpoint) finding {
 		f := finding{code: "NET-NOLISTEN", confidence: trysail.Likely, rank: rankSocket}
 		f.summary = fmt.Sprintf("Nothing listens on port %d of container %s.", ep.ContainerPort, ep.ContainerName)
 		f.fix = fmt.Sprintf("Make the program listen on 0.0.0.0:%d, or set containerPort to the port that it uses.", ep.ContainerPort)
+		if at := p.e.Details[ep.ContainerName].NoSocketsAt; !at.IsZero() && p.e.At.Sub(at) < freshSockets && p.TookTooLong {
+			f.confidence = trysail.Certain
+			f.summary = fmt.Sprintf("After %s nothing listens on port %d of container %s: it had no socket at all.", p.Window, ep.ContainerPort, ep.ContainerName)
+			f.prove("counter", "%s before the end the processes of container %s had no socket", span(p.e.At.Sub(at)), ep.ContainerName)
+		}
 		if k, tried := p.knock(ep.ContainerPort); tried {
 			f.prove("socket", "port %d: %s", ep.ContainerPort, knockText(k))
 			f.prove("socket", "%d further ports were tried, and none of them is one of this container", len(p.e.Knocks)-1)
@@ -89,6 +94,9 @@ func (p podCase) healthCause(ep *trysail.PublicEndpoint) finding {
 	f.summary = fmt.Sprintf("Container %s was running, but did not become healthy within %s%s.", ep.ContainerName, p.Window, lastSentence(p.words(ep.ContainerName)))
 	return f
 }
+
+// freshSockets is how long a count of sockets is believed. Nodes of a cluster count every ten seconds or so.
+const freshSockets = 20 * time.Second
 
 // lastProbe is the newest outcome of the health check.
 func (p podCase) lastProbe() trysail.Probe {
@@ -250,6 +258,9 @@ func (p podCase) resources() (list []finding) {
 		}
 		f := finding{code: "MEM-OOM", confidence: trysail.Certain, container: name, summary: fmt.Sprintf("A process of container %s was killed for want of memory.", name), fix: memoryFix(p.Power)}
 		p.proveMemory(&f, name)
+		if own.Sampled {
+			f.confidence = trysail.Likely // some nodes count a kill with all containers of the pod
+		}
 		list = append(list, f)
 	}
 	if ep := p.Deployment.PublicEndpoint; ep != nil && p.runs(ep.ContainerName) {

@@ -102,6 +102,9 @@ func (p podCase) sibling(s trysail.ContainerStatus) (finding, bool) {
 	f := finding{code: "MEM-SIBLING", confidence: trysail.Certain, container: eater}
 	f.summary = fmt.Sprintf("Container %s used %s of the node's %s (power %s); %s was the one that was killed.", eater, megabytes(most), megabytes(limit), p.Power, s.Name)
 	f.fix = fmt.Sprintf("Make %s use less memory, run it as a service of its own, or choose a larger power.", eater)
+	if p.counters(s.Name).Sampled {
+		f.confidence = trysail.Likely // what they used at that moment is not known
+	}
 	p.proveMemory(&f, s.Name)
 	p.proveMemory(&f, eater)
 	return f, true
@@ -115,10 +118,15 @@ func (p podCase) usedMost(container string) int64 {
 
 func (p podCase) proveMemory(f *finding, container string) {
 	c := p.counters(container)
+	pod := p.e.Cgroup
+	if c.Sampled {
+		f.prove("counter", "container %s: %s of memory when its node last measured it, %d processes killed for want of it at least", container, size(c.Memory), c.OOMKills)
+		return
+	}
 	if used := p.usedMost(container); used > 0 {
 		f.prove("counter", "container %s: at most %s of memory, %d processes killed for want of it", container, size(used), c.OOMKills)
 	}
-	if pod := p.e.Cgroup; pod != nil {
+	if pod != nil && !pod.Sampled {
 		f.prove("counter", "pod: at most %s of %s, limit reached %d times, %d processes killed", size(pod.Peak), size(pod.Limit), pod.LimitHits, pod.OOMKills)
 	}
 }

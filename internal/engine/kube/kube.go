@@ -7,7 +7,8 @@
 // object.go) and stopping (stop.go) change it and wait until the watch shows the effect. Around them: how the cluster
 // puts the states of pods and nodes (status.go), the images, which nodes fetch from Trysail (images.go), the logs, which
 // are followed into files (follow.go, logfile.go), what keeps others from disturbing services (budget.go), what pods use
-// (usage.go) and what can be seen when one fails (witness.go).
+// (usage.go) and what can be seen when one fails: what the cluster tells of it (witness.go), what the kernel counted
+// (counters.go), which of its ports are open (knock.go), what is in its images (fetch.go, examine.go).
 package kube
 
 import (
@@ -75,6 +76,7 @@ type Engine struct {
 	pulls  *pulls
 	follow *follower
 	usage  *usageReader
+	sample *sampler
 	owner  owner
 
 	ctx  context.Context //nolint:containedctx // of what runs between calls; Close ends it
@@ -94,6 +96,9 @@ var (
 	_ engine.Witness = (*Engine)(nil)
 	_ engine.Adopter = (*Engine)(nil)
 	_ engine.Scoped  = (*Engine)(nil)
+
+	_ engine.Progress = (*Engine)(nil)
+	_ engine.Examiner = (*Engine)(nil)
 )
 
 // Open connects to the cluster. End it with Close; pods run on. Errors: what keeps it from working, in a form for the
@@ -145,6 +150,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	}
 	e.follow = newFollower(e)
 	e.usage = newUsageReader(e.api)
+	e.sample = newSampler(e)
 	budgets := newBudgets(e)
 	e.watch = newWatch(e.api, e.log, func(before, now *corev1.Pod) { //nolint:contextcheck // what is followed ends with Close
 		e.follow.see(now)
@@ -155,6 +161,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 		return err
 	}
 	e.wg.Go(func() { budgets.run(e.ctx) })
+	e.wg.Go(func() { e.sample.run(e.ctx) })
 	return nil
 }
 

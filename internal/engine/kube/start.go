@@ -64,6 +64,7 @@ func (e *Engine) Start(ctx context.Context, spec trysail.PodSpec) error {
 			return err
 		}
 	}
+	e.sample.begin(spec.ID)
 	return e.started(ctx, spec)
 }
 
@@ -160,6 +161,7 @@ func (e *Engine) Adopt(id trysail.PodID, logDir string) error {
 }
 
 func (e *Engine) forget(id trysail.PodID) {
+	e.sample.end(id)
 	e.mu.Lock()
 	delete(e.records, id)
 	delete(e.stopping, id)

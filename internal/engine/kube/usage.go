@@ -133,8 +133,14 @@ func limitsOf(p *corev1.Pod) (l trysail.Limits) {
 }
 
 func (r *usageReader) ask(ctx context.Context, n *corev1.Node) (s summary, err error) {
+	err = r.get(ctx, n, "/stats/summary?only_cpu_and_memory=true", func(body io.Reader) error { return json.NewDecoder(body).Decode(&s) })
+	return s, err
+}
+
+// get asks a node's kubelet for something.
+func (r *usageReader) get(ctx context.Context, n *corev1.Node, path string, read func(io.Reader) error) error {
 	if n == nil {
-		return s, errors.New("the node is gone")
+		return errors.New("the node is gone")
 	}
 	address := ""
 	for _, a := range n.Status.Addresses {
@@ -142,21 +148,19 @@ func (r *usageReader) ask(ctx context.Context, n *corev1.Node) (s summary, err e
 			address = a.Address
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(address, kubeletPort)+"/stats/summary?only_cpu_and_memory=true", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(address, kubeletPort)+path, nil)
 	if err != nil {
-		return s, err
+		return err
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxSummary))
-	switch {
-	case err != nil:
-		return s, err
-	case resp.StatusCode != http.StatusOK:
-		return s, fmt.Errorf("%s: %.200s", resp.Status, strings.TrimSpace(string(body)))
+	body := io.LimitReader(resp.Body, maxSummary)
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(body, 200))
+		return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(text)))
 	}
-	return s, json.Unmarshal(body, &s)
+	return read(body)
 }

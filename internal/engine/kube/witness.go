@@ -17,7 +17,7 @@ import (
 const maxEvents = 100
 
 // Observe implements engine.Witness. It sees what the cluster tells of a pod from outside: how it was scheduled, what its
-// node did and what went wrong there. Sockets and counters are inside, where only the node can look.
+// node did and what went wrong there, and what the node's kubelet has counted. Sockets are inside, where nobody looks.
 func (e *Engine) Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvidence, error) {
 	var seen trysail.PodEvidence
 	p := e.watch.pod(id)
@@ -29,6 +29,7 @@ func (e *Engine) Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvid
 	} else if why := pulling(p); why != "" {
 		seen.StartError = trysail.StartNoImage + why
 	}
+	e.sample.observe(ctx, p, &seen)
 	events := &corev1.EventList{}
 	err := e.api.core.Get().Namespace(e.api.namespace).Resource("events").
 		Param("fieldSelector", fields.OneTermEqualSelector("involvedObject.uid", string(p.UID)).String()).Param("limit", fmt.Sprint(maxEvents)).
@@ -70,8 +71,8 @@ func troubles(n *corev1.Node) (list []corev1.NodeCondition) {
 	return list
 }
 
-// Settle implements engine.Witness. The watch costs the same for every pod.
-func (e *Engine) Settle(trysail.PodID) {}
+// Settle implements engine.Witness. The watch costs the same for every pod; what the kernel counts is not read any more.
+func (e *Engine) Settle(id trysail.PodID) { e.sample.end(id) }
 
 // Reach implements engine.Witness: nothing can be tried from inside a pod without running something in it.
 func (e *Engine) Reach(context.Context, trysail.PodID, []trysail.Reach) ([]trysail.Reach, error) {
