@@ -83,6 +83,25 @@ func examined(code trysail.DiagnosisCode, startError string) func(*diagnose.Inpu
 	}
 }
 
+// presumed is what an image says that was looked at without the machine that runs it.
+func presumed(code trysail.DiagnosisCode, line, startError string) func(*diagnose.Input, *trysail.PodEvidence) {
+	return func(in *diagnose.Input, e *trysail.PodEvidence) {
+		a := autopsy(code, trysail.Certain)
+		a.Presumed = true
+		in.Version.Autopsies = map[string]trysail.Autopsy{"web": a}
+		c := ends(e, "web", 128, 0)
+		if c.StartError = startError; startError == "" {
+			c.ExitCode = 255
+		}
+		if line != "" {
+			e.LogTail["web"] = []string{line}
+		}
+	}
+}
+
+// refused is a health check that nobody takes.
+func refused(e *trysail.PodEvidence) { answers(e, trysail.Probe{Error: "connection refused"}) }
+
 const mb = 1 << 20
 
 func cases() []testCase {
@@ -299,6 +318,66 @@ func cases() []testCase {
 			listens(e, "127.0.0.1:8080")
 			e.LogTail["web"] = []string{"INFO:     Uvicorn running on http://127.0.0.1:8080 (Press CTRL+C to quit)"}
 		}, "NET-LOOPBACK", trysail.Certain, "web", "127.0.0.1:8080", "--host 0.0.0.0", ""},
+		{"tried: taken inside, refused outside", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			refused(e)
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachOK}}
+		}, "NET-LOOPBACK", trysail.Certain, "web", "127.0.0.1:8080 or [::1]:8080", "0.0.0.0:8080", ""},
+		{"tried: says it listens inside, which may not be tried", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			refused(e)
+			e.LogTail["web"] = []string{"listening on http://127.0.0.1:8080"}
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused}}
+		}, "NET-LOOPBACK", trysail.Likely, "web", "says that it listens on 127.0.0.1:8080", "0.0.0.0:8080", ""},
+		{"tried: speaks of the inside, where it is refused", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			refused(e)
+			e.LogTail["web"] = []string{"server will be at http://127.0.0.1:8080 soon"}
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}}
+		}, "NET-NOLISTEN", trysail.Likely, "web", "", "", ""},
+		{"tried: another port of the only container", func(in *diagnose.Input, e *trysail.PodEvidence) {
+			delete(in.Deployment.Containers, "db")
+			refused(e)
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused, Container: "web"}, {Port: 3000, Outside: trysail.ReachOK, Container: "web"}}
+		}, "NET-WRONGPORT", trysail.Certain, "web", "port 3000", `"containerPort": 3000`, ""},
+		{"tried: another port, of whichever container", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			refused(e)
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}, {Port: 3000, Outside: trysail.ReachOK}}
+		}, "NET-WRONGPORT", trysail.Likely, "web", "port 3000", `"containerPort": 3000`, ""},
+		{"tried: nothing", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			refused(e)
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}, {Port: 3000, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}}
+		}, "NET-NOLISTEN", trysail.Likely, "web", "port 8080", "", ""},
+		{"tried: nothing, and it has no socket", func(in *diagnose.Input, e *trysail.PodEvidence) {
+			in.TookTooLong = true
+			refused(e)
+			e.Details = map[string]trysail.ContainerEvidence{"web": {NoSocketsAt: e.At.Add(-9 * time.Second)}}
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}}
+		}, "NET-NOLISTEN", trysail.Certain, "web", "no socket at all", "", ""},
+		{"tried: it answered before", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			e.Probes = trysail.Transcript(nil).Add(trysail.Probe{At: t0.Add(5 * time.Second), Status: 503})
+			refused(e)
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}}
+		}, "NET-NOLISTEN", trysail.Certain, "web", "stopped listening: port 8080 answered until 12:00:05", "", ""},
+		{"presumed: no loader, and the start failed of that", presumed("RUN-LOADER", "exec /app: no such file or directory", ""), "RUN-LOADER", trysail.Certain, "web", "What the image says.", "", ""},
+		{"presumed: no loader, and it ended without a word", presumed("RUN-LOADER", "", ""), "RUN-LOADER", trysail.Likely, "web", "What the image says.", "", ""},
+		{"presumed: no loader, and it ran", presumed("RUN-LOADER", "listening", ""), "EXIT-CODE", trysail.Certain, "web", "code 255", "", "RUN-LOADER"},
+		{"presumed: a directory, refused by the runtime", presumed("RUN-NOFILE", "", `exec: "/srv": permission denied`), "RUN-NOFILE", trysail.Certain, "web", "What the image says.", "", ""},
+		{"presumed: a directory, and the runtime fails of something else", presumed("RUN-NOFILE", "", "unable to apply apparmor profile"), "RUN-RUNTIME", trysail.Certain, "web", "", "", ""},
+		{"sampled: killed beside another container", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			ends(e, "web", 137, 3*time.Second).OOMKilled = true
+			e.Details = map[string]trysail.ContainerEvidence{"web": {Cgroup: &trysail.CgroupCounters{Sampled: true, OOMKills: 1}}}
+		}, "MEM-OOM", trysail.Likely, "web", "", "", ""},
+		{"sampled: another container had the memory", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			ends(e, "web", 137, 30*time.Second).OOMKilled = true
+			e.Details = map[string]trysail.ContainerEvidence{
+				"web": {Cgroup: &trysail.CgroupCounters{Sampled: true, OOMKills: 1, Memory: 60 * mb}}, "db": {Cgroup: &trysail.CgroupCounters{Sampled: true, Memory: 400 * mb}},
+			}
+		}, "MEM-SIBLING", trysail.Likely, "db", "400 MB", "", ""},
+		{"sampled: a child was killed", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			ends(e, "web", 5, 3*time.Second)
+			e.Details = map[string]trysail.ContainerEvidence{"web": {Cgroup: &trysail.CgroupCounters{Sampled: true, OOMKills: 1}}}
+		}, "MEM-OOM", trysail.Likely, "web", "A child process", "", ""},
+		{"a node cannot unpack the image", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			e.StartError = trysail.StartNoImage + `failed to pull and unpack image "x": failed to extract layer sha256:1: archive/tar: invalid tar header`
+		}, "IMG-CORRUPT", trysail.Likely, "", "unpack", "push", ""},
 		{"port in use", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			ends(e, "web", 1, time.Second, "listen tcp :8080: bind: address already in use")
 			e.Sockets = trysail.SocketHistory{{Listener: trysail.Listener{Address: netip.MustParseAddrPort("0.0.0.0:8080"), Process: "redis", Container: "db"}}}

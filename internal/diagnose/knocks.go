@@ -1,11 +1,13 @@
 package diagnose
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/trysail/trysail"
@@ -111,3 +113,38 @@ func knockText(k trysail.Knock) string {
 	}
 	return "from outside it " + reachText(k.Outside) + ", and from inside of the pod it " + reachText(k.Inside)
 }
+
+// saidLoopback is about a program that says it listens on an address that only the pod itself can reach, where that could
+// not be tried.
+func (p podCase) saidLoopback(ep *trysail.PublicEndpoint) (f finding, ok bool) {
+	k, _ := p.knock(ep.ContainerPort)
+	if p.e.Listeners != nil || k.Outside != trysail.ReachRefused {
+		return f, false
+	}
+	for _, line := range slices.Backward(p.e.LogTail[ep.ContainerName]) {
+		m := loopbackWords().FindStringSubmatch(line[:min(len(line), trysail.MaxEvidenceLine)])
+		if m == nil || m[2] != strconv.Itoa(ep.ContainerPort) {
+			continue
+		}
+		// A node forwards to localhost by the addresses that it knows by that name itself, which are not always those of IPv6.
+		if m[1] != "[::1]" && k.Inside == trysail.ReachRefused {
+			return f, false
+		}
+		f = finding{code: "NET-LOOPBACK", confidence: trysail.Likely, rank: rankSocket}
+		f.summary = fmt.Sprintf("The program says that it listens on %s:%d, which only the pod itself can reach.", m[1], ep.ContainerPort)
+		addr, err := netip.ParseAddr(strings.Trim(m[1], "[]"))
+		if err != nil {
+			addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		f.fix = fmt.Sprintf("Make it listen on 0.0.0.0:%d%s.", ep.ContainerPort, p.bindHint(ep, trysail.Listener{Address: netip.AddrPortFrom(addr, uint16(ep.ContainerPort))})) //nolint:gosec // a port
+		f.prove("log", "%s", p.show(line))
+		f.prove("socket", "port %d: %s", ep.ContainerPort, knockText(k))
+		return f, true
+	}
+	return f, false
+}
+
+// loopbackWords finds the address in what servers say when they have begun to listen.
+var loopbackWords = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)\b(?:listen|serv|running|start|bound|bind|ready|available|local)[^\n]*?(127\.0\.0\.1|\[::1\]|localhost):(\d{2,5})\b`)
+})

@@ -28,6 +28,9 @@ func (p podCase) outOfMemory(s trysail.ContainerStatus) (finding, bool) {
 		return f, true
 	}
 	f := finding{code: "MEM-OOM", confidence: trysail.Certain}
+	if len(p.Deployment.Containers) > 1 && own.Sampled {
+		f.confidence = trysail.Likely // another container may have used it up
+	}
 	limit := p.memoryLimit()
 	f.summary = fmt.Sprintf("Container %s was killed after %s because the node's %s (power %s) were used up.", s.Name, lived(s), megabytes(limit), p.Power)
 	f.fix = memoryFix(p.Power)

@@ -190,17 +190,19 @@ func (p podCase) lost() (f finding, ok bool) {
 }
 
 // firstEnd returns the container that ended first by itself. A container that could not be started has no time, and
-// stands before all others.
+// stands before all others; so does one whose program the kernel could not execute, which some runtimes only show by an exit.
 func (p podCase) firstEnd() (first trysail.ContainerStatus, ok bool) {
+	var earliest time.Time
 	for _, s := range p.e.Containers {
 		if s.State != trysail.ContainerExited || p.endedByUs(s) {
 			continue
 		}
-		if s.StartError != "" {
-			s.FinishedAt = time.Time{}
+		at := s.FinishedAt
+		if f, never := p.execFailure(s); s.StartError != "" || never && f.confidence == trysail.Certain {
+			at = time.Time{}
 		}
-		if !ok || s.FinishedAt.Before(first.FinishedAt) {
-			first, ok = s, true
+		if !ok || at.Before(earliest) {
+			first, earliest, ok = s, at, true
 		}
 	}
 	return first, ok

@@ -36,7 +36,10 @@ func (p podCase) sockets(ep *trysail.PublicEndpoint) (finding, bool) {
 		return p.wrongPort(ep, elsewhere), true
 	}
 	if p.e.Listeners == nil {
-		return p.stopped(ep)
+		if f, ok := p.stopped(ep); ok {
+			return f, true
+		}
+		return p.saidLoopback(ep)
 	}
 	if f, ok := p.stuck(ep); ok {
 		return f, true

@@ -119,6 +119,9 @@ func (p podCase) runtimeFailure() finding {
 	case strings.HasPrefix(text, trysail.StartNoImage):
 		f.code, f.confidence = nodePull(text), trysail.Likely
 		f.summary, f.fix = "A node of the cluster could not get the image from Trysail.", "Let the nodes reach and trust the address of --kube-registry."
+		if f.code == "IMG-CORRUPT" {
+			f.summary, f.fix = "A node of the cluster could not unpack the image.", "Build the image again and push it."
+		}
 	case strings.Contains(text, "no space left on device"):
 		f.code, f.summary, f.fix = "FS-FULL", "Not your app: the disk of this machine is full.", "Remove files and unused images (`trysail images` shows them), or use a larger disk."
 	case strings.Contains(text, "unable to set memory limit"):
@@ -142,6 +145,10 @@ var nodePulls = []struct {
 	{"401 Unauthorized", "IMG-AUTH"},
 	{"403 Forbidden", "IMG-AUTH"},
 	{"429 Too Many Requests", "IMG-RATE"},
+	{"failed to extract layer", "IMG-CORRUPT"},
+	{"wrong diff id", "IMG-CORRUPT"},
+	{"unexpected commit digest", "IMG-CORRUPT"},
+	{"failed size validation", "IMG-CORRUPT"},
 	{"not found", "IMG-TAG"},
 }
 

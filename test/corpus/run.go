@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"time"
@@ -645,6 +646,11 @@ func (r *Run) Settled(ctx context.Context) (bool, error) {
 
 // Owns reports whether a process belongs to a pod of the case: the names of pods begin with the service's.
 func (r *Run) Owns(p kit.Proc) bool {
+	if r.On.InCluster() {
+		// There they are the names of the pods' hosts.
+		host, err := exec.Command("nsenter", "-t", fmt.Sprint(p.PID), "-u", "hostname").Output()
+		return err == nil && strings.HasPrefix(string(host), r.Service+"-v")
+	}
 	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID))
 	return err == nil && strings.Contains(string(groups), "/"+r.Service+"-v")
 }
