@@ -227,7 +227,10 @@ func (c *counters) set(metric string, v float64) bool {
 	return true
 }
 
-func seconds(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }
+func seconds(v float64) time.Duration {
+	const most = 1e9
+	return time.Duration(min(v, most) * float64(time.Second))
+}
 
 // parseCounters reads a kubelet's metrics of containers: those of some pods of a namespace.
 func parseCounters(body io.Reader, namespace string, pods map[string]bool) (map[string]*sample, error) {
@@ -251,7 +254,7 @@ func parseCounters(body io.Reader, namespace string, pods map[string]bool) (map[
 			continue
 		}
 		value, err := strconv.ParseFloat(fields[0], 64)
-		if err != nil || value < 0 || value > maxValue {
+		if err != nil || !(value >= 0 && value <= maxValue) { // nor is it NaN
 			continue
 		}
 		s := found[pod]

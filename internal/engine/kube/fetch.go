@@ -198,6 +198,7 @@ func (s *supply) progress() trysail.Progress {
 // layers remembers what is in layers that were read: many images have the same ones.
 type layers struct {
 	turn chan struct{} // held by whoever reads: one at a time, so that memory and CPU are left for others
+	most int64         // bytes that are remembered
 
 	mu     sync.Mutex // guards all below
 	known  map[string]*knownLayer
@@ -211,7 +212,7 @@ type knownLayer struct {
 }
 
 func newLayers() *layers {
-	return &layers{turn: make(chan struct{}, 1), known: map[string]*knownLayer{}}
+	return &layers{turn: make(chan struct{}, 1), most: maxIndexes, known: map[string]*knownLayer{}}
 }
 
 func (l *layers) get(digest string) (x *autopsy.Index, known bool) {
@@ -257,7 +258,7 @@ func (l *layers) put(digest string, x *autopsy.Index) {
 	l.clock++
 	l.known[digest] = &knownLayer{x, l.clock}
 	l.weight += weightOf(x)
-	for l.weight > maxIndexes && len(l.known) > 1 {
+	for l.weight > l.most && len(l.known) > 1 {
 		oldest := ""
 		for d, k := range l.known {
 			if oldest == "" || k.used < l.known[oldest].used {
