@@ -454,6 +454,9 @@ func cases() []testCase {
 			in.Version.RestartedAt, e.Lost = t0.Add(time.Minute), true
 		}, "NODE-LOST", trysail.Certain, "", "restarted at 12:01:00", "", ""},
 		{"lost", func(_ *diagnose.Input, e *trysail.PodEvidence) { e.Lost = true }, "NODE-LOST", trysail.Likely, "", "disappeared", "", ""},
+		{"lost while a container was started", func(_ *diagnose.Input, e *trysail.PodEvidence) {
+			ends(e, "web", 128, 0).StartError = "failed to create containerd task: failed to create shim task: ttrpc: closed"
+		}, "NODE-LOST", trysail.Likely, "", "disappeared", "", ""},
 		{"canceled", func(in *diagnose.Input, e *trysail.PodEvidence) {
 			in.Version.CanceledBy, in.Version.CanceledAt = "ci", t0
 			ends(e, "web", 1, time.Second)

@@ -159,7 +159,10 @@ func (p podCase) cause() finding {
 		return f
 	}
 	if ended, ok := p.firstEnd(); ok {
-		if ended.StartError != "" {
+		switch {
+		case isGone(ended.StartError):
+			return p.disappeared(ended.StartError)
+		case ended.StartError != "":
 			return p.startFailure(ended)
 		}
 		return p.exit(ended)
@@ -168,14 +171,24 @@ func (p podCase) cause() finding {
 		return p.runtimeFailure()
 	}
 	if p.e.Lost {
-		f := finding{
-			code: "NODE-LOST", confidence: trysail.Likely, rank: rankRuntime,
-			summary: "The pod disappeared while it was starting: the machine restarted, or its processes were killed from outside.", fix: "Deploy again.",
-		}
-		f.prove("runtime", "the pod's sandbox is gone")
-		return f
+		return p.disappeared("the pod's sandbox is gone")
 	}
 	return p.unhealthy()
+}
+
+// disappeared is about a pod that something outside has put an end to.
+func (p podCase) disappeared(how string) finding {
+	f := finding{
+		code: "NODE-LOST", confidence: trysail.Likely, rank: rankRuntime,
+		summary: "The pod disappeared while it was starting: the machine restarted, or its processes were killed from outside.", fix: "Deploy again.",
+	}
+	f.prove("runtime", "%s", p.show(how))
+	return f
+}
+
+// isGone recognizes the runtime's words for a pod that it had and does not have any more.
+func isGone(startError string) bool {
+	return strings.HasSuffix(startError, "ttrpc: closed") || strings.Contains(startError, "sandbox container") && strings.Contains(startError, "is not running")
 }
 
 // lost is about pods that the machine took with it.

@@ -19,7 +19,8 @@ var ErrUnavailable = errors.New("the engine does not answer")
 // when the pod is gone.
 type Witness interface {
 	// Observe returns what has been seen inside the pod since it was started: Cgroup, Details, Sockets, Listeners (those
-	// of this moment; nil when it is not possible to look) and TimeLine; all else is left zero. The pod may have ended;
+	// of this moment; nil when it is not possible to look), TimeLine, and Lost if something has put an end to the pod whose
+	// containers seem to have ended by themselves; all else is left zero. The pod may have ended;
 	// after Stop nothing is known of it any more. A pod that was there before the engine was opened is seen from then on.
 	Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvidence, error)
 	// Settle says that the pod has become healthy: it need not be looked at often any more.

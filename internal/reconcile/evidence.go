@@ -89,7 +89,10 @@ func (r *Reconciler) glance(ctx context.Context, w *World, rec trysail.PodRecord
 	}
 	o := w.Observed[rec.ID]
 	health := w.Health[rec.ID]
-	e.At, e.Lost, e.Containers, e.Health, e.Probes, e.LogTail = time.Now(), o.Lost, o.Containers, health, health.Transcript, map[string][]string{}
+	e.At, e.Health, e.Probes, e.LogTail = time.Now(), health, health.Transcript, map[string][]string{}
+	if !e.Lost {
+		e.Lost, e.Containers = o.Lost, o.Containers
+	}
 	return e
 }
 

@@ -35,6 +35,7 @@ func (e *Engine) Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvid
 		Param("fieldSelector", fields.OneTermEqualSelector("involvedObject.uid", string(p.UID)).String()).Param("limit", fmt.Sprint(maxEvents)).
 		Do(ctx).Into(events)
 	for _, ev := range events.Items {
+		seen.Lost = seen.Lost || e.isEnding(p, ev.Reason)
 		at := ev.LastTimestamp.Time
 		if at.IsZero() {
 			at = cmp.Or(ev.EventTime.Time, ev.FirstTimestamp.Time)
@@ -55,6 +56,14 @@ func (e *Engine) Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvid
 	}
 	slices.SortStableFunc(seen.TimeLine, func(a, b trysail.Moment) int { return a.At.Compare(b.At) })
 	return seen, err
+}
+
+// isEnding reports whether an event says that the pod's node ends it, and not because of us: what holds its network was
+// killed, say. Its containers are told to end then, and how they do so says nothing of them.
+func (e *Engine) isEnding(p *corev1.Pod, reason string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return p.DeletionTimestamp == nil && !e.stopping[trysail.PodID(p.Name)] && (reason == "SandboxChanged" || reason == "Killing")
 }
 
 // troubles are the conditions of a node that are not as they should be.
