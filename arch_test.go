@@ -59,6 +59,7 @@ var fences = map[string][]string{
 	"k8s.io/client-go":                       {"internal/engine/kube"},
 	"k8s.io/api":                             {"internal/engine/kube"},
 	"k8s.io/apimachinery":                    {"internal/engine/kube"},
+	"k8s.io/streaming":                       {"internal/engine/kube"},
 	"google.golang.org/grpc":                 {"internal/engine/cri"},
 	"github.com/containerd/":                 {"internal/engine/containerd", "internal/engine/cri"},
 	"github.com/google/nftables":             {"internal/engine/podnet"},

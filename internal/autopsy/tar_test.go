@@ -25,8 +25,8 @@ type entry struct {
 	content string
 }
 
-func packed(t testing.TB, entries ...entry) []byte {
-	t.Helper()
+func packed(tb testing.TB, entries ...entry) []byte {
+	tb.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
@@ -35,14 +35,14 @@ func packed(t testing.TB, entries ...entry) []byte {
 		}
 		e.Size = int64(len(e.content))
 		if err := w.WriteHeader(&e.Header); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := w.Write([]byte(e.content)); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b.Bytes()
 }
@@ -61,25 +61,25 @@ func hardlink(name, to string) entry {
 
 func budget() *autopsy.Budget { return &autopsy.Budget{Unpacked: 1 << 30, Memory: 64 << 20} }
 
-func read(t testing.TB, blob []byte) *autopsy.Index {
-	t.Helper()
-	x, err := autopsy.ReadLayer(t.Context(), bytes.NewReader(blob), budget())
+func read(tb testing.TB, blob []byte) *autopsy.Index {
+	tb.Helper()
+	x, err := autopsy.ReadLayer(tb.Context(), bytes.NewReader(blob), budget())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return x
 }
 
 // stack puts layers together, topmost first.
-func stack(t testing.TB, layers ...[]byte) *autopsy.Layered {
-	t.Helper()
+func stack(tb testing.TB, layers ...[]byte) *autopsy.Layered {
+	tb.Helper()
 	var all []*autopsy.Index
 	for _, l := range layers {
-		all = append(all, read(t, l))
+		all = append(all, read(tb, l))
 	}
 	s, err := autopsy.Stack(all)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
