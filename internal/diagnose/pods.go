@@ -167,6 +167,9 @@ func (p podCase) cause() finding {
 		}
 		return p.exit(ended)
 	}
+	if isGone(p.e.StartError) {
+		return p.disappeared(p.e.StartError)
+	}
 	if p.e.StartError != "" {
 		return p.runtimeFailure()
 	}
@@ -188,7 +191,8 @@ func (p podCase) disappeared(how string) finding {
 
 // isGone recognizes the runtime's words for a pod that it had and does not have any more.
 func isGone(startError string) bool {
-	return strings.HasSuffix(startError, "ttrpc: closed") || strings.Contains(startError, "sandbox container") && strings.Contains(startError, "is not running")
+	return strings.HasSuffix(startError, "ttrpc: closed") || strings.HasSuffix(startError, "the pod's network is gone") ||
+		strings.Contains(startError, "namespace path: lstat /proc/") || strings.Contains(startError, "sandbox container") && strings.Contains(startError, "is not running")
 }
 
 // lost is about pods that the machine took with it.
