@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,24 @@ func (w *witness) Machine(context.Context) (trysail.MachineState, error) {
 
 func (w *witness) Examine(context.Context, trysail.ContainerSpec, []int) (trysail.Autopsy, error) {
 	return w.autopsy, nil
+}
+
+// knocker is a witness that cannot see who listens, and tries.
+type knocker struct {
+	*witness
+	tries atomic.Int64
+}
+
+func (k *knocker) Knock(_ context.Context, _ trysail.PodID, ports []int) (knocks []trysail.Knock, err error) {
+	k.tries.Add(1)
+	for _, port := range ports {
+		found := trysail.Knock{Port: port, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}
+		if port == appPort {
+			found.Inside = trysail.ReachOK
+		}
+		knocks = append(knocks, found)
+	}
+	return knocks, errors.New("not all could be tried")
 }
 
 func (in *installation) witness() *witness {
@@ -107,6 +126,30 @@ func TestReconciler_TriesWhatWouldWork(t *testing.T) {
 	}
 	if len(pods[0].Evidence.Trials) < 3 {
 		t.Errorf("trials: %v", pods[0].Evidence.Trials)
+	}
+}
+
+// TestReconciler_KnocksAtPodsThatRefuse: once, when a pod whose check is refused fails, and never at others.
+func TestReconciler_KnocksAtPodsThatRefuse(t *testing.T) {
+	in := install(t)
+	in.window = 3 * time.Second
+	in.stop()
+	k := &knocker{witness: &witness{Memory: in.engine}}
+	in.startOn(k)
+	in.engine.SetImage("deaf", enginetest.Image{})
+	in.create(1)
+	in.deploy("web-1")
+	in.waitState(trysail.ServiceRunning)
+	if n := k.tries.Load(); n > 0 {
+		t.Errorf("a healthy pod was tried %d times", n)
+	}
+	in.deploy("deaf")
+	in.wait("it fails", func() bool { _, ok := in.diagnosis(2); return ok })
+	if d, _ := in.diagnosis(2); d.Code != "NET-LOOPBACK" || d.Confidence != trysail.Certain {
+		t.Errorf("%+v", d)
+	}
+	if n := k.tries.Load(); n != 1 {
+		t.Errorf("it was tried %d times", n)
 	}
 }
 
