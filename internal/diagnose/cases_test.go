@@ -341,6 +341,11 @@ func cases() []testCase {
 			refused(e)
 			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}, {Port: 3000, Outside: trysail.ReachOK}}
 		}, "NET-WRONGPORT", trysail.Likely, "web", "port 3000", `"containerPort": 3000`, ""},
+		{"tried: another port, that only the inside reaches", func(in *diagnose.Input, e *trysail.PodEvidence) {
+			delete(in.Deployment.Containers, "db")
+			refused(e)
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused, Container: "web"}, {Port: 3000, Outside: trysail.ReachTimeout, Inside: trysail.ReachOK, Container: "web"}}
+		}, "NET-WRONGPORT", trysail.Certain, "web", "port 3000", `"containerPort": 3000`, ""},
 		{"tried: nothing", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			refused(e)
 			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}, {Port: 3000, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}}

@@ -88,7 +88,7 @@ func (p podCase) knocked() (list []trysail.Listener) {
 	for _, k := range p.e.Knocks {
 		port := uint16(k.Port) //nolint:gosec // it was one
 		switch {
-		case k.Outside == trysail.ReachOK:
+		case k.Outside == trysail.ReachOK, k.Inside == trysail.ReachOK && k.Outside != trysail.ReachRefused: // a policy may be in the way
 			list = append(list, trysail.Listener{Address: netip.AddrPortFrom(netip.IPv4Unspecified(), port), Container: k.Container})
 		case k.Outside == trysail.ReachRefused && k.Inside == trysail.ReachOK:
 			list = append(list, trysail.Listener{Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port), Container: k.Container})

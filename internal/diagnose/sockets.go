@@ -126,7 +126,7 @@ func (p podCase) proveListener(f *finding, l trysail.Listener) {
 	case k.Outside == trysail.ReachOK:
 		f.prove("socket", "port %d of the pod takes connections", port)
 	default:
-		f.prove("socket", "port %d: refused at the pod's address, taken at localhost within the pod", port)
+		f.prove("socket", "port %d: %s", port, knockText(k))
 	}
 }
 

@@ -21,6 +21,8 @@ const (
 	sampleEvery = 5 * time.Second
 	// sampleAfter is how old a pod is before that begins: most are healthy by then, and never cost anything.
 	sampleAfter = 4 * time.Second
+	// sampleFor is how old it is when that ends: what has run for so long is a task, or will not become healthy.
+	sampleFor = 15 * time.Minute
 	// maxAsking is how many nodes are asked at a time.
 	maxAsking = 4
 	// maxMetric bounds a line of a node's metrics, in bytes.
@@ -81,16 +83,16 @@ func (s *sampler) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.look(ctx, s.due(time.Now().Add(-sampleAfter)))
+		s.look(ctx, s.due(time.Now()))
 	}
 }
 
-// due are the pods that were there before a time.
-func (s *sampler) due(before time.Time) (ids []trysail.PodID) {
+// due are the pods whose counters are read now and then.
+func (s *sampler) due(now time.Time) (ids []trysail.PodID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, since := range s.since {
-		if since.Before(before) {
+		if age := now.Sub(since); age > sampleAfter && age < sampleFor {
 			ids = append(ids, id)
 		}
 	}

@@ -103,8 +103,13 @@ func TestSampler_KeepsWhatIsGone(t *testing.T) {
 	if again := s.of("web-v1-0-a").containers["web"]; again.OOMKills != 0 {
 		t.Error("evidence changes what was read")
 	}
+	for age, want := range map[time.Duration]int{time.Second: 0, time.Minute: 1, time.Hour: 0} {
+		if n := len(s.due(time.Now().Add(age))); n != want {
+			t.Errorf("after %s %d pods are looked at, want %d", age, n, want)
+		}
+	}
 	s.end("web-v1-0-a")
-	if s.of("web-v1-0-a") != nil || len(s.due(time.Now().Add(time.Hour))) > 0 {
+	if s.of("web-v1-0-a") != nil || len(s.due(time.Now().Add(time.Minute))) > 0 {
 		t.Error("it is not forgotten")
 	}
 }
