@@ -27,9 +27,10 @@ import (
 var _ engine.Knocker = (*Engine)(nil)
 
 const (
-	// knockTime bounds one call of Knock, and dialTime a connection from here.
-	knockTime = 4 * time.Second
-	dialTime  = time.Second
+	// knockTime bounds one call of Knock, insideTime the first tries from inside, and dialTime a connection from here.
+	knockTime  = 4500 * time.Millisecond
+	insideTime = 2500 * time.Millisecond
+	dialTime   = time.Second
 	// maxKnocks bounds the ports of one call, maxKnocking how many of them are tried at a time.
 	maxKnocks   = 64
 	maxKnocking = 16
@@ -64,24 +65,53 @@ func (e *Engine) Knock(ctx context.Context, id trysail.PodID, ports []int) ([]tr
 		outside()
 		return knocks, fmt.Errorf("trying the ports of a pod from inside: %w", e.api.explain(err))
 	}
-	defer f.Close()
 	// First inside, then from here, and inside once more where only that was answered: whoever begins or ends meanwhile
 	// shall not count as one who listens for the pod alone.
-	each(knocks, func(k *trysail.Knock) { k.Inside = f.try(ctx, k.Port) })
+	first, cancelFirst := context.WithTimeout(ctx, insideTime)
+	defer cancelFirst()
+	inside := e.within(first, f, knocks, func(trysail.Knock) bool { return true })
 	outside()
-	each(knocks, func(k *trysail.Knock) {
-		if k.Inside == trysail.ReachOK && k.Outside != trysail.ReachOK {
-			k.Inside = f.try(ctx, k.Port)
-		}
+	again := e.within(ctx, f, knocks, func(k trysail.Knock) bool {
+		return k.Outside != trysail.ReachOK && inside[k.Port] == trysail.ReachOK
 	})
 	// That nothing has gone wrong means something only if the connection still tells of what does.
-	if f.try(ctx, closedPort) != trysail.ReachRefused {
-		for i := range knocks {
-			knocks[i].Inside = ""
-		}
-		err = errors.New("trying the ports of a pod from inside: the cluster does not say which are closed")
+	control := e.within(ctx, f, []trysail.Knock{{Port: closedPort}}, func(trysail.Knock) bool { return true })
+	if control[closedPort] != trysail.ReachRefused {
+		return knocks, errors.New("trying the ports of a pod from inside: the cluster does not say in time which are closed")
 	}
-	return knocks, err
+	for i := range knocks {
+		k := &knocks[i]
+		k.Inside = inside[k.Port]
+		if second, tried := again[k.Port]; tried {
+			k.Inside = second
+		}
+	}
+	return knocks, nil
+}
+
+// within tries ports from inside of a pod. It gives up with ctx, whatever the connection does then, and knows nothing.
+func (e *Engine) within(ctx context.Context, f *forwarder, knocks []trysail.Knock, wanted func(trysail.Knock) bool) map[int]trysail.ReachResult {
+	var tries []trysail.Knock
+	for _, k := range knocks {
+		if wanted(k) {
+			tries = append(tries, trysail.Knock{Port: k.Port})
+		}
+	}
+	done := make(chan map[int]trysail.ReachResult, 1)
+	e.wg.Go(func() {
+		each(tries, func(k *trysail.Knock) { k.Inside = f.try(ctx, k.Port) })
+		results := map[int]trysail.ReachResult{}
+		for _, k := range tries {
+			results[k.Port] = k.Inside
+		}
+		done <- results
+	})
+	select {
+	case results := <-done:
+		return results
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // each does something with all ports, some at a time.
@@ -141,11 +171,16 @@ func (e *Engine) forward(ctx context.Context, pod string) (*forwarder, error) {
 		_ = conn.Close()
 		return nil, err
 	}
+	// What waits for an answer then waits no longer than that.
+	context.AfterFunc(ctx, func() { _, _ = conn.Close(), tunnel.Close() })
 	return &forwarder{Connection: tunnel}, nil
 }
 
 // try connects to a port on the pod's localhost and says nothing there.
 func (f *forwarder) try(ctx context.Context, port int) trysail.ReachResult {
+	if ctx.Err() != nil {
+		return trysail.ReachTimeout
+	}
 	f.mu.Lock()
 	f.next++
 	id := strconv.Itoa(f.next)
