@@ -160,8 +160,10 @@ func (x *importer) planService(ctx context.Context, name string) error {
 	}
 	if want.IsDisabled && (have == nil || !aws.ToBool(have.IsDisabled)) {
 		x.plan.add(func(ctx context.Context) error {
-			_, err := x.client.UpdateContainerService(ctx, &lightsail.UpdateContainerServiceInput{ServiceName: &name, IsDisabled: aws.Bool(true)})
-			return err
+			if _, err := x.client.UpdateContainerService(ctx, &lightsail.UpdateContainerServiceInput{ServiceName: &name, IsDisabled: aws.Bool(true)}); err != nil {
+				return err
+			}
+			return x.app.settle(ctx, x.client, x.waiting, name, false)
 		}, "disable service %s", name)
 	}
 	return x.planDomains(ctx, want, have)
