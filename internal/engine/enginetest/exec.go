@@ -188,7 +188,7 @@ func (s *suite) execErrors() {
 		}
 	}
 	err := run(p.ID, "a", "no-such-program")
-	if e, ok := errors.AsType[*trysail.CommandError](err); !ok || !strings.Contains(e.Reason, "no-such-program") {
+	if e, ok := errors.AsType[*trysail.CommandError](err); !ok || !strings.HasPrefix(e.Reason, `exec: "no-such-program"`) {
 		s.Errorf("Exec of a program that is not there: got %v, want a CommandError", err)
 	}
 }

@@ -61,11 +61,19 @@ func (e *Engine) execResult(ctx context.Context, err error) (exit int, _ error) 
 	case err == nil:
 		return 0, nil
 	case slices.ContainsFunc(notStarted, func(words string) bool { return strings.Contains(err.Error(), words) }):
-		return 0, &trysail.CommandError{Reason: err.Error()}
+		return 0, &trysail.CommandError{Reason: withoutWrapping(err.Error())}
 	case apierrors.IsNotFound(err) || strings.Contains(err.Error(), "container not found"):
 		return 0, fmt.Errorf("%w: %w", trysail.ErrNotRunning, err)
 	}
 	return 0, e.api.explain(fmt.Errorf("running a command in a pod of the cluster: %w", err))
+}
+
+// withoutWrapping is what runc says, without what all those add who hand it on. Other runtimes are quoted as a whole.
+func withoutWrapping(text string) string {
+	if _, after, ok := strings.Cut(text, "unable to start container process: "); ok {
+		text = after
+	}
+	return strings.TrimSuffix(text, ": unknown")
 }
 
 // sizes hands on the sizes of a terminal until the command has ended.
