@@ -50,6 +50,9 @@ func (w *watch) poll(ctx context.Context, step func(ctx context.Context) (done b
 	}
 	for {
 		done, err := step(ctx)
+		if ctx.Err() != nil && (isNetwork(err) || errors.Is(err, ctx.Err())) {
+			return context.Cause(ctx) // it is we who have broken off the question
+		}
 		if err = w.tolerate(err); done || err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -61,6 +62,28 @@ func TestDeploy_TimeoutSaysThatItGoesOn(t *testing.T) {
 	}
 	if errors.Is(err, errDeploymentFailed) {
 		t.Error("a timeout counts as FAILED")
+	}
+}
+
+// TestWatch_TheEndOfTheTimeIsNotTheServersFault: the time may be over while the server is being asked.
+func TestWatch_TheEndOfTheTimeIsNotTheServersFault(t *testing.T) {
+	f := newFakeServer(t)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errTimeout)
+	defer cancel()
+	f.before = func(http.ResponseWriter, string) bool {
+		<-t.Context().Done() // it never answers
+		return true
+	}
+	var out strings.Builder
+	app := &App{Out: &out}
+	app.fill()
+	w := app.watch(f.client(t), "web", false)
+	err := w.poll(ctx, func(ctx context.Context) (bool, error) {
+		_, err := w.look(ctx)
+		return false, err
+	})
+	if !errors.Is(err, errTimeout) || strings.Contains(out.String(), "does not answer") {
+		t.Errorf("%v, after it said\n%s", err, out.String())
 	}
 }
 
