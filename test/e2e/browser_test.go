@@ -17,6 +17,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/trysail/trysail/test/acme"
+	"github.com/trysail/trysail/test/kit"
 )
 
 // browserHome makes a home directory with an empty store of a browser's own certificates, and returns it and the store.
@@ -103,7 +104,7 @@ func TestBrowser_TrustsTheLocalCA(t *testing.T) {
 
 // TestBrowser_TrustsAnAuthority loads a page with a certificate that was issued over ACME.
 func TestBrowser_TrustsAnAuthority(t *testing.T) {
-	c := newCertified(t, "--domain", acme.Zone, "--dns", "rfc2136", "--dns-credentials", "$DIR/dns")
+	c := newCertified(t, kit.ServerOptions{Flags: []string{"--domain", acme.Zone, "--dns", "rfc2136", "--dns-credentials", "$DIR/dns"}})
 	c.create("one", types.ContainerServicePowerNameNano, 1)
 	c.deploy(webDeployment("one", "web:1", nil))
 	c.waitState("one", types.ContainerServiceStateRunning)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -63,7 +64,8 @@ type certified struct {
 	https string // port
 }
 
-func newCertified(t *testing.T, flags ...string) *certified {
+// newCertified starts it. In its flags, $DIR is the folder with the credentials of the name server.
+func newCertified(t *testing.T, o kit.ServerOptions) *certified {
 	t.Helper()
 	dir := scratch(t)
 	plain, err := kit.FreeAddr()
@@ -87,14 +89,15 @@ func newCertified(t *testing.T, flags ...string) *certified {
 			t.Fatal(err)
 		}
 	}
-	for i := range flags {
-		flags[i] = strings.ReplaceAll(flags[i], "$DIR", dir)
+	for i := range o.Flags {
+		o.Flags[i] = strings.ReplaceAll(o.Flags[i], "$DIR", dir)
 	}
-	s := dedicated(t, kit.ServerOptions{HTTP: plain, HTTPS: secure, Flags: append([]string{
+	o.HTTP, o.HTTPS = plain, secure
+	o.Flags = append([]string{
 		"--acme-directory", c.ca.Directory, "--acme-ca", filepath.Join(dir, "directory.pem"), "--acme-email", "ops@example.com",
 		"--dns-resolver", c.dns.Addr, "--public-address", "127.0.0.1",
-	}, flags...)})
-	c.client = clientOf(t, s)
+	}, o.Flags...)
+	c.client = clientOf(t, dedicated(t, o))
 	return c
 }
 
@@ -114,13 +117,32 @@ func portOf(t *testing.T, addr string) int {
 // curl asks a host of the edge, with the authority's root and no other.
 func (c *certified) curl(host, path string, more ...string) (string, error) {
 	c.t.Helper()
-	args := append([]string{"-sS", "--max-time", "20", "--cacert", c.roots, "--resolve", host + ":" + c.https + ":127.0.0.1"}, more...)
-	return tool(c.t, nil, "curl", append(args, "https://"+host+":"+c.https+path)...)
+	return c.curlAt(c.https, host, path, more...)
+}
+
+// curlAt is the same at another port of this machine.
+func (c *certified) curlAt(port, host, path string, more ...string) (string, error) {
+	c.t.Helper()
+	args := append([]string{"-sS", "--max-time", "20", "--cacert", c.roots, "--resolve", host + ":" + port + ":127.0.0.1"}, more...)
+	return tool(c.t, nil, "curl", append(args, "https://"+host+":"+port+path)...)
+}
+
+// serial is the number of the certificate that a host has at a port of this machine.
+func (c *certified) serial(port, host string) string {
+	c.t.Helper()
+	d := tls.Dialer{Config: &tls.Config{ServerName: host, InsecureSkipVerify: true}} //nolint:gosec // curl verifies it
+	conn, err := d.DialContext(c.t.Context(), "tcp", net.JoinHostPort("127.0.0.1", port))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close()
+	secure, _ := conn.(*tls.Conn)
+	return secure.ConnectionState().PeerCertificates[0].SerialNumber.String()
 }
 
 // TestCertificate_CustomDomain leads a domain to a service with the AWS CLI and asks it with curl and openssl.
 func TestCertificate_CustomDomain(t *testing.T) {
-	c := newCertified(t)
+	c := newCertified(t, kit.ServerOptions{})
 	aws := func(args ...string) (string, error) {
 		return tool(t, c.server.Environ(), "aws", append([]string{"lightsail", "--endpoint-url", c.server.Vars["AWS_ENDPOINT_URL_LIGHTSAIL"]}, args...)...)
 	}
@@ -194,7 +216,7 @@ func TestCertificate_CustomDomain(t *testing.T) {
 // TestCertificate_OneDomainServesAll has a domain with a DNS provider: every service, the API and the registry are behind
 // one port with certificates that everybody trusts.
 func TestCertificate_OneDomainServesAll(t *testing.T) {
-	c := newCertified(t, "--domain", acme.Zone, "--dns", "rfc2136", "--dns-credentials", "$DIR/dns")
+	c := newCertified(t, kit.ServerOptions{Flags: []string{"--domain", acme.Zone, "--dns", "rfc2136", "--dns-credentials", "$DIR/dns"}})
 	for _, name := range []string{"one", "two"} {
 		c.create(name, types.ContainerServicePowerNameNano, 1)
 		c.deploy(webDeployment(name, "web:1", nil))

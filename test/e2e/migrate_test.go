@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,9 +35,11 @@ func commandLine(t *testing.T, s *kit.Server, args ...string) (out string, statu
 // one, under load at the old address: copied, broken off, copied again, sent on, stopped, compared, and one service taken back.
 func TestMigrate_NoRequestFails(t *testing.T) {
 	quick := []string{"--activation-timeout", "60s", "--drain-timeout", "10s"}
-	old := dedicated(t, kit.ServerOptions{OneMachine: true, Flags: quick})
-	next := dedicated(t, kit.ServerOptions{Flags: quick})
-	c, d := clientOf(t, old), clientOf(t, next)
+	from := newCertified(t, kit.ServerOptions{OneMachine: true, Flags: slices.Clone(quick)})
+	c, old := from.client, from.server
+	next := dedicated(t, kit.ServerOptions{Flags: quick}) // it knows nobody who would give it a certificate
+	d := clientOf(t, next)
+	_, nextPort, _ := strings.Cut(next.HTTPS, ":")
 	must := func(status int, words []string, args ...string) string {
 		t.Helper()
 		out, got := commandLine(t, old, args...)
@@ -72,6 +75,15 @@ func TestMigrate_NoRequestFails(t *testing.T) {
 	if _, err := c.api.TagResource(t.Context(), &lightsail.TagResourceInput{ResourceName: aws.String("web"), Tags: tags}); err != nil {
 		t.Fatal(err)
 	}
+	// Its users know it by a domain of its own.
+	const domain = "shop.example.com"
+	from.dns.Set(t, domain, "A 127.0.0.1")
+	must(0, nil, "domains", "add", "web", domain)
+	onDomain := func(port string) func() (string, error) {
+		return func() (string, error) { return from.curlAt(port, domain, "/") }
+	}
+	until(t, "the domain", onDomain(from.https), "version 2")
+	serial := from.serial(from.https, domain)
 	before := c.service("web")
 
 	loads := map[string]*load{"web": startLoad(t, c, c.url("web", "/")), "pushed": startLoad(t, c, c.url("pushed", "/"))}
@@ -133,6 +145,16 @@ func TestMigrate_NoRequestFails(t *testing.T) {
 	migrate(0, nil, "--forward", next.HTTPS) // once more changes nothing
 	moreAnswers()
 
+	// The domain is served from here as before, and from there when the DNS leads there, with the same certificate.
+	for where, port := range map[string]string{"here": from.https, "there": nextPort} {
+		if out, err := onDomain(port)(); err != nil || !strings.Contains(out, "version 2") {
+			t.Errorf("%s from %s: %v\n%s", domain, where, err, out)
+		}
+		if got := from.serial(port, domain); got != serial {
+			t.Errorf("%s has another certificate %s: %s, want %s", domain, where, got, serial)
+		}
+	}
+
 	// What is there is what was here.
 	after := d.service("web")
 	if len(after.Tags) != 1 || aws.ToInt32(after.Scale) != 2 || aws.ToString(after.Arn) != aws.ToString(before.Arn) || aws.ToInt32(after.CurrentDeployment.Version) != 2 ||
@@ -153,7 +175,7 @@ func TestMigrate_NoRequestFails(t *testing.T) {
 		there.Vars[k] = v
 	}
 	there.Vars["AWS_ACCESS_KEY_ID"], there.Vars["AWS_SECRET_ACCESS_KEY"] = old.Vars["AWS_ACCESS_KEY_ID"], old.Vars["AWS_SECRET_ACCESS_KEY"]
-	for _, tt := range []struct{ command, want string }{{"keys", "ci"}, {"settings web", "10MB"}, {"audit -n 0", "CreateContainerServiceDeployment"}, {"images pushed", ":pushed.www.1"}, {"ps web --all", "web-"}} {
+	for _, tt := range []struct{ command, want string }{{"keys", "ci"}, {"settings web", "10MB"}, {"audit -n 0", "CreateContainerServiceDeployment"}, {"images pushed", ":pushed.www.1"}, {"certs", "ISSUED"}, {"domains list web", "shop.example.com"}, {"ps web --all", "web-"}} {
 		if out, status := commandLine(t, &there, strings.Fields(tt.command)...); status != 0 || !strings.Contains(out, tt.want) {
 			t.Errorf("with the old key there, trysail %s: %d\n%s", tt.command, status, out)
 		}
@@ -168,6 +190,9 @@ func TestMigrate_NoRequestFails(t *testing.T) {
 
 	must(0, []string{"serves here again"}, "migrate", "--back", "web")
 	moreAnswers()
+	if out, err := onDomain(from.https)(); err != nil || !strings.Contains(out, "version 2") {
+		t.Errorf("%s after it came back: %v\n%s", domain, err, out)
+	}
 	if out, _ := commandLine(t, old, "ps", "web"); strings.Count(out, "HEALTHY") != 2 {
 		t.Errorf("after it came back:\n%s", out)
 	}
