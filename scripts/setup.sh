@@ -208,6 +208,7 @@ for_cluster() {
 	for_demo
 	need gcc gcc cc
 	need iproute2 ip /usr/sbin/ip
+	need nftables nft /usr/sbin/nft # what policies say, in the nodes' networks
 	need util-linux nsenter
 }
 

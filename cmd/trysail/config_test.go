@@ -38,7 +38,7 @@ func TestConfig_Defaults(t *testing.T) {
 		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", edgeEngine: "net/http", domain: "localhost", region: "us-east-1",
 		engine: "containerd", activationTimeout: 5 * time.Minute, drainTimeout: 30 * time.Second, maxServices: 100,
 		logRetention: 14 * 24 * time.Hour, logMaxBytes: 10_000_000_000, logLevel: "info", logFormat: "text",
-		certs: certConfig{max: 10, maxRequests: 20}, kube: kubeConfig{namespace: "trysail"},
+		certs: certConfig{max: 10, maxRequests: 20}, kube: kubeConfig{namespace: "trysail", isolation: true},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, certConfig{}, databaseConfig{}, kubeConfig{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -76,6 +76,8 @@ func TestConfig_RefusesNonsense(t *testing.T) {
 		{"--engine=kubernetes", "--engine kubernetes needs --kube-listen: an address of this machine that the cluster's nodes reach, such as 10.0.0.5:4501"},
 		{"--engine=kubernetes --kube-listen=:4501", `--kube-registry ":4501" is not host:port as the cluster's nodes reach it, such as 10.0.0.5:4501`},
 		{"--engine=kubernetes --kube-listen=10.0.0.5:4501 --kube-dns=10.0.0.5", "--kube-dns needs --subnet: the network of the pods' addresses, such as 10.244.0.0/16"},
+		{"--engine=kubernetes --kube-listen=10.0.0.5:4501 --kube-edges=10.0.0.5/24", `--kube-edges: "10.0.0.5/24" is an address within a network; write 10.0.0.0/24`},
+		{"--kube-isolation=false", "--kubeconfig and --kube-… need --engine kubernetes"},
 		{"--kubeconfig=/x", "--kubeconfig and --kube-… need --engine kubernetes"},
 		{"--engine=nomad", `--engine "nomad" is unknown; use containerd or kubernetes`},
 		{"--engine=docker", `--engine "docker" is unknown`},

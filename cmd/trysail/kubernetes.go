@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -34,6 +36,8 @@ type kubeConfig struct {
 	listen     string
 	registry   string
 	dns        string
+	isolation  bool
+	edges      []string
 }
 
 func (c *kubeConfig) flags(f *pflag.FlagSet) {
@@ -47,13 +51,17 @@ func (c *kubeConfig) flags(f *pflag.FlagSet) {
 		"host:port by which the nodes know --kube-listen; default the same")
 	f.StringVar(&c.dns, "kube-dns", "",
 		"IP address of this machine at whose port 53 pods ask for names, <service>.service.local among them; --subnet says what the pods' addresses are. Default: the cluster's own name server")
+	f.BoolVar(&c.isolation, "kube-isolation", true,
+		"make network policies, which let pods reach each other's open ports and what is outside of the cluster, and nobody else reach the pods; the cluster's network has to enforce them")
+	f.StringSliceVar(&c.edges, "kube-edges", nil,
+		"networks, separated by commas, from which the edges' requests come to the pods, such as 10.0.0.0/24; default: this machine's own address, or the namespace that this server runs in")
 }
 
 // validateKube checks the settings of a cluster. Errors: usage.
 func (c *config) validateKube() error {
 	k := &c.kube
 	if c.engine != engineKubernetes {
-		if k.kubeconfig != "" || k.listen != "" || k.registry != "" || k.dns != "" {
+		if k.kubeconfig != "" || k.listen != "" || k.registry != "" || k.dns != "" || len(k.edges) > 0 || !k.isolation {
 			return cli.Usagef("--kubeconfig and --kube-… need --engine kubernetes")
 		}
 		return nil
@@ -72,7 +80,11 @@ func (c *config) validateKube() error {
 		return cli.Usagef("--kube-registry %q is not host:port as the cluster's nodes reach it, such as 10.0.0.5:4501", k.registry)
 	case !isDNSLabel(k.namespace):
 		return cli.Usagef("--kube-namespace %q is not the name of a namespace, such as trysail", k.namespace)
-	case k.dns == "":
+	}
+	if _, err := parseNetworks("--kube-edges", k.edges); err != nil {
+		return err
+	}
+	if k.dns == "" {
 		return nil
 	}
 	if _, err := netip.ParseAddr(k.dns); err != nil {
@@ -96,10 +108,18 @@ func (s *server) openCluster(ctx context.Context) error {
 	if s.copies != nil {
 		goOn = s.continueLog
 	}
+	edges, err := parseNetworks("--kube-edges", k.edges)
+	if err != nil {
+		return err
+	}
+	pods, err := s.cfg.prefix()
+	if err != nil {
+		return err
+	}
 	e, err := kube.Open(ctx, kube.Config{
 		Continue:   goOn,
 		Kubeconfig: k.kubeconfig, Namespace: k.namespace, Dir: filepath.Join(engineDir(s.cfg.dataDir), engineKubernetes), Images: s.images, Registry: k.registry, Resolver: k.dns,
-		PullPassword: password,
+		PullPassword: password, Isolate: k.isolation, Edges: edges, EdgePorts: s.cfg.edgePorts(), PodNetwork: pods,
 	}, s.log.With("part", "engine"))
 	if err != nil {
 		return cli.WithHint(fmt.Errorf("starting the engine: %w", err), "docs/kubernetes.md says what the cluster has to have.")
@@ -115,6 +135,17 @@ func (s *server) openCluster(ctx context.Context) error {
 	}
 	s.names = names
 	return nil
+}
+
+// edgePorts are the ports that the edge listens on.
+func (c *config) edgePorts() (list []uint16) {
+	for _, addr := range []string{c.http, c.https} {
+		_, text, err := net.SplitHostPort(addr)
+		if port, parseErr := strconv.ParseUint(text, 10, 16); err == nil && parseErr == nil && port > 0 && !slices.Contains(list, uint16(port)) {
+			list = append(list, uint16(port))
+		}
+	}
+	return list
 }
 
 // openClusterDNS starts the name server that pods ask.

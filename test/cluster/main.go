@@ -35,6 +35,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "node:", runNode(os.Args[2:]))
 		os.Exit(1)
 	}
+	if len(os.Args) == 3 && os.Args[1] == "policies" {
+		fmt.Fprintln(os.Stderr, "policies:", enforcePolicies(context.Background(), os.Args[2]))
+		os.Exit(1)
+	}
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
 		os.Exit(1)

@@ -71,7 +71,7 @@ func mountNode(home string) error {
 	return errors.Join(errs...)
 }
 
-// runPrograms starts containerd and the kubelet and waits for the children of all processes of the node.
+// runPrograms starts containerd, the kubelet and what enforces services and policies in the node's network, and waits for the children of all processes of the node.
 func runPrograms(n int, trysail, hyperkube string) error {
 	home := place(nodeName(n))
 	programs := map[int]string{}
@@ -108,6 +108,9 @@ func runPrograms(n int, trysail, hyperkube string) error {
 		return err
 	}
 	if err := start("kube-proxy", hyperkube, "hyperkube", "kube-proxy", "--config", filepath.Join(home, "proxy.yaml"), "--hostname-override", nodeName(n)); err != nil {
+		return err
+	}
+	if err := start("policies", "/proc/self/exe", "cluster", "policies", nodeName(n)); err != nil {
 		return err
 	}
 	for {

@@ -2,31 +2,21 @@ package kube
 
 import (
 	"context"
-	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/util/workqueue"
 )
 
 // budgets keeps a PodDisruptionBudget for each service that forbids to evict any of its pods. Who drains a node makes it
 // unschedulable first; its pods are then replaced elsewhere (see Pod.Leaving), and gone before an eviction succeeds.
-type budgets struct {
-	engine *Engine
-	queue  workqueue.TypedRateLimitingInterface[string] // ids of services
-}
-
-const (
-	firstBudgetRetry = 100 * time.Millisecond
-	maxBudgetRetry   = time.Minute
-)
+type budgets struct{ *keeper } // of ids of services
 
 func newBudgets(e *Engine) *budgets {
-	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstBudgetRetry, maxBudgetRetry)
-	return &budgets{engine: e, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+	b := &budgets{}
+	b.keeper = newKeeper(e, "the disruption budget of a service", b.settle)
+	return b
 }
 
 // see notes that a service's pods have become more or fewer.
@@ -39,28 +29,6 @@ func (b *budgets) see(before, now *corev1.Pod) {
 			b.queue.Add(p.Labels[labelServiceID])
 		}
 	}
-}
-
-func (b *budgets) run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, b.queue.ShutDown)
-	defer stop()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			id, down := b.queue.Get()
-			if down {
-				return
-			}
-			if err := b.settle(ctx, id); err != nil && ctx.Err() == nil {
-				b.engine.log.InfoContext(ctx, "the disruption budget of a service is set again", "service_id", id, "error", err)
-				b.queue.AddRateLimited(id)
-			} else {
-				b.queue.Forget(id)
-			}
-			b.queue.Done(id)
-		}
-	})
-	wg.Wait()
 }
 
 // settle makes the budget of a service fit the pods that it has.

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,7 +46,9 @@ type client struct {
 	logs      rest.Interface // core again, for reading logs: a server that begins to follow thousands must not keep pods waiting
 	policy    rest.Interface
 	discovery rest.Interface
-	codec     runtime.ParameterCodec
+	// networking has the network policies.
+	networking rest.Interface
+	codec      runtime.ParameterCodec
 }
 
 func newClient(cfg Config) (*client, error) {
@@ -57,7 +60,7 @@ func newClient(cfg Config) (*client, error) {
 	config.QPS, config.Burst = maxRate, maxBurst
 	config.WarningHandler = rest.NoWarnings{}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), policyv1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(corev1.AddToScheme(scheme), policyv1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme), networkingv1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
@@ -83,6 +86,9 @@ func newClient(cfg Config) (*client, error) {
 		return nil, fmt.Errorf("making a client for the cluster: %w", err)
 	}
 	if c.discovery, err = group("/apis", discoveryv1.SchemeGroupVersion); err != nil {
+		return nil, fmt.Errorf("making a client for the cluster: %w", err)
+	}
+	if c.networking, err = group("/apis", networkingv1.SchemeGroupVersion); err != nil {
 		return nil, fmt.Errorf("making a client for the cluster: %w", err)
 	}
 	return c, nil

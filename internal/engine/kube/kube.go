@@ -6,9 +6,10 @@
 // What the cluster has is known from watches of it (watch.go), never by asking again and again. Starting (start.go,
 // object.go) and stopping (stop.go) change it and wait until the watch shows the effect. Around them: how the cluster
 // puts the states of pods and nodes (status.go), the images, which nodes fetch from Trysail (images.go), the logs, which
-// are followed into files (follow.go, logfile.go), what keeps others from disturbing services (budget.go), what pods use
-// (usage.go) and what can be seen when one fails: what the cluster tells of it (witness.go), what the kernel counted
-// (counters.go), which of its ports are open (knock.go), what is in its images (fetch.go, examine.go).
+// are followed into files (follow.go, logfile.go), what keeps others from disturbing services (budget.go), who reaches
+// whom (policy.go, isolate.go), what pods use (usage.go) and what can be seen when one fails: what the cluster tells of it
+// (witness.go), what the kernel counted (counters.go), which of its ports are open (knock.go), what is in its images (fetch.go,
+// examine.go).
 package kube
 
 import (
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -48,6 +50,16 @@ type Config struct {
 	PullPassword string
 	// Resolver is the address of the pods' name server. Empty means the cluster's own.
 	Resolver string
+	// Isolate makes network policies, which say who reaches whom: as on one machine, as far as the cluster can say that.
+	// Without it there are none of ours.
+	Isolate bool
+	// Edges are the networks from which requests of edges come to the pods. Empty means the addresses of this machine, or, in
+	// a pod of the cluster, the namespace that it is in.
+	Edges []netip.Prefix
+	// EdgePorts are the ports of the edge, which pods reach.
+	EdgePorts []uint16
+	// PodNetwork is where pods of the cluster have their addresses from, besides what nodes name as theirs; may be invalid.
+	PodNetwork netip.Prefix
 	// Continue says how to go on with the log of a container that another server may have followed before. Nil means that there
 	// is no other server: what is in dir is all.
 	Continue func(dir, container string) (Continuation, error)
@@ -78,6 +90,8 @@ type Engine struct {
 	usage  *usageReader
 	sample *sampler
 	owner  owner
+
+	isolation *isolation
 
 	ctx  context.Context //nolint:containedctx // of what runs between calls; Close ends it
 	stop context.CancelFunc
@@ -152,16 +166,22 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.usage = newUsageReader(e.api)
 	e.sample = newSampler(e)
 	budgets := newBudgets(e)
+	e.isolation = newIsolation(e)
 	e.watch = newWatch(e.api, e.log, func(before, now *corev1.Pod) { //nolint:contextcheck // what is followed ends with Close
 		e.follow.see(now)
 		budgets.see(before, now)
-	})
+		e.isolation.see(before, now)
+	}, e.isolation.seeNode)
 	e.wg.Go(func() { e.watch.run(e.ctx) })
 	if err := e.watch.synced(ctx); err != nil {
 		return err
 	}
+	if err := whenThere(ctx, func() error { return e.isolation.establish(ctx) }); err != nil {
+		return err
+	}
 	e.wg.Go(func() { budgets.run(e.ctx) })
 	e.wg.Go(func() { e.sample.run(e.ctx) })
+	e.wg.Go(func() { e.isolation.run(e.ctx) })
 	return nil
 }
 

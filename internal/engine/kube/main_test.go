@@ -7,12 +7,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +34,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
@@ -146,7 +149,7 @@ type rig struct {
 	pulls  atomic.Pointer[http.Handler]
 }
 
-func newRig(tb testing.TB) *rig {
+func newRig(tb testing.TB, settings ...func(*kube.Config)) *rig {
 	tb.Helper()
 	r := &rig{tb: tb, admin: administrator(tb)}
 	var err error
@@ -160,6 +163,10 @@ func newRig(tb testing.TB) *rig {
 	r.cfg = kube.Config{
 		Kubeconfig: filepath.Join(clusterDir, "pki/trysail.kubeconfig"), Namespace: namespace, Dir: tb.TempDir(),
 		Images: resolver, Registry: r.servePulls(), RoomTime: 2 * time.Second, Resolver: gateway,
+		Isolate: true, PodNetwork: netip.MustParsePrefix("10.88.0.0/16"),
+	}
+	for _, set := range settings {
+		set(&r.cfg)
 	}
 	r.open()
 	tb.Cleanup(r.dispose)
@@ -173,7 +180,7 @@ func administrator(tb testing.TB) *rest.RESTClient {
 		tb.Fatalf("these tests need the cluster that make cluster starts: %v", err)
 	}
 	scheme := apiruntime.NewScheme()
-	if err := corev1.AddToScheme(scheme); err != nil {
+	if err := errors.Join(corev1.AddToScheme(scheme), networkingv1.AddToScheme(scheme)); err != nil {
 		tb.Fatal(err)
 	}
 	config.APIPath, config.GroupVersion, config.NegotiatedSerializer = "/api", &schema.GroupVersion{Version: "v1"}, serializer.NewCodecFactory(scheme).WithoutConversion()

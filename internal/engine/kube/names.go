@@ -29,6 +29,9 @@ type publication struct {
 	addr    netip.Addr
 }
 
+// noPort names the port of a Service that opens none: it has to have one.
+const noPort = "none"
+
 // Publish makes the name of a service lead to its pods: <service>.<namespace>.svc.<cluster domain>, and just <service> for
 // other services. It is a Service whose endpoints we set ourselves, since who is healthy is for the edge to say. Its
 // address, which is returned, stays as long as the service does, so that it may be remembered. Publishing the same twice
@@ -42,6 +45,11 @@ func (e *Engine) Publish(s trysail.PrivateService) (netip.Addr, error) {
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, publishTime)
 	defer cancel()
+	if !known || !slices.Equal(have.service.TCP, s.TCP) || !slices.Equal(have.service.UDP, s.UDP) {
+		if err := e.isolation.open(ctx, s); err != nil {
+			return netip.Addr{}, fmt.Errorf("opening the ports of %s: %w", s.Service, err)
+		}
+	}
 	service, slice := e.nameObjects(s, e.watch.nodesByAddr())
 	if err := e.api.apply(ctx, e.api.core, "services", service); err != nil {
 		return netip.Addr{}, fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
@@ -71,6 +79,7 @@ func (e *Engine) Publish(s trysail.PrivateService) (netip.Addr, error) {
 // the others have come, as soon as their pods are adopted.
 func (e *Engine) Lead() {
 	e.Standby()
+	e.isolation.lead()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	clear(e.published)
@@ -131,7 +140,7 @@ func (e *Engine) nameObjects(s trysail.PrivateService, nodeOf map[netip.Addr]str
 	}
 	if len(service.Spec.Ports) == 0 {
 		// A Service has to have a port. Without endpoints whoever asks is refused at once.
-		service.Spec.Ports = []corev1.ServicePort{{Name: "none", Protocol: corev1.ProtocolTCP, Port: 1}}
+		service.Spec.Ports = []corev1.ServicePort{{Name: noPort, Protocol: corev1.ProtocolTCP, Port: 1}}
 	}
 	ready := true
 	for _, addr := range s.Pods {
@@ -159,6 +168,9 @@ func (e *Engine) Withdraw(service string) error {
 	}
 	if err := e.api.remove(ctx, e.api.core, "services", nameOf(service), "", nil); err != nil {
 		return fmt.Errorf("withdrawing the private name of %s: %w", service, err)
+	}
+	if err := e.isolation.close(ctx, service); err != nil {
+		return fmt.Errorf("closing the ports of %s: %w", service, err)
 	}
 	return nil
 }

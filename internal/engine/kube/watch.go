@@ -42,7 +42,7 @@ func serviceIndex(o any) ([]string, error) {
 	return nil, nil
 }
 
-func newWatch(api *client, log *slog.Logger, see func(before, now *corev1.Pod)) *watch {
+func newWatch(api *client, log *slog.Logger, see func(before, now *corev1.Pod), seeNode func(before, now *corev1.Node)) *watch {
 	w := &watch{log: log, namespace: api.namespace, changes: make(chan struct{}), waiting: map[string]map[chan struct{}]bool{}, feeds: map[*feed]bool{}}
 	ours := func(o *metav1.ListOptions) { o.LabelSelector = labelManagedBy + "=" + manager }
 	w.pods = cache.NewSharedIndexInformer(cache.NewFilteredListWatchFromClient(api.core, "pods", api.namespace, ours), &corev1.Pod{}, 0, cache.Indexers{byService: serviceIndex})
@@ -80,11 +80,20 @@ func newWatch(api *client, log *slog.Logger, see func(before, now *corev1.Pod)) 
 		},
 	})
 	_, _ = w.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { w.tell(nil) },
-		DeleteFunc: func(any) { w.tell(nil) },
+		AddFunc: func(o any) {
+			if now, ok := o.(*corev1.Node); ok {
+				seeNode(nil, now)
+			}
+			w.tell(nil)
+		},
+		DeleteFunc: func(any) {
+			seeNode(nil, nil)
+			w.tell(nil)
+		},
 		UpdateFunc: func(a, b any) {
 			before, _ := a.(*corev1.Node)
 			now, _ := b.(*corev1.Node)
+			seeNode(before, now)
 			if before == nil || now == nil || isAwayNode(before) != isAwayNode(now) || before.Spec.Unschedulable != now.Spec.Unschedulable {
 				w.tell(nil)
 			}

@@ -27,7 +27,7 @@ func newTestWatch(t *testing.T) *watch {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newWatch(api, slog.New(slog.DiscardHandler), func(_, _ *corev1.Pod) {})
+	return newWatch(api, slog.New(slog.DiscardHandler), func(_, _ *corev1.Pod) {}, func(_, _ *corev1.Node) {})
 }
 
 func testPod(name, service string) *corev1.Pod {

@@ -14,6 +14,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trysail/trysail"
 )
 
 // tableName is the name of our two tables: one of the family inet, which filters packets, and one of the family bridge,
@@ -287,30 +289,6 @@ func (r *ruleset) addInput(dnsPort uint16) {
 	r.rule(out, oifname(r.cfg.Bridge), is(ipv6), l4(unix.IPPROTO_ICMPV6), icmpType(redirect6), drop())
 }
 
-// notOutside are networks that are not the internet: this machine, the link, groups, and where clouds tell a machine its
-// secrets.
-func notOutside(f family) (list []netip.Prefix) {
-	networks := []string{
-		"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3",
-		"100.100.100.200/32", // Alibaba
-		"168.63.129.16/32",   // Azure
-		"192.0.0.192/32",     // Oracle
-	}
-	if f == ipv6 {
-		networks = []string{
-			"::/96", "::ffff:0:0/96", // this machine, and IPv4 addresses in the clothes of IPv6
-			"fe80::/10", "ff00::/8",
-			"64:ff9b::169.254.0.0/112", // the link in IPv4, by way of a translator
-			"fd00:ec2::254/128",        // Amazon
-			"fd20:ce::254/128",         // Google
-		}
-	}
-	for _, n := range networks {
-		list = append(list, netip.MustParsePrefix(n))
-	}
-	return list
-}
-
 // addForward says what passes from pod to pod and between pods and the outside.
 func (r *ruleset) addForward() {
 	c := r.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter+filterBefore)
@@ -328,7 +306,7 @@ func (r *ruleset) addForward() {
 	}
 	r.rule(c, oifname(bridge), toRefuse())
 	for _, f := range r.cfg.families() {
-		for _, p := range notOutside(f) {
+		for _, p := range trysail.NotOutside(f == ipv6) {
 			r.rule(c, daddr(p), toRefuse())
 		}
 	}

@@ -1,6 +1,8 @@
 // Program is what the tests of the engine run in containers: the program of the conformance suite, and beyond it
 //
 //	listen ADDR…           listen on TCP addresses, or on UDP ones that begin with udp:
+//	echo PORT…             answer what comes to these ports, TCP and UDP, with the same
+//	reach NETWORK ADDR     end with 0 if such a thing answers there within a second
 //	child WORD…            run itself with the words as a child, and end with the child's code, or 128 and its signal
 //	background DELAY       leave a process without its parent, and end with 0 after the delay
 //	leave                  start a process that waits, and end at once
@@ -36,6 +38,13 @@ func main() {
 		for _, addr := range args[1:] {
 			defer listen(addr).Close()
 		}
+	case "echo":
+		for _, port := range args[1:] {
+			echo(":" + port)
+		}
+	case "reach":
+		check(reach(args[1], args[2]))
+		return
 	case "child":
 		os.Exit(child(args[1:]))
 	case "background":
@@ -77,6 +86,47 @@ func listen(addr string) io.Closer {
 	l, err := net.Listen("tcp", addr)
 	check(err)
 	return l
+}
+
+func echo(addr string) {
+	l, err := net.Listen("tcp", addr)
+	check(err)
+	go func() {
+		for {
+			c, err := l.Accept()
+			check(err)
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	u, err := net.ListenPacket("udp", addr)
+	check(err)
+	go func() {
+		b := make([]byte, 64)
+		for {
+			n, from, err := u.ReadFrom(b)
+			check(err)
+			_, _ = u.WriteTo(b[:n], from)
+		}
+	}()
+}
+
+func reach(network, addr string) error {
+	c, err := net.DialTimeout(network, addr, time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("x")); err != nil {
+		return err
+	}
+	_, err = c.Read(make([]byte, 1))
+	return err
 }
 
 func child(args []string) int {
