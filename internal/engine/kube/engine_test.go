@@ -37,6 +37,7 @@ func certificateFor(tb testing.TB, host string) *tls.Config {
 // TestEngine_Contract runs the suite that every engine passes.
 func TestEngine_Contract(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Fixture {
+		t.Parallel() // each has a namespace of its own
 		r := newRig(t)
 		return enginetest.Fixture{
 			Engine: r.engine, Image: r.images.program, Missing: r.images.missing, Broken: r.images.broken,
