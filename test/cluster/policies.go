@@ -44,7 +44,7 @@ func enforcePolicies(ctx context.Context, node string) error {
 	for {
 		rules, err := e.rules()
 		if err != nil {
-			slog.Error("a policy cannot be enforced", "error", err)
+			slog.ErrorContext(ctx, "a policy cannot be enforced", "error", err)
 		}
 		if rules != before {
 			if err := load(ctx, rules); err != nil {

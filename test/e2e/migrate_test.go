@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,9 +55,9 @@ func TestMigrate_NoRequestFails(t *testing.T) {
 		return out
 	}
 	to := []string{"migrate", "--to-admin", filepath.Join(next.DataDir, "admin.json")}
-	migrate := func(status int, words []string, more ...string) string {
+	migrate := func(status int, words []string, more ...string) {
 		t.Helper()
-		return must(status, words, append(to, more...)...)
+		must(status, words, append(to, more...)...)
 	}
 
 	// Two services: one that has had two versions, and one of an image that was pushed.
@@ -170,10 +171,7 @@ func TestMigrate_NoRequestFails(t *testing.T) {
 	}
 	// The old key's secret works there.
 	there := *next
-	there.Vars = map[string]string{}
-	for k, v := range next.Vars {
-		there.Vars[k] = v
-	}
+	there.Vars = maps.Clone(next.Vars)
 	there.Vars["AWS_ACCESS_KEY_ID"], there.Vars["AWS_SECRET_ACCESS_KEY"] = old.Vars["AWS_ACCESS_KEY_ID"], old.Vars["AWS_SECRET_ACCESS_KEY"]
 	for _, tt := range []struct{ command, want string }{{"keys", "ci"}, {"settings web", "10MB"}, {"audit -n 0", "CreateContainerServiceDeployment"}, {"images pushed", ":pushed.www.1"}, {"certs", "ISSUED"}, {"domains list web", "shop.example.com"}, {"ps web --all", "web-"}} {
 		if out, status := commandLine(t, &there, strings.Fields(tt.command)...); status != 0 || !strings.Contains(out, tt.want) {

@@ -107,9 +107,9 @@ func (i *isolation) adopt(ctx context.Context) error {
 			switch {
 			case port.Name == noPort:
 			case port.Protocol == corev1.ProtocolUDP:
-				s.UDP = append(s.UDP, uint16(port.Port))
+				s.UDP = append(s.UDP, uint16(port.Port)) //nolint:gosec // a port
 			default:
-				s.TCP = append(s.TCP, uint16(port.Port))
+				s.TCP = append(s.TCP, uint16(port.Port)) //nolint:gosec // a port
 			}
 		}
 		if err := e.api.apply(ctx, e.api.networking, "networkpolicies", e.servicePolicy(s)); err != nil {

@@ -28,7 +28,7 @@ func address(t *testing.T, addr string) string {
 		t.Fatalf("adding address %s: %v: %s", addr, err, out)
 	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("ip", "addr", "del", addr+"/32", "dev", "lo").CombinedOutput(); err != nil { //nolint:noctx // whatever happens
+		if out, err := exec.Command("ip", "addr", "del", addr+"/32", "dev", "lo").CombinedOutput(); err != nil {
 			t.Errorf("removing address %s: %v: %s", addr, err, out)
 		}
 	})

@@ -39,7 +39,7 @@ func (k *keeper) run(ctx context.Context) {
 				return
 			}
 			if err := k.settle(ctx, key); err != nil && ctx.Err() == nil {
-				k.engine.log.InfoContext(ctx, k.what+" is set again", "of", key, "error", err)
+				k.engine.log.InfoContext(ctx, "it is tried again", "what", k.what, "of", key, "error", err)
 				k.queue.AddRateLimited(key)
 			} else {
 				k.queue.Forget(key)
