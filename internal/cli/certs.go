@@ -211,9 +211,19 @@ func (a *App) showCert(ctx context.Context, c *client, name string, asJSON bool)
 	if asJSON {
 		return printJSON(a.Out, wire(list[0]))
 	}
-	known, err := c.domains(ctx, "")
-	if err != nil && !c.onAWS() {
-		return err
+	var known []domainInfo
+	for {
+		if known, err = c.domains(ctx, ""); err != nil && !c.onAWS() {
+			return err
+		}
+		// It may have been issued between the two answers: then they do not belong together.
+		before := detail(list[0]).Status
+		if list, err = c.certificates(ctx, name); err != nil {
+			return err
+		}
+		if detail(list[0]).Status == before {
+			break
+		}
 	}
 	s, d := a.screen(a.Out), detail(list[0])
 	fmt.Fprintf(s, "%s is %s", clean(name), s.paint(certColour(string(d.Status)), string(d.Status)))
