@@ -41,13 +41,14 @@ demo: ## install what is missing, build, deploy a sample service and a broken on
 	go build $(BUILDFLAGS) -o bin/demo ./test/demo; \
 	exec bin/demo -began "$$began"
 
-test: ## everything that must pass: unit, wire, engine and end-to-end tests
+test: ## everything that must pass: unit, wire, engine and end-to-end tests, and those on a cluster if they have not passed yet
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
 	go test -race -shuffle=on $(UNIT)
 	TRYSAIL_TEST_DATABASE=postgres go test ./internal/control ./internal/reconcile
 	go test -count 1 $(ENGINE)
 	go test -tags e2e -count 1 -parallel 8 -timeout 20m ./test/...
+	@scripts/cluster-test-if-needed.sh
 
 unit: ## the Go tests that need neither root nor a network
 	go test -short -shuffle=on $(UNIT)
@@ -73,9 +74,9 @@ cluster-down: ## end it and remove all of it
 
 cluster-test: cluster ## the engine's contract and the end-to-end scripts on that cluster (RUN=regexp for some of it)
 	@scripts/setup.sh test
-	go test -tags cluster -count 1 -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/engine/kube
+	go test -tags cluster -count 1 -parallel 6 -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/engine/kube
 	go test -tags cluster -count 1 -timeout 20m -v $(if $(RUN),-run '$(RUN)') ./test/replicas
-	TRYSAIL_TEST_ENGINE=kubernetes go test -tags e2e -count 1 -parallel 3 -timeout 20m $(if $(RUN),-run '$(RUN)') ./test/e2e
+	TRYSAIL_TEST_ENGINE=kubernetes go test -tags e2e -count 1 -parallel 6 -timeout 30m $(if $(RUN),-run '$(RUN)') ./test/e2e
 
 helm: ## the chart of packaging/helm: linted, rendered, compared with the manifests of packaging/kubernetes
 	cd test/helm && go test -count 1 ./...
@@ -137,7 +138,8 @@ diagnose: ## how right the verdicts on broken and healthy deployments are: one t
 	@go build $(BUILDFLAGS) -o bin/diagnose ./test/diagnose
 	@exec bin/diagnose $(DIAGNOSEARGS)
 
-release: ## dist/: archives, .deb, .rpm, OCI image, SBOM and checksums for amd64 and arm64
+release: ## dist/: archives, .deb, .rpm, OCI image, SBOM and checksums for amd64 and arm64, once the cluster tests have passed
+	@CLUSTER=$${CLUSTER:-always} scripts/cluster-test-if-needed.sh
 	@scripts/setup.sh release
 	go run ./packaging/release -version "$(VERSION)"
 
