@@ -83,7 +83,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 [[ -S $cluster/control.sock ]] || ours=1
 began=$SECONDS
-make --no-print-directory cluster-test
+make --no-print-directory cluster-test RUN= # all of them
 say "passed in $((SECONDS - began)) s"
 if [[ $(state) == "$before" ]]; then
 	mkdir -p "$passed"
