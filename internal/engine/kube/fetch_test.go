@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,7 @@ type shelf struct {
 	blobs    map[string][]byte
 	asked    sync.Map // digests, to how often
 	held     atomic.Int64
+	files    atomic.Int64  // written
 	fails    string        // a digest that cannot be had
 	gate     chan struct{} // if there is one, blobs wait for it to be closed
 }
@@ -53,7 +55,8 @@ func (s *shelf) Blob(ctx context.Context, image string, b engine.Descriptor, pro
 		return engine.File{}, &trysail.ImageError{Code: "IMG-CORRUPT", Image: image, Message: "A layer is damaged."}
 	}
 	s.held.Add(1)
-	path := filepath.Join(s.dir, strings.TrimPrefix(b.Digest, "sha256:"))
+	// Everybody gets a file of their own: one that is written again while somebody reads it would be empty for a moment.
+	path := filepath.Join(s.dir, strconv.FormatInt(s.files.Add(1), 10))
 	return engine.File{Path: path, Release: sync.OnceFunc(func() { s.held.Add(-1) })}, os.WriteFile(path, s.blobs[b.Digest], 0o600)
 }
 
