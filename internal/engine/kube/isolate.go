@@ -90,7 +90,7 @@ func (i *isolation) applyAll(ctx context.Context) error {
 	if err != nil {
 		return i.engine.api.explain(err)
 	}
-	return i.settle(ctx, podsPolicy)
+	return errors.Join(i.settle(ctx, outPolicy), i.settle(ctx, podsPolicy))
 }
 
 // adopt makes policies for the services that are there already: of an installation that had none before.
@@ -132,8 +132,11 @@ func (i *isolation) settle(ctx context.Context, name string) error {
 		return i.removeAll(ctx)
 	}
 	var o *networkingv1.NetworkPolicy
-	if name == podsPolicy {
-		o = e.podsPolicy(closedNetworks(e.watch.allNodes(), e.api.config.Host, e.cfg.PodNetwork))
+	switch name {
+	case podsPolicy:
+		o = e.podsPolicy()
+	case outPolicy:
+		o = e.outPolicy(closedNetworks(e.watch.allNodes(), e.api.config.Host, e.cfg.PodNetwork))
 	}
 	for _, place := range i.known() {
 		if place.name() == name {
@@ -162,7 +165,7 @@ func (i *isolation) removeAll(ctx context.Context) error {
 	// What forbids most goes first, and the edges' way to the pods last.
 	rank := func(o networkingv1.NetworkPolicy) int {
 		switch {
-		case o.Name == podsPolicy:
+		case o.Name == podsPolicy, o.Name == outPolicy:
 			return 0
 		case strings.HasPrefix(o.Name, edgePrefix):
 			return 2
@@ -210,7 +213,7 @@ func (i *isolation) see(before, now *corev1.Pod) {
 func (i *isolation) seeNode(before, now *corev1.Node) {
 	same := before != nil && now != nil && slices.Equal(before.Status.Addresses, now.Status.Addresses) && slices.Equal(before.Spec.PodCIDRs, now.Spec.PodCIDRs)
 	if !same {
-		i.queue.Add(podsPolicy)
+		i.queue.Add(outPolicy)
 	}
 }
 
@@ -219,6 +222,7 @@ func (i *isolation) lead() {
 	for _, place := range i.known() {
 		i.queue.Add(place.name())
 	}
+	i.queue.Add(outPolicy)
 	i.queue.Add(podsPolicy)
 }
 

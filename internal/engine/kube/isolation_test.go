@@ -224,7 +224,7 @@ func TestEngine_IsolatesPods(t *testing.T) {
 	if err := r.engine.Withdraw("web"); err != nil {
 		t.Error(err)
 	}
-	if left := strings.Join(r.policies(), " "); left != "edge-"+gateway+" pods service-api" {
+	if left := strings.Join(r.policies(), " "); left != "edge-"+gateway+" pods pods-out service-api" {
 		t.Errorf("policies at the end: %s", left)
 	}
 }

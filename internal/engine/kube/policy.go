@@ -20,12 +20,14 @@ import (
 // The network policies that say who reaches whom, as podnet does on one machine. Policies add up: what one of them allows is
 // allowed, and what none does is not. docs/adr/027-isolation-on-a-cluster.md has the reasons.
 //
-//	pods             all pods of ours: nothing comes in; out to each other, port 53, and what is outside of the cluster
+//	pods             all pods of ours: nothing comes in
+//	pods-out         all pods of ours: out to each other, port 53, and what is outside of the cluster
 //	service-<name>   pods of ours reach the open ports of the service
 //	edge-<where>     one for each place where edges are: they reach all ports, and pods reach theirs
 
 const (
 	podsPolicy    = "pods"
+	outPolicy     = "pods-out"
 	servicePrefix = "service-"
 	edgePrefix    = "edge-"
 )
@@ -48,12 +50,18 @@ func (e *Engine) policy(name string, selected metav1.LabelSelector, spec network
 	}
 }
 
-// podsPolicy is what holds for all pods. Of the cluster's own addresses those are closed that are known.
-func (e *Engine) podsPolicy(closed []netip.Prefix) *networkingv1.NetworkPolicy {
+// podsPolicy lets nothing in.
+func (e *Engine) podsPolicy() *networkingv1.NetworkPolicy {
+	return e.policy(podsPolicy, allPods, networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}})
+}
+
+// outPolicy is what all pods reach. Of the cluster's own addresses those are closed that are known. It is a policy of its own:
+// kube-router takes what a policy lets out of one pod for what the same policy lets into another.
+func (e *Engine) outPolicy(closed []netip.Prefix) *networkingv1.NetworkPolicy {
 	dns := append(policyPorts(corev1.ProtocolUDP, dnsPort), policyPorts(corev1.ProtocolTCP, dnsPort)...)
 	outside := []networkingv1.NetworkPolicyPeer{outsidePeer(netip.MustParsePrefix("0.0.0.0/0"), closed), outsidePeer(netip.MustParsePrefix("::/0"), closed)}
-	return e.policy(podsPolicy, allPods, networkingv1.NetworkPolicySpec{
-		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
+	return e.policy(outPolicy, allPods, networkingv1.NetworkPolicySpec{
+		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
 		Egress: []networkingv1.NetworkPolicyEgressRule{
 			{To: []networkingv1.NetworkPolicyPeer{{PodSelector: &allPods}}}, // which ports, the other side says
 			{Ports: dns},

@@ -34,7 +34,8 @@ func TestPolicies_AreWhatIsDocumented(t *testing.T) {
 	closed := closedNetworks([]*corev1.Node{node}, "https://192.168.0.10:6443", netip.MustParsePrefix("10.244.0.0/16"))
 	var texts []string
 	for _, o := range []any{
-		e.podsPolicy(closed),
+		e.podsPolicy(),
+		e.outPolicy(closed),
 		e.servicePolicy(trysail.PrivateService{Service: "web", TCP: []uint16{80, 8080}, UDP: []uint16{53}}),
 		e.servicePolicy(trysail.PrivateService{Service: "Worker"}),
 		e.edgePolicy(edgePlace{namespace: "trysail-system"}),
