@@ -179,7 +179,7 @@ func (r *Reconciler) report(ctx context.Context, key versionKey, p *pulls) (stop
 				}
 			})
 			if changed {
-				r.enqueue(ctx, key.service)
+				r.enqueue(key.service)
 			}
 		}
 	})

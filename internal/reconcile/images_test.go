@@ -9,6 +9,7 @@ import (
 
 	"github.com/trysail/trysail"
 	"github.com/trysail/trysail/internal/engine/enginetest"
+	"github.com/trysail/trysail/internal/reconcile"
 	"github.com/trysail/trysail/internal/store"
 )
 
@@ -17,7 +18,13 @@ type puller struct {
 	*enginetest.Memory
 	done  atomic.Int64 // bytes
 	asked atomic.Int64
+	lists atomic.Int64 // of pods that were asked for
 	end   chan struct{}
+}
+
+func (p *puller) Pods(ctx context.Context) ([]trysail.Pod, error) {
+	defer p.lists.Add(1)
+	return p.Memory.Pods(ctx)
 }
 
 func (p *puller) Prepare(ctx context.Context, image string) error {
@@ -139,4 +146,41 @@ func TestReconciler_StartsNothingThatIsCertainToFail(t *testing.T) {
 	in.deploy("web-3")
 	in.waitState(trysail.ServiceRunning)
 	in.serves("version 3")
+}
+
+// slowRouter is a router that takes as long as the test wants to report on health.
+type slowRouter struct {
+	reconcile.Router
+	slow    atomic.Bool
+	entered chan struct{}
+	leave   chan struct{}
+}
+
+func (r *slowRouter) Health(service string) map[trysail.PodID]trysail.TargetHealth {
+	if r.slow.CompareAndSwap(true, false) {
+		close(r.entered)
+		<-r.leave
+	}
+	return r.Router.Health(service)
+}
+
+// TestReconciler_GoesOnAfterAPullThatEndsDuringARound: the round was asked for by the pull's progress, and is not part of the pull.
+func TestReconciler_GoesOnAfterAPullThatEndsDuringARound(t *testing.T) {
+	in := install(t)
+	in.stop()
+	p := &puller{Memory: in.engine, end: make(chan struct{})}
+	router := &slowRouter{Router: in.config(p).Router, entered: make(chan struct{}), leave: make(chan struct{})}
+	in.router = router
+	in.startOn(p)
+	in.create(1)
+	in.deploy("web-1")
+	in.wait("the pull begins", func() bool { return in.service().Detail.Message == "Pulling web-1: 0 of 120 MB" })
+	router.slow.Store(true)
+	p.done.Store(34_900_000)
+	<-router.entered
+	lists := p.lists.Load()
+	close(p.end)
+	in.wait("the pull has ended", func() bool { return p.lists.Load() > lists })
+	close(router.leave)
+	in.waitState(trysail.ServiceRunning)
 }

@@ -105,6 +105,7 @@ type Reconciler struct {
 	observing sync.Mutex // held while the engine is asked, so that an older answer never replaces a newer one
 
 	mu       sync.Mutex                               // guards all below; never held during I/O
+	running  context.Context                          //nolint:containedctx // of Run: a round outlives whoever asked for it
 	ids      map[string]string                        // service name → id, for the router's changes
 	queue    map[string]*entry                        // by service id
 	observed map[string]map[trysail.PodID]trysail.Pod // by service id
@@ -139,6 +140,9 @@ func New(cfg Config) *Reconciler {
 // Run works until ctx ends, and waits for what is under way. Pods keep running.
 func (r *Reconciler) Run(ctx context.Context) error {
 	defer r.wg.Wait()
+	r.mu.Lock()
+	r.running = ctx
+	r.mu.Unlock()
 	sub := r.Store.Subscribe()
 	defer sub.Close()
 	if err := r.adopt(ctx); err != nil {
@@ -160,7 +164,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-sub.Wake():
 			for _, id := range sub.Take() {
 				if store.IsService(id) {
-					r.enqueue(ctx, id)
+					r.enqueue(id)
 				}
 			}
 		case name, open := <-changes:
@@ -172,7 +176,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			id := r.ids[name]
 			r.mu.Unlock()
 			if id != "" {
-				r.enqueue(ctx, id)
+				r.enqueue(id)
 			}
 		case <-poll.C:
 			r.wg.Go(func() { r.observe(ctx) })
@@ -209,7 +213,7 @@ func (r *Reconciler) adopt(ctx context.Context) error {
 		return err
 	}
 	for _, s := range services {
-		r.enqueue(ctx, s.ID)
+		r.enqueue(s.ID)
 	}
 	return nil
 }
@@ -297,7 +301,7 @@ func (r *Reconciler) look(ctx context.Context, id string) {
 	}
 	r.mu.Unlock()
 	if !reflect.DeepEqual(before, now) {
-		r.enqueue(ctx, id)
+		r.enqueue(id)
 	}
 }
 
@@ -325,20 +329,22 @@ func (r *Reconciler) observe(ctx context.Context) {
 	r.mu.Unlock()
 	for id, now := range seen {
 		if !reflect.DeepEqual(before[id], now) {
-			r.enqueue(ctx, id)
+			r.enqueue(id)
 		}
 	}
 	for id := range before {
 		if seen[id] == nil {
-			r.enqueue(ctx, id)
+			r.enqueue(id)
 		}
 	}
 }
 
-// enqueue asks for a round for the service. During a round it makes another one follow.
-func (r *Reconciler) enqueue(ctx context.Context, id string) {
+// enqueue asks for a round for the service. During a round it makes another one follow. Rounds end with Run and not with what
+// the caller does: a round that was asked for by a pull would otherwise be broken off, and nothing come after it, when the pull ends.
+func (r *Reconciler) enqueue(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	ctx := r.running
 	if ctx.Err() != nil {
 		return
 	}
@@ -383,13 +389,13 @@ func (r *Reconciler) work(ctx context.Context, id string, e *entry) {
 			wake = time.Now().Add(retryAfter)
 		}
 		if !wake.IsZero() {
-			r.later(ctx, id, e, time.Until(wake))
+			r.later(id, e, time.Until(wake))
 		}
 	}
 }
 
 // later asks for a round after d.
-func (r *Reconciler) later(ctx context.Context, id string, e *entry, d time.Duration) {
+func (r *Reconciler) later(id string, e *entry, d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var t *time.Timer
@@ -401,7 +407,7 @@ func (r *Reconciler) later(ctx context.Context, id string, e *entry, d time.Dura
 		}
 		r.mu.Unlock()
 		if mine {
-			r.enqueue(ctx, id)
+			r.enqueue(id)
 		}
 	})
 	e.timer = t
@@ -530,7 +536,7 @@ func (r *Reconciler) act(ctx context.Context, key, service string, do func(conte
 			r.Log.WarnContext(ctx, "an action did not work and is repeated", "action", key, "service_id", service, "error", err)
 			r.pause(ctx, retryAfter)
 		}
-		r.enqueue(ctx, service)
+		r.enqueue(service)
 	})
 }
 

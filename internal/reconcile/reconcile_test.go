@@ -47,6 +47,7 @@ type installation struct {
 	logs   *logs.Store
 	edge   *edge.Edge
 	engine *enginetest.Memory
+	router reconcile.Router // nil: that of the edge
 	client *http.Client
 	window time.Duration
 	stop   func()
@@ -112,9 +113,13 @@ func answer(text string) http.Handler {
 
 // config is that of a reconciler on the engine.
 func (in *installation) config(e engine.Engine) reconcile.Config {
+	router := in.router
+	if router == nil {
+		router = fleet.NewAlone(in.edge)
+	}
 	return reconcile.Config{
 		Rules: reconcile.Rules{Region: "us-east-1", Domain: "localhost", ActivationTimeout: in.window, DrainTimeout: 5 * time.Second},
-		Store: in.store, Engine: e, Router: fleet.NewAlone(in.edge), Images: resolver{}, Logs: in.logs,
+		Store: in.store, Engine: e, Router: router, Images: resolver{}, Logs: in.logs,
 		Log: slog.New(slog.DiscardHandler), StopGrace: time.Second,
 	}
 }
