@@ -113,7 +113,11 @@ func TestEngine_SaysThatThereIsNoRoom(t *testing.T) {
 	spec := r.podSpec("huge", "wait")
 	spec.Limits.Memory = 1 << 50
 	r.patch("/api/v1/namespaces/"+r.cfg.Namespace+"/resourcequotas/trysail", `{"spec":{"hard":{"limits.memory":"4Pi"}}}`)
-	err := r.engine.Start(t.Context(), spec)
+	var err error
+	r.wait("the larger quota is in force", func() bool { // the API server learns of it a moment later
+		err = r.engine.Start(t.Context(), spec)
+		return err == nil || !strings.Contains(err.Error(), "exceeded quota")
+	})
 	if err == nil || !strings.HasPrefix(err.Error(), trysail.StartNoRoom) || !strings.Contains(err.Error(), "Insufficient memory") {
 		t.Errorf("a pod that fits on no node: %v", err)
 	}
