@@ -33,8 +33,8 @@ const manager = "trysail"
 // How many requests per second there may be of each kind (pods and names, logs, budgets), and how many at once after a
 // while without any. The API server has its own means against too many; this is for mistakes of ours.
 const (
-	maxRate  = 200
-	maxBurst = 400
+	maxRate  = 1000
+	maxBurst = 2000
 )
 
 // client asks the API server. It knows the few kinds that we use, and is made of client-go's REST client instead of its
