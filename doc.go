@@ -22,6 +22,8 @@
 //	  containerd         what the child and its shims run
 //	  enginetest         conformance suite and an in-memory engine
 //	internal/edge        HTTPS load balancer: routes, targets, health checks, drain, local CA
+//	internal/fleet       several servers: the edges do what the leader says
+//	internal/copies      copies of the other servers' logs and metrics
 //	internal/logs        container and system log lines: append, search, filter patterns
 //	internal/console     the pages, rendered on the server, with the rights of whoever signed in
 //	internal/cli         the commands; they talk to any Trysail (or AWS) through the official SDK
