@@ -29,7 +29,7 @@ type Part interface {
 	// Piece reads a file from a position on. next is the position behind it, at when the file was written last.
 	Piece(origin, name string, from int64) (data []byte, next int64, at time.Time, err error)
 	// AddPiece adds to a copy what Piece has read, and returns how far the copy has come. It adds nothing that does not
-	// follow what is there.
+	// follow what is there. Several servers may send the same piece at the same time.
 	AddPiece(origin, name string, from, next int64, data []byte, at time.Time) (have int64, err error)
 }
 

@@ -72,11 +72,16 @@ func (f *files) Piece(origin, name string, from int64) (data []byte, next int64,
 }
 
 func (f *files) AddPiece(origin, name string, from, next int64, data []byte, _ time.Time) (int64, error) {
-	if have := int64(len(f.of(origin)[name])); from > have || next <= have {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	have := int64(len(f.all[origin][name]))
+	if from > have || next <= have {
 		return have, nil
-	} else {
-		f.add(origin, name, string(data[have-from:]))
 	}
+	if f.all[origin] == nil {
+		f.all[origin] = map[string]string{}
+	}
+	f.all[origin][name] += string(data[have-from:])
 	return next, nil
 }
 
