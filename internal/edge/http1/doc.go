@@ -39,9 +39,10 @@
 // # Who reads, who writes
 //
 // One goroutine serves a connection and does everything; one that is parked in the lot has none. There are three others, each of
-// which it waits for before it goes on, and none of which there is on a loop: the upload (a body that did not come with its head), the watch (somebody has to notice that a client left while
-// its pod is silent; it starts after watchAfter) and one direction of a tunnel. They wake it by a deadline in the past on
-// the pod's connection (Exchange.poke); the reason is in the exchange.
+// which it waits for before it goes on, and none of which there is on a loop: the upload (a body that did not come with its
+// head), the watch (somebody has to notice that a client left while its pod is silent; it starts after watchAfter) and one
+// direction of a tunnel. They wake it by a deadline in the past on the pod's connection (Exchange.poke); the reason is in the
+// exchange.
 //
 // # What keeps the connections in step
 //
