@@ -194,8 +194,9 @@ func (c *comparison) drain() (list []seenRequest) {
 	}
 }
 
-// TestEngine_BothDoTheSame sends generated streams of requests through both engines: the client and the pod see no difference.
-func TestEngine_BothDoTheSame(t *testing.T) {
+// TestEngine_DoesWhatNetHTTPDoes sends generated streams of requests through the engine and through net/http: the client and the
+// pod see no difference.
+func TestEngine_DoesWhatNetHTTPDoes(t *testing.T) {
 	if engine == EngineNetHTTP {
 		t.Skip("the others are compared with it")
 	}
