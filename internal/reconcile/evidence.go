@@ -11,8 +11,12 @@ import (
 	"github.com/trysail/trysail/internal/engine"
 )
 
-// evidenceTime bounds how long a pod that failed is looked at before it is stopped.
-const evidenceTime = 5 * time.Second
+// evidenceTime bounds how long a pod that failed is looked at before it is stopped, knockTime how long its ports are tried where
+// that is needed.
+const (
+	evidenceTime = 5 * time.Second
+	knockTime    = 11 * time.Second
+)
 
 // evidence is what can be seen of a pod now, before it is removed.
 func (r *Reconciler) evidence(ctx context.Context, w *World, rec trysail.PodRecord) *trysail.PodEvidence {
@@ -26,7 +30,7 @@ func (r *Reconciler) evidence(ctx context.Context, w *World, rec trysail.PodReco
 	if len(ports) == 0 {
 		return e
 	}
-	ctx, cancel := context.WithTimeout(ctx, evidenceTime)
+	ctx, cancel := context.WithTimeout(ctx, knockTime)
 	defer cancel()
 	knocks, err := knocker.Knock(ctx, rec.ID, ports)
 	if err != nil {

@@ -101,6 +101,10 @@ func runPrograms(n int, trysail, hyperkube string) error {
 			return errors.New("containerd does not come up")
 		}
 	}
+	// Where a kubelet looks for the names of containers to count for; /run is the node's own.
+	if err := errors.Join(os.MkdirAll("/run/containerd", 0o755), os.Symlink(socket, "/run/containerd/containerd.sock")); err != nil {
+		return err
+	}
 	err := start("kubelet", hyperkube, "hyperkube", "kubelet", "--config", filepath.Join(home, "kubelet.yaml"),
 		"--kubeconfig", place("pki", nodeName(n)+".kubeconfig"), "--hostname-override", nodeName(n), "--node-ip", nodeIP(n),
 		"--root-dir", filepath.Join(home, "kubelet"), "--cert-dir", filepath.Join(home, "kubelet/pki"), "--v=2")

@@ -27,9 +27,11 @@ import (
 var _ engine.Knocker = (*Engine)(nil)
 
 const (
-	// knockTime bounds one call of Knock, insideTime the first tries from inside, and dialTime a connection from here.
-	knockTime  = 4500 * time.Millisecond
-	insideTime = 2500 * time.Millisecond
+	// knockTime bounds one call of Knock, someTime what is done with some of the ports, insideTime their first tries from inside,
+	// and dialTime a connection from here. What listens and says nothing is known to do so after half a second, a node's patience.
+	knockTime  = 10 * time.Second
+	someTime   = 6 * time.Second
+	insideTime = 3 * time.Second
 	dialTime   = time.Second
 	// maxKnocks bounds the ports of one call, maxKnocking how many of them are tried at a time.
 	maxKnocks   = 64
@@ -57,27 +59,42 @@ func (e *Engine) Knock(ctx context.Context, id trysail.PodID, ports []int) ([]tr
 			knocks[i].Container = p.Spec.Containers[0].Name
 		}
 	}
-	outside := func() {
-		each(knocks, func(k *trysail.Knock) { k.Outside = dial(ctx, p.Status.PodIP, k.Port) })
-	}
 	f, err := e.forward(ctx, p.Name)
 	if err != nil {
-		outside()
-		return knocks, fmt.Errorf("trying the ports of a pod from inside: %w", e.api.explain(err))
+		err = fmt.Errorf("trying the ports of a pod from inside: %w", e.api.explain(err))
 	}
-	// First inside, then from here, and inside once more where only that was answered: whoever begins or ends meanwhile
-	// shall not count as one who listens for the pod alone.
+	// The first port is the one that matters most: it does not wait for the others, with which a busy node may take long.
+	for _, some := range [][]trysail.Knock{knocks[:min(1, len(knocks))], knocks[min(1, len(knocks)):]} {
+		if err == nil && len(some) > 0 {
+			err = e.knockBothWays(ctx, f, p.Status.PodIP, some)
+		} else {
+			knockOutside(ctx, p.Status.PodIP, some)
+		}
+	}
+	return knocks, err
+}
+
+// knockOutside tries ports from here.
+func knockOutside(ctx context.Context, addr string, knocks []trysail.Knock) {
+	each(knocks, func(k *trysail.Knock) { k.Outside = dial(ctx, addr, k.Port) })
+}
+
+// knockBothWays tries ports first from inside, then from here, and from inside once more where only that was answered: whoever begins
+// or ends meanwhile shall not count as one who listens for the pod alone. If there is an error, what the inside says is not known.
+func (e *Engine) knockBothWays(ctx context.Context, f *forwarder, addr string, knocks []trysail.Knock) error {
+	ctx, cancel := context.WithTimeout(ctx, someTime)
+	defer cancel()
 	first, cancelFirst := context.WithTimeout(ctx, insideTime)
 	defer cancelFirst()
 	inside := e.within(first, f, knocks, func(trysail.Knock) bool { return true })
-	outside()
+	knockOutside(ctx, addr, knocks)
 	again := e.within(ctx, f, knocks, func(k trysail.Knock) bool {
 		return k.Outside != trysail.ReachOK && inside[k.Port] == trysail.ReachOK
 	})
 	// That nothing has gone wrong means something only if the connection still tells of what does.
 	control := e.within(ctx, f, []trysail.Knock{{Port: closedPort}}, func(trysail.Knock) bool { return true })
 	if control[closedPort] != trysail.ReachRefused {
-		return knocks, errors.New("trying the ports of a pod from inside: the cluster does not say in time which are closed")
+		return fmt.Errorf("trying %d ports of a pod from inside: the cluster does not say in time which are closed", len(knocks))
 	}
 	for i := range knocks {
 		k := &knocks[i]
@@ -86,7 +103,7 @@ func (e *Engine) Knock(ctx context.Context, id trysail.PodID, ports []int) ([]tr
 			k.Inside = second
 		}
 	}
-	return knocks, nil
+	return nil
 }
 
 // within tries ports from inside of a pod. It gives up with ctx, whatever the connection does then, and knows nothing.
