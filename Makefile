@@ -41,13 +41,14 @@ demo: ## install what is missing, build, deploy a sample service and a broken on
 	go build $(BUILDFLAGS) -o bin/demo ./test/demo; \
 	exec bin/demo -began "$$began"
 
-test: ## everything that must pass: unit, wire, engine and end-to-end tests
+test: ## everything that must pass: unit, wire, engine and end-to-end tests, and make cluster-test if anything it is about has changed
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
 	go test -race -shuffle=on -timeout 20m $(UNIT)
 	TRYSAIL_TEST_DATABASE=postgres go test ./internal/control ./internal/reconcile
 	go test -count 1 $(ENGINE)
 	go test -tags e2e -count 1 -parallel 8 -timeout 20m ./test/...
+	@scripts/cluster-test-if-needed.sh
 
 unit: ## the Go tests that need neither root nor a network
 	go test -short -shuffle=on $(UNIT)

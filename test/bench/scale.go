@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -204,6 +205,7 @@ func (m *scaling) report(t *table, title string, changes []change, w watched) er
 	}
 	n := float64(len(changes))
 	t.add(title+", for each", fmt.Sprintf("CPU %.0f ms", float64(w.cpu.Milliseconds())/n), fmt.Sprintf("%.1f requests", float64(len(w.requests))/n))
+	t.add(title+", all cores", fmt.Sprintf("%.0f %% busy", 100*(w.cpu+w.others).Seconds()/w.took.Seconds()/float64(runtime.NumCPU())), fmt.Sprintf("CPU of API server, etcd and players %.0f ms for each", float64(w.others.Milliseconds())/n))
 	var text []string
 	for _, kind := range slices.SortedFunc(maps.Keys(kinds), func(a, b string) int { return cmp.Or(kinds[b]-kinds[a], strings.Compare(a, b)) }) {
 		text = append(text, fmt.Sprintf("%s %.1f", kind, float64(kinds[kind])/n))
@@ -236,6 +238,7 @@ func (m *scaling) active() (map[string]time.Time, error) {
 // watched is what the server did meanwhile.
 type watched struct {
 	took, cpu time.Duration
+	others    time.Duration // CPU of the API server, etcd and the benchmark, which has the same cores
 	requests  []request
 	new       int // services
 }
@@ -245,7 +248,7 @@ func (m *scaling) watching(do func() error) (w watched, err error) {
 		return w, err
 	}
 	services, began := m.services, time.Now()
-	before, err := kit.CPUOf(m.server.PID())
+	before, othersBefore, err := m.cpu()
 	if err != nil {
 		return w, err
 	}
@@ -253,13 +256,32 @@ func (m *scaling) watching(do func() error) (w watched, err error) {
 		return w, err
 	}
 	w.took, w.new = time.Since(began), m.services-services
-	after, err := kit.CPUOf(m.server.PID())
+	after, othersAfter, err := m.cpu()
 	if err != nil {
 		return w, err
 	}
-	w.cpu = after - before
+	w.cpu, w.others = after-before, othersAfter-othersBefore
 	w.requests, err = m.cluster.audit.next()
 	return w, err
+}
+
+// cpu is what the server, and what all others that play a part, have used so far.
+func (m *scaling) cpu() (server, others time.Duration, err error) {
+	if server, err = kit.CPUOf(m.server.PID()); err != nil {
+		return 0, 0, err
+	}
+	pids := []int{os.Getpid()}
+	for _, p := range m.cluster.procs {
+		pids = append(pids, p.Process.Pid)
+	}
+	for _, pid := range pids {
+		used, err := kit.CPUOf(pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		others += used
+	}
+	return server, others, nil
 }
 
 func scaleName(i int) string { return fmt.Sprintf("scale-%d", i) }
