@@ -252,8 +252,11 @@ func parseCounters(body io.Reader, namespace string, pods map[string]bool) (map[
 		}
 		labels, fields := rest[:end], strings.Fields(rest[end+2:])
 		pod, container := label(labels, "pod"), label(labels, "container")
-		if !pods[pod] || label(labels, "namespace") != namespace || len(fields) == 0 || container == "POD" {
+		if !pods[pod] || label(labels, "namespace") != namespace || len(fields) == 0 {
 			continue
+		}
+		if container == "POD" || container == "" && label(labels, "name") != "" {
+			continue // the container that holds the pod's network
 		}
 		value, err := strconv.ParseFloat(fields[0], 64)
 		if err != nil || !(value >= 0 && value <= maxValue) { // nor is it NaN

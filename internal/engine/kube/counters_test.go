@@ -24,6 +24,8 @@ container_memory_working_set_bytes{container="db",id="/kubepods/pod1/d",image="x
 container_memory_working_set_bytes{container="POD",id="/kubepods/pod1/s",image="x",name="s",namespace="trysail",pod="web-v1-0-a"} 1 1795286068759
 container_spec_memory_limit_bytes{container="",id="/kubepods/pod1",image="",name="",namespace="trysail",pod="web-v1-0-a"} 5.36870912e+08 1795286068759
 container_spec_memory_limit_bytes{container="web",id="/kubepods/pod1/c",image="x",name="c",namespace="trysail",pod="web-v1-0-a"} 9.223372036854771712e+18 1795286068759
+container_spec_memory_limit_bytes{container="",id="/kubepods/pod1/s",image="pause",name="s",namespace="trysail",pod="web-v1-0-a"} 0 1795286068759
+container_sockets{container="",id="/kubepods/pod1/s",image="pause",name="s",namespace="trysail",pod="web-v1-0-a"} 0 1795286068759
 container_oom_events_total{container="db",id="/kubepods/pod1/d",image="x",name="d",namespace="trysail",pod="web-v1-0-a"} 2 1795286068759
 container_sockets{container="web",id="/kubepods/pod1/c",image="x",name="c",namespace="trysail",pod="web-v1-0-a"} 0 1795286068759
 container_sockets{container="db",id="/kubepods/pod1/d",image="x",name="d",namespace="trysail",pod="web-v1-0-a"} 3 1795286068759
