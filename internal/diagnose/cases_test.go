@@ -356,6 +356,13 @@ func cases() []testCase {
 			e.Details = map[string]trysail.ContainerEvidence{"web": {NoSocketsAt: e.At.Add(-9 * time.Second)}}
 			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}}
 		}, "NET-NOLISTEN", trysail.Certain, "web", "no socket at all", "", ""},
+		{"tried: nothing, and it has no socket, but is at work", func(in *diagnose.Input, e *trysail.PodEvidence) {
+			in.TookTooLong = true
+			refused(e)
+			e.Details = map[string]trysail.ContainerEvidence{"web": {NoSocketsAt: e.At.Add(-9 * time.Second)}}
+			e.Cgroup = &trysail.CgroupCounters{Sampled: true, CPU: 40 * time.Second}
+			e.Knocks = []trysail.Knock{{Port: 8080, Outside: trysail.ReachRefused, Inside: trysail.ReachRefused}}
+		}, "NET-NOLISTEN", trysail.Likely, "web", "no socket at all", "", ""},
 		{"tried: it answered before", func(_ *diagnose.Input, e *trysail.PodEvidence) {
 			e.Probes = trysail.Transcript(nil).Add(trysail.Probe{At: t0.Add(5 * time.Second), Status: 503})
 			refused(e)

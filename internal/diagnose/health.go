@@ -67,7 +67,12 @@ func (p podCase) healthCause(ep *trysail.PublicEndpoint) finding {
 		f.summary = fmt.Sprintf("Nothing listens on port %d of container %s.", ep.ContainerPort, ep.ContainerName)
 		f.fix = fmt.Sprintf("Make the program listen on 0.0.0.0:%d, or set containerPort to the port that it uses.", ep.ContainerPort)
 		if at := p.e.Details[ep.ContainerName].NoSocketsAt; !at.IsZero() && p.e.At.Sub(at) < freshSockets && p.TookTooLong {
-			f.confidence = trysail.Certain
+			if c, life := p.e.Cgroup, p.life(); c != nil && float64(c.CPU) > atWork*float64(life) {
+				// It may be about to listen, on a node that has little time for it.
+				f.prove("counter", "%s of CPU used in %s", span(c.CPU), span(life))
+			} else {
+				f.confidence = trysail.Certain
+			}
 			f.summary = fmt.Sprintf("After %s nothing listens on port %d of container %s: it had no socket at all.", p.Window, ep.ContainerPort, ep.ContainerName)
 			f.prove("counter", "%s before the end the processes of container %s had no socket", span(p.e.At.Sub(at)), ep.ContainerName)
 		}
@@ -97,6 +102,10 @@ func (p podCase) healthCause(ep *trysail.PublicEndpoint) finding {
 
 // freshSockets is how long a count of sockets is believed. Nodes of a cluster count every ten seconds or so.
 const freshSockets = 20 * time.Second
+
+// atWork is the share of its life for which a pod that has not begun to listen must have used a CPU to count as one that does
+// something, instead of waiting.
+const atWork = 0.1
 
 // lastProbe is the newest outcome of the health check.
 func (p podCase) lastProbe() trysail.Probe {
