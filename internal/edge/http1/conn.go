@@ -117,7 +117,7 @@ func (c *conn) release() {
 
 // handshake does what TLS needs, and reports whether HTTP/1.1 follows.
 func (c *conn) handshake() bool {
-	secure := tls.Server(c.raw, c.srv.cfg.TLS)
+	secure := tls.Server(&gatherer{Conn: c.raw, pool: &c.srv.records}, c.srv.cfg.TLS)
 	_ = c.raw.SetDeadline(time.Now().Add(c.srv.cfg.HeaderTimeout)) // if it fails, so does the handshake
 	if err := secure.Handshake(); err != nil {                     //nolint:noctx // the deadline bounds it
 		if re, ok := errors.AsType[tls.RecordHeaderError](err); ok && re.Conn != nil && looksLikeHTTP(re.RecordHeader) {

@@ -598,7 +598,7 @@ func (c *conn) write(b []byte) error {
 	if c.x.interrupted.Load() && c.x.answered {
 		return ErrInterrupted
 	}
-	_, err := c.net.Write(b)
+	err := c.send(b)
 	switch {
 	case err == nil:
 		return nil
@@ -609,4 +609,15 @@ func (c *conn) write(b []byte) error {
 	default:
 		return ErrClientLeft
 	}
+}
+
+// send writes b to the client; with TLS, as few writes as can be.
+func (c *conn) send(b []byte) error {
+	if secure, ok := c.net.(*tls.Conn); ok && len(b) > recordSize {
+		if g, ok := secure.NetConn().(*gatherer); ok {
+			return g.writeTo(secure, b)
+		}
+	}
+	_, err := c.net.Write(b)
+	return err
 }

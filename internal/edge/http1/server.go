@@ -54,6 +54,7 @@ type Server struct {
 	heads   buffers
 	bodies  buffers
 	outs    buffers
+	records buffers
 	date    atomic.Pointer[dateLine]
 	closing atomic.Bool    // answers are the last ones on their connections
 	group   sync.WaitGroup // one per connection
@@ -76,7 +77,7 @@ func NewServer(cfg Config) *Server {
 	cfg.parkAfter = cmp.Or(cfg.parkAfter, parkAfter)
 	return &Server{
 		cfg: cfg, conns: map[*conn]struct{}{},
-		heads: buffers{size: headSize}, bodies: buffers{size: bodySize}, outs: buffers{size: outSize},
+		heads: buffers{size: headSize}, bodies: buffers{size: bodySize}, outs: buffers{size: outSize}, records: buffers{size: gatherSize},
 	}
 }
 
