@@ -101,7 +101,7 @@ func (in *installation) records() (list []trysail.PodRecord) {
 
 func TestReconciler_TriesWhatWouldWork(t *testing.T) {
 	in := install(t)
-	in.window = time.Second
+	in.window = 3 * time.Second
 	in.witness()
 	in.engine.SetImage("lost", enginetest.Image{Program: enginetest.Serve(appPort, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/up" {
@@ -245,21 +245,21 @@ func TestReconciler_CancelsAtAnyMoment(t *testing.T) {
 
 func TestReconciler_HoldsThePodOfAFailedDeployment(t *testing.T) {
 	in := install(t)
-	in.window = 300 * time.Millisecond
-	in.stop()
-	in.start()
+	var asked atomic.Bool
 	in.engine.SetImage("sick", enginetest.Image{Program: enginetest.Serve(appPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Store(true)
 		w.WriteHeader(http.StatusInternalServerError)
 		io.WriteString(w, "sick")
 	}))})
 	in.create(1)
 	in.deploy("sick")
+	in.wait("the pod is asked for its health", asked.Load)
 	in.update(func(tx *store.Tx) error {
 		s, err := tx.Service("web")
 		if err != nil || s.Next == nil {
 			return errors.Join(err, errors.New("it ended too soon"))
 		}
-		s.Next.Hold = time.Hour
+		s.Next.Hold, s.Next.Deadline = time.Hour, tx.Now()
 		return tx.UpdateDeployment(s.ID, s.Next)
 	})
 	in.waitState(trysail.ServiceReady)
@@ -273,7 +273,6 @@ func TestReconciler_HoldsThePodOfAFailedDeployment(t *testing.T) {
 	if got := strings.Join(in.systemLines(), "\n"); !strings.Contains(got, fmt.Sprintf("[trysail] Pod %s at ", held.ID)) {
 		t.Errorf("system lines:\n%s", got)
 	}
-	in.window = time.Minute
 	in.stop()
 	in.start() // it is held over a restart as well
 	in.deploy("web-1")
