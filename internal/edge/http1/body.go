@@ -183,11 +183,7 @@ func (x *Exchange) runUpload(up *upload, u *upstream) {
 		if c.body.chunked {
 			b := appendChunk((*out)[:0], data)
 			if ended {
-				if b, err = c.body.chunks.appendTrailer(append(b, "0\r\n"...)); err != nil {
-					up.err, c.body.ended, c.body.chunks.failed = err, false, err // nothing that follows is to be trusted
-					return
-				}
-				b = append(b, crlf...)
+				b = append(c.body.chunks.appendTrailer(append(b, "0\r\n"...)), crlf...)
 			}
 			data = b
 		}

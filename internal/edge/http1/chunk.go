@@ -170,28 +170,28 @@ func (c *chunked) trailing(b []byte) (used int, err error) {
 			c.state = chunksDone
 			return used, io.EOF
 		}
+		// Each line is looked at, even if nobody wants the body any more: what follows it would be the next request.
+		line, _ := cutLine(c.trailer[c.trailed:])
+		if f, err := parseField(line); err != nil || f.ID == TransferEncoding || f.ID == ContentLength || f.ID == Trailer {
+			return used, errTrailerField
+		}
 		c.trailed = n
 	}
 }
 
 // appendTrailer appends the lines of the trailer that go further. Fields that say where a message goes, how long it is or
 // who sent it must not come after it.
-func (c *chunked) appendTrailer(b []byte) ([]byte, error) {
+func (c *chunked) appendTrailer(b []byte) []byte {
 	for rest := c.trailer; len(rest) > 0; {
 		var line []byte
 		line, rest = cutLine(rest)
-		f, err := parseField(line)
-		switch {
-		case err != nil:
-			return b, errTrailerField
-		case f.ID == TransferEncoding, f.ID == ContentLength, f.ID == Trailer:
-			return b, errTrailerField
-		case f.HopByHop(), f.ID != Other && f.ID != Date:
+		f, _ := parseField(line) // it has none, or trailing would have found it
+		if f.HopByHop() || f.ID != Other && f.ID != Date {
 			continue
 		}
 		b = append(append(append(append(b, f.Name...), ": "...), f.Value...), crlf...)
 	}
-	return b, nil
+	return b
 }
 
 const crlf = "\r\n"

@@ -108,8 +108,7 @@ func unchunk(b []byte, step int) (data []byte, rest int, err error) {
 		data = append(data, part...)
 		at += used
 		if err == io.EOF { //nolint:errorlint // next returns it as it is
-			_, err := c.appendTrailer(nil)
-			return data, len(b) - at, err
+			return data, len(b) - at, nil
 		}
 		if err != nil {
 			return data, 0, err

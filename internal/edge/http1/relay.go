@@ -224,9 +224,8 @@ func (x *Exchange) relayChunks(b []byte, out outFraming) error {
 
 // endChunks sends what b holds and the end of the body.
 func (x *Exchange) endChunks(b []byte, chunks *chunked, parts int, out outFraming) error {
-	trailer, bad := chunks.appendTrailer(nil)
-	if out.chunked && bad == nil {
-		b = append(append(append(b, "0\r\n"...), trailer...), crlf...)
+	if out.chunked {
+		b = append(chunks.appendTrailer(append(b, "0\r\n"...)), crlf...)
 	}
 	if len(b) > 0 {
 		if err := x.c.write(b); err != nil {
@@ -234,9 +233,6 @@ func (x *Exchange) endChunks(b []byte, chunks *chunked, parts int, out outFramin
 		}
 	}
 	x.sent(parts)
-	if bad != nil {
-		return bad
-	}
 	return nil
 }
 
