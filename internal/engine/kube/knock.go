@@ -64,7 +64,11 @@ func (e *Engine) Knock(ctx context.Context, id trysail.PodID, ports []int) ([]tr
 		err = fmt.Errorf("trying the ports of a pod from inside: %w", e.api.explain(err))
 	}
 	// The first port is the one that matters most: it does not wait for the others, with which a busy node may take long.
-	for _, some := range [][]trysail.Knock{knocks[:min(1, len(knocks))], knocks[min(1, len(knocks)):]} {
+	most := min(1, len(knocks))
+	for i, some := range [][]trysail.Knock{knocks[:most], knocks[most:]} {
+		if i > 0 && ctx.Err() != nil {
+			return knocks[:most], err // the others have not been tried
+		}
 		if err == nil && len(some) > 0 {
 			err = e.knockBothWays(ctx, f, p.Status.PodIP, some)
 		} else {
