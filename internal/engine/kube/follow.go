@@ -150,11 +150,11 @@ func (f *follower) open(dir, name string) (*logFile, error) {
 }
 
 // stream follows one stream, or all if it is "". It begins again where it was when the connection ends, and once more
-// when the container has ended, to be sure that nothing is missing.
+// when the container has ended, to be sure that nothing is missing. The cluster has no logs of a pod that is gone.
 func (f *follower) stream(ctx context.Context, id trysail.PodID, container, stream string, file *logFile) {
 	log := f.engine.log.With("pod", id, "container", container)
 	pause := followRetry
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && f.engine.watch.pod(id) != nil {
 		ended := f.hasEnded(id, container)
 		read, err := f.read(ctx, id, container, stream, file, ended)
 		switch {

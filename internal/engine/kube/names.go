@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -16,9 +15,6 @@ import (
 
 	"github.com/trysail/trysail"
 )
-
-// publishTime bounds one change of a name.
-const publishTime = 10 * time.Second
 
 // spreadTime is how long nodes have to learn that a name leads to other pods.
 const spreadTime = time.Second
@@ -43,18 +39,16 @@ func (e *Engine) Publish(s trysail.PrivateService) (netip.Addr, error) {
 	if known && slices.Equal(have.service.Pods, s.Pods) && slices.Equal(have.service.TCP, s.TCP) && slices.Equal(have.service.UDP, s.UDP) {
 		return have.addr, nil
 	}
-	ctx, cancel := context.WithTimeout(e.ctx, publishTime)
-	defer cancel()
 	if !known || !slices.Equal(have.service.TCP, s.TCP) || !slices.Equal(have.service.UDP, s.UDP) {
-		if err := e.isolation.open(ctx, s); err != nil {
+		if err := e.isolation.open(e.ctx, s); err != nil {
 			return netip.Addr{}, fmt.Errorf("opening the ports of %s: %w", s.Service, err)
 		}
 	}
 	service, slice := e.nameObjects(s, e.watch.nodesByAddr())
-	if err := e.api.apply(ctx, e.api.core, "services", service); err != nil {
+	if err := e.api.apply(e.ctx, e.api.core, "services", service); err != nil {
 		return netip.Addr{}, fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
 	}
-	if err := e.api.apply(ctx, e.api.discovery, "endpointslices", slice); err != nil {
+	if err := e.api.apply(e.ctx, e.api.discovery, "endpointslices", slice); err != nil {
 		return netip.Addr{}, fmt.Errorf("publishing the private name of %s: %w", s.Service, err)
 	}
 	addr, err := netip.ParseAddr(service.Spec.ClusterIP)
@@ -158,18 +152,16 @@ func (e *Engine) nameObjects(s trysail.PrivateService, nodeOf map[netip.Addr]str
 
 // Withdraw forgets the name of a service.
 func (e *Engine) Withdraw(service string) error {
-	ctx, cancel := context.WithTimeout(e.ctx, publishTime)
-	defer cancel()
 	e.mu.Lock()
 	delete(e.published, service)
 	e.mu.Unlock()
-	if err := e.api.remove(ctx, e.api.discovery, "endpointslices", nameOf(service)+"-trysail", "", nil); err != nil {
+	if err := e.api.remove(e.ctx, e.api.discovery, "endpointslices", nameOf(service)+"-trysail", "", nil); err != nil {
 		return fmt.Errorf("withdrawing the private name of %s: %w", service, err)
 	}
-	if err := e.api.remove(ctx, e.api.core, "services", nameOf(service), "", nil); err != nil {
+	if err := e.api.remove(e.ctx, e.api.core, "services", nameOf(service), "", nil); err != nil {
 		return fmt.Errorf("withdrawing the private name of %s: %w", service, err)
 	}
-	if err := e.isolation.close(ctx, service); err != nil {
+	if err := e.isolation.close(e.ctx, service); err != nil {
 		return fmt.Errorf("closing the ports of %s: %w", service, err)
 	}
 	return nil

@@ -61,8 +61,9 @@ func (e *Engine) Stop(ctx context.Context, id trysail.PodID, grace time.Duration
 	if err != nil {
 		return nil, err
 	}
-	e.follow.finish(id)
+	// In this order: what the watch still tells of the pod must not make its logs be followed anew.
 	e.forget(id)
+	e.follow.finish(id)
 	if grace <= 0 {
 		return nil, nil
 	}

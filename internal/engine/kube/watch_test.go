@@ -3,8 +3,6 @@ package kube
 import (
 	"context"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -18,15 +16,7 @@ import (
 // newTestWatch makes a watch that nothing fills but the test.
 func newTestWatch(t *testing.T) *watch {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	text := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: \"http://127.0.0.1:1\"}}]\ncontexts: [{name: x, context: {cluster: c}}]\ncurrent-context: x\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	api, err := newClient(Config{Kubeconfig: file, Namespace: "ns"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	api := newTestClient(t, "http://127.0.0.1:1")
 	return newWatch(api, slog.New(slog.DiscardHandler), func(_, _ *corev1.Pod) {}, func(_, _ *corev1.Node) {})
 }
 

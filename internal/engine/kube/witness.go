@@ -31,9 +31,13 @@ func (e *Engine) Observe(ctx context.Context, id trysail.PodID) (trysail.PodEvid
 	}
 	e.sample.observe(ctx, p, &seen)
 	events := &corev1.EventList{}
-	err := e.api.core.Get().Namespace(e.api.namespace).Resource("events").
-		Param("fieldSelector", fields.OneTermEqualSelector("involvedObject.uid", string(p.UID)).String()).Param("limit", fmt.Sprint(maxEvents)).
-		Do(ctx).Into(events)
+	asking, done, err := e.api.turn(ctx, "events")
+	if err == nil {
+		err = e.api.core.Get().Namespace(e.api.namespace).Resource("events").
+			Param("fieldSelector", fields.OneTermEqualSelector("involvedObject.uid", string(p.UID)).String()).Param("limit", fmt.Sprint(maxEvents)).
+			Do(asking).Into(events)
+		done()
+	}
 	for _, ev := range events.Items {
 		seen.Lost = seen.Lost || e.isEnding(p, ev.Reason)
 		at := ev.LastTimestamp.Time
