@@ -228,7 +228,8 @@ func TestHandler_OwnOperations(t *testing.T) {
 			d := trysail.Deployment{Version: 3, State: trysail.DeploymentFailed, CreatedAt: at, Containers: map[string]trysail.Container{"app": {Image: "nginx", Environment: map[string]string{"TOKEN": "s3cret-value"}}}}
 			return &control.DeploymentRecord{
 				Service: trysail.Service{Name: "web", Capacity: trysail.Capacity{Power: "nano", Scale: 1}}, Deployment: d, Evidence: trysail.DeploymentEvidence{ReplacedBy: 4},
-				Pods: []trysail.PodRecord{{ID: "p", Version: 3, CreatedAt: at, HoldUntil: at, Evidence: &trysail.PodEvidence{LogTail: map[string][]string{"app": {"bad token s3cret-value"}}}}},
+				Stored: map[string]string{":web.www.latest": ":web.www.2"},
+				Pods:   []trysail.PodRecord{{ID: "p", Version: 3, CreatedAt: at, HoldUntil: at, Evidence: &trysail.PodEvidence{LogTail: map[string][]string{"app": {"bad token s3cret-value"}}}}},
 			}, nil
 		},
 		execSession: func(in control.CreateExecSessionInput) (*trysail.ExecSession, error) {
@@ -258,7 +259,7 @@ func TestHandler_OwnOperations(t *testing.T) {
 		{
 			"GetDeploymentRecord", `{"serviceName":"web"}`,
 			`{"deployment":{"containers":{"app":{"command":[],"environment":{"TOKEN":"***"},"image":"nginx","ports":{}}},"createdAt":1800000000,"state":"FAILED","version":3},"diagnosis":null,"digests":null,"evidence":{"replacedBy":4},` +
-				`"pods":[{"attempt":0,"createdAt":1800000000,"evidence":{"logTail":{"app":["bad token $TOKEN"]}},"exits":[],"holdUntil":1800000000,"id":"p","power":"","reason":"","slot":0,"state":"STARTING","version":3}],"power":"nano","scale":1,"serviceName":"web"}`,
+				`"pods":[{"attempt":0,"createdAt":1800000000,"evidence":{"logTail":{"app":["bad token $TOKEN"]}},"exits":[],"holdUntil":1800000000,"id":"p","power":"","reason":"","slot":0,"state":"STARTING","version":3}],"power":"nano","scale":1,"serviceName":"web","storedImages":{":web.www.latest":":web.www.2"}}`,
 		},
 		{"HoldDeployment", `{"serviceName":"web","seconds":90}`, `{}`},
 		{"CreateExecSession", `{"serviceName":"web","command":["sh"],"tty":true,"podId":"p","containerName":"app"}`, `{"path":"/exec/t0ken","protocol":"v1.exec.trysail","podId":"p","containerName":"app","expiresAt":1800000000}`},

@@ -29,7 +29,7 @@ func recordResult(r *control.DeploymentRecord) (json.RawMessage, error) {
 		pods[i] = recordedPod{newPod(p), p.Evidence}
 	}
 	text, err := json.Marshal(map[string]any{
-		"serviceName": r.Service.Name, "power": r.Service.Power, "scale": r.Service.Scale, "deployment": shown, "digests": r.Deployment.Digests,
+		"serviceName": r.Service.Name, "power": r.Service.Power, "scale": r.Service.Scale, "deployment": shown, "digests": r.Deployment.Digests, "storedImages": r.Stored,
 		"diagnosis": r.Diagnosis, "evidence": r.Evidence, "pods": pods,
 	})
 	if err != nil {

@@ -179,7 +179,10 @@ func (f *fakeServer) operation(target string, in map[string]any) (any, error) {
 	case "Lightsail_20161128.GetContainerLog":
 		return f.readLog(name, in)
 	case "Trysail_20261120.GetDeploymentRecord":
-		return map[string]any{"serviceName": name, "diagnosis": s.diagnosis, "pods": []any{}, "digests": map[string]any{"nginx": "sha256:old", "busybox": "sha256:bb"}}, nil
+		return map[string]any{
+			"serviceName": name, "diagnosis": s.diagnosis, "pods": []any{}, "digests": map[string]any{"nginx": "sha256:old", "busybox": "sha256:bb", ":web.www.latest": "sha256:w1", ":web.gone.latest": "sha256:g1"},
+			"storedImages": map[string]any{":web.www.latest": ":web.www.1"},
+		}, nil
 	case "Trysail_20261120.CheckDeployment":
 		// The tag of nginx has been moved since.
 		return map[string]any{"problems": []any{}, "warnings": []any{}, "images": []any{

@@ -23,8 +23,8 @@ func (a *App) rollbackCommand() *cobra.Command {
 		Long: `Go back to an earlier version: make a deployment of what it was, with a new number. Without VERSION it is the one that
 served before.
 
-A tag that stands for another image by now is replaced by the digest that the version ran, so that the same program runs
-again. The version that serves now goes on until the new one is healthy.`,
+A tag that stands for another image by now is replaced by the digest that the version ran, and :service.label.latest by the
+number, so that the same program runs again. The version that serves now goes on until the new one is healthy.`,
 		Example: `  trysail rollback web --wait
   trysail rollback web 12 --wait`,
 		Args:              rangeArgs(1, "SERVICE", "VERSION"),
@@ -90,13 +90,15 @@ func (a *App) rollbackTo(ctx context.Context, c *client, service string, version
 	return in, nil
 }
 
-// pin replaces the tags that have been moved since the version was made by the digests that it ran. AWS does not tell them.
+// pin replaces the tags that have been moved since the version was made by the digests that it ran, and .latest by the number.
+// AWS does not tell them.
 func (a *App) pin(ctx context.Context, c *client, in *lightsail.CreateContainerServiceDeploymentInput, version int) error {
 	if c.onAWS() {
 		return nil
 	}
 	var record struct {
 		Digests map[string]string `json:"digests"`
+		Stored  map[string]string `json:"storedImages"` // by :service.label.latest
 	}
 	if err := c.call(ctx, "GetDeploymentRecord", map[string]any{"serviceName": in.ServiceName, "version": version}, &record); err != nil {
 		return err
@@ -114,12 +116,22 @@ func (a *App) pin(ctx context.Context, c *client, in *lightsail.CreateContainerS
 		container := in.Containers[name]
 		image := aws.ToString(container.Image)
 		digest := record.Digests[image]
-		if _, stored := trysail.ParseStoredImage(image); stored || digest == "" || same[image] {
+		stored, isStored := trysail.ParseStoredImage(image)
+		if digest == "" || same[image] || stored.Number != 0 {
 			continue
 		}
-		container.Image = aws.String(trysail.ImageReference(image, digest))
+		what, instead := "its digest", trysail.ImageReference(image, digest)
+		if isStored {
+			instead = record.Stored[image]
+			what = instead
+		}
+		if instead == "" {
+			return WithHint(fmt.Errorf("version %d of service %q ran what %s stood for then, which is not stored any more", version, aws.ToString(in.ServiceName), clean(image)),
+				"Push it again, or go back to another version. See which there are with: trysail deployments %s", aws.ToString(in.ServiceName))
+		}
+		container.Image = &instead
 		in.Containers[name] = container
-		fmt.Fprintf(a.Err, "Container %s: %s stands for another image by now, so its digest is used.\n", clean(name), clean(image))
+		fmt.Fprintf(a.Err, "Container %s: %s stands for another image by now, so %s is used.\n", clean(name), clean(image), clean(what))
 	}
 	return nil
 }

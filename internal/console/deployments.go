@@ -184,7 +184,7 @@ func (c *Console) showDiff(v *visit) (*page, error) {
 	return c.servicePage(s, &page{Template: "diff", Title: fmt.Sprintf("Version %d and %d", view.From, view.To), Tab: "deployments", D: view}), nil
 }
 
-// redeploy makes a new version of an old one.
+// redeploy makes a new version that runs what an old one ran.
 func (c *Console) redeploy(v *visit) (*page, error) {
 	version, err := v.version()
 	if err != nil {
@@ -194,7 +194,10 @@ func (c *Console) redeploy(v *visit) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	after, err := c.control.CreateContainerServiceDeployment(v.Context(), v.caller, v.service(), inputOf(&r.Deployment))
+	var after *trysail.Service
+	if r.Deployment.Containers, err = c.control.Again(v.Context(), r); err == nil {
+		after, err = c.control.CreateContainerServiceDeployment(v.Context(), v.caller, v.service(), inputOf(&r.Deployment))
+	}
 	if err != nil {
 		return v.outcome(serviceURL(v.service(), "deployments", version), err, "")
 	}

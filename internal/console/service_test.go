@@ -176,4 +176,13 @@ func TestDeployments_ListDiffAndRedeploy(t *testing.T) {
 	}
 	page = b.done("/console/services/web/deployments/1/redeploy")
 	b.has(page, `role="alert"`, "deployment 4 is in progress")
+	// What the tag stood for, and not what it stands for now.
+	b.create("moved")
+	b.deploy("moved", "nginx:1", trysail.DeploymentActive, func(d *trysail.Deployment) { d.Digests["nginx:1"] = "sha256:" + strings.Repeat("cd", 32) })
+	b.deploy("moved", "nginx:2", trysail.DeploymentActive, nil)
+	b.done("/console/services/moved/deployments/1/redeploy")
+	all, err = b.control.GetContainerServiceDeployments(t.Context(), b.admin, "moved")
+	if want := "nginx@sha256:" + strings.Repeat("cd", 32); err != nil || all[0].Containers["web"].Image != want {
+		t.Errorf("got %+v, %v, want %s", all[0], err, want)
+	}
 }

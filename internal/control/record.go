@@ -20,6 +20,8 @@ type DeploymentRecord struct {
 	Diagnosis  *trysail.Diagnosis // nil if nothing was found
 	Evidence   trysail.DeploymentEvidence
 	Pods       []trysail.PodRecord // oldest first
+	// Stored is what each image named :service.label.latest stood for, as :service.label.N. What has been deleted is missing.
+	Stored map[string]string
 }
 
 // GetDeploymentRecord returns what is kept of a version. Version 0 is the newest. Errors: NotFound (service, version).
@@ -54,6 +56,9 @@ func (c *Control) GetDeploymentRecord(ctx context.Context, caller trysail.Caller
 		}
 		return err
 	})
+	if err == nil {
+		r.Stored, err = c.numbered(ctx, &r.Deployment)
+	}
 	return r, err
 }
 
