@@ -80,8 +80,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"networks of proxies in front, such as 10.0.0.0/8: their X-Forwarded-For, -Proto, -Host and -Port are believed and passed on, those of others are replaced; by default nobody's is believed, and X-Forwarded-For is appended to, as on AWS")
 	f.StringSliceVar(&c.proxyProtocol, "proxy-protocol", nil,
 		"networks of load balancers that begin each connection to --http and --https with a PROXY protocol header, version 1 or 2; from them it is required, from others it is not taken")
-	f.StringVar(&c.edgeEngine, "edge-engine", edge.EngineNetHTTP,
-		"what moves the bytes of HTTP/1.1 between clients and pods: net/http, which is Go's, http1, which is Trysail's own, stricter, and needs a fraction of the CPU, or loops, which is http1 with an event loop per core and needs the least; HTTP/2 is net/http's with all")
+	f.StringVar(&c.edgeEngine, "edge-engine", edge.EngineLoops,
+		"what moves the bytes of HTTP/1.1 between clients and pods: loops, Trysail's own, strict and with an event loop per core, http1, the same without the loops, or net/http, which is Go's and needs three times the CPU; HTTP/2 is net/http's with all")
 	f.StringVar(&c.domain, "domain", "localhost",
 		"base of the services' host names, <service>.<13 characters>.<region>.cs.<domain>; for one of your own, point it and *.<domain> at this machine: the API is then at api.<domain> and the registry at registry.<domain> on the edge, too")
 	f.StringVar(&c.region, "region", "us-east-1",

@@ -35,7 +35,7 @@ func TestConfig_Defaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{
-		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", edgeEngine: "net/http", domain: "localhost", region: "us-east-1",
+		dataDir: "/var/lib/trysail", listen: "127.0.0.1:4500", http: ":80", https: ":443", edgeEngine: "loops", domain: "localhost", region: "us-east-1",
 		engine: "containerd", activationTimeout: 5 * time.Minute, drainTimeout: 30 * time.Second, maxServices: 100,
 		logRetention: 14 * 24 * time.Hour, logMaxBytes: 10_000_000_000, logLevel: "info", logFormat: "text",
 		certs: certConfig{max: 10, maxRequests: 20}, kube: kubeConfig{namespace: "trysail", isolation: true},

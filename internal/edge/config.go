@@ -46,7 +46,7 @@ type Config struct {
 	ProxyProtocol []netip.Prefix
 	// HTTP3 serves HTTP/3 as well, on the UDP port with the number of HTTPSAddr's.
 	HTTP3 bool
-	// Engine moves the bytes of HTTP/1.1: one of Engines. Default EngineNetHTTP.
+	// Engine moves the bytes of HTTP/1.1: one of Engines. Default EngineLoops.
 	Engine string
 
 	// HeaderTimeout bounds the TLS handshake and, on its own, the header of a request. Default 10 s.
@@ -78,7 +78,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Domain, "localhost")
 	setDefault(&c.HTTPAddr, ":80")
 	setDefault(&c.HTTPSAddr, ":443")
-	setDefault(&c.Engine, EngineNetHTTP)
+	setDefault(&c.Engine, EngineLoops)
 	setDefault(&c.HeaderTimeout, 10*time.Second)
 	setDefault(&c.IdleTimeout, time.Minute)
 	setDefault(&c.ResponseTimeout, time.Minute)
