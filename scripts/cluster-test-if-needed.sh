@@ -15,9 +15,10 @@ passed=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trysail-test/cluster-passed
 
 say() { printf 'cluster tests: %s\n' "$*"; }
 
-# state names the contents of all files there, whatever Git says of them, but for tests that have nothing to do with a cluster.
+# state names the contents of all files there, whatever Git says of them, but for tests that have nothing to do with a cluster,
+# and what fuzzing has found.
 state() {
-	find "${parts[@]}" -type f ! \( -name '*_test.go' ! -path 'internal/engine/*' ! -path 'test/*' \) -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-32
+	find "${parts[@]}" -type f ! -path '*/testdata/fuzz/*' ! \( -name '*_test.go' ! -path 'internal/engine/*' ! -path 'test/*' \) -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-32
 }
 
 # impossible prints why the cluster cannot be run here, or nothing.
