@@ -29,6 +29,8 @@ const (
 	scaleCallers = 8
 	// aloneChanges is how many changes are made one after the other, with nothing else going on.
 	aloneChanges = 10
+	// sameChanges is how many are made at once at every size.
+	sameChanges = 10
 	// idleTime is how long what is done without changes is measured.
 	idleTime = 10 * time.Second
 	// fillTime bounds how long it takes until all services run.
@@ -144,8 +146,18 @@ func (m *scaling) measure(ctx context.Context, t *table, pods int) error {
 	if err := m.report(t, title+"one change at a time", changes, alone); err != nil {
 		return err
 	}
-	many := max(1, m.services/10)
-	changes = make([]change, many)
+	// The same load at every size, and one that grows with it.
+	for _, many := range slices.Compact([]int{min(sameChanges, m.services), max(1, m.services/10)}) {
+		if err := m.changeMany(ctx, t, title, many); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeMany makes changes at the same time.
+func (m *scaling) changeMany(ctx context.Context, t *table, title string, many int) error {
+	changes := make([]change, many)
 	busy, err := m.watching(func() error {
 		var g errgroup.Group
 		for i := range many {
